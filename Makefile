@@ -1,0 +1,85 @@
+# Every target does the set-up that it needs; a second run does none of it again. Only `make test` needs the
+# Debian tools.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+SETUP := deploy/setup
+VENV_DONE := .venv/.venv-done
+LOCKED_DONE := .venv/.locked-done
+PROJECT_DONE := .venv/.project-done
+TOOLS_DONE := .tools/.tools-done
+
+# Options for one's own runs: make test PYTEST_ARGS='-k dns', make demo DEMO_ARGS='--report out.json'.
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+LOCK_ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@echo 'make TARGET, where TARGET is one of'
+	@grep -hE '^[a-z]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/:.* ## /\t/' | while IFS=$$'\t' read -r target text; do \
+		printf '  %-8s %s\n' "$$target" "$$text"; done
+
+.PHONY: demo
+demo: $(PROJECT_DONE) ## federate three clusters on this machine, kill one under load, and count failed requests
+	$(BIN)/isthmus demo $(DEMO_ARGS)
+
+.PHONY: test
+test: setup lint ## everything: make check, then integration and end-to-end tests (under 8 minutes)
+	@echo '==> all tests'
+	$(BIN)/python -m pytest --durations=10 --durations-min=2 tests $(PYTEST_ARGS)
+
+.PHONY: check
+check: lint ## quick: formatting, lint, types, import rule, unit and property tests (under 2 minutes)
+	@echo '==> unit and property tests'
+	$(BIN)/python -m pytest $(wildcard tests/unit tests/property) $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(PROJECT_DONE) ## formatting, lint, types and the import rule only
+	@echo '==> ruff'
+	@$(BIN)/ruff check --quiet . || { echo 'type:  $(BIN)/ruff check --fix .' >&2; exit 1; }
+	@$(BIN)/ruff format --check --quiet . || { \
+		$(BIN)/ruff format --check . >&2; echo 'type:  $(BIN)/ruff format .' >&2; exit 1; }
+	@echo '==> mypy --strict'
+	@$(BIN)/mypy --no-error-summary
+	@echo '==> import rule'
+	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
+
+.PHONY: setup
+setup: $(PROJECT_DONE) $(TOOLS_DONE) ## virtual environment, locked packages and Debian tools in .venv and .tools
+	@:
+
+.PHONY: lock
+lock: $(VENV_DONE) ## write the lock files from pyproject.toml (LOCK_ARGS=--upgrade takes newer versions)
+	@$(SETUP)/lock.sh $(LOCK_ARGS)
+
+.PHONY: clean
+clean: ## remove everything that make made
+	rm -rf .venv .tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment made elsewhere, as after a move of the checkout, is made anew.
+ifneq ($(shell cat .venv/.made-in 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV_DONE)
+endif
+$(VENV_DONE): $(SETUP)/virtualenv.sh
+	@$(SETUP)/virtualenv.sh
+	@touch $@
+
+$(LOCKED_DONE): requirements-dev.lock $(SETUP)/packages.sh $(VENV_DONE)
+	@$(SETUP)/packages.sh locked
+	@touch $@
+
+$(PROJECT_DONE): pyproject.toml $(LOCKED_DONE)
+	@$(SETUP)/packages.sh project
+	@touch $@
+
+$(TOOLS_DONE): $(SETUP)/debian-tools.sh $(SETUP)/debian-download.sh $(SETUP)/common.sh
+	@$(SETUP)/debian-tools.sh
+	@touch $@

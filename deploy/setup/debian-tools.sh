@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Programs that tests run and that do not come from a wheel. One that is on PATH is used as it is; the rest is
+# unpacked into .tools/root, with a starter in .tools/bin that sets the library path.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# program: Debian package
+programs=(
+    "dig: bind9-dnsutils"  # DNS over UDP, TCP and EDNS as another implementation speaks it
+    "ip: iproute2"         # network namespaces (root)
+    "nft: nftables"        # partitions between namespaces (root)
+    "setpriv: util-linux"  # children that die with their test
+)
+
+export PATH=$PATH:/usr/sbin:/sbin
+missing=()
+packages=()
+for entry in "${programs[@]}"; do
+    if ! command -v "${entry%%: *}" >/dev/null; then
+        missing+=("${entry%%: *}")
+        packages+=("${entry##*: }")
+    fi
+done
+
+rm -rf "${tools:?}/bin"
+mkdir -p "$tools/bin"
+if [ ${#missing[@]} -eq 0 ]; then
+    say "Debian tools: all on this machine"
+    exit 0
+fi
+
+"$repository/deploy/setup/debian-download.sh" "${packages[@]}"
+for program in "${missing[@]}"; do
+    binary=$(find "$tools/root" -path "*bin/$program" | head -n 1)
+    [ -n "$binary" ] || fail "the Debian packages hold no $program" "$(as_root)apt-get install -y ${packages[*]}"
+    cat >"$tools/bin/$program" <<STARTER
+#!/bin/sh
+root=\$(dirname "\$(dirname "\$(readlink -f "\$0")")")/root
+LD_LIBRARY_PATH=\$(echo "\$root"/usr/lib/*-linux-gnu "\$root"/lib/*-linux-gnu | tr ' ' ':') exec "\$root${binary#"$tools/root"}" "\$@"
+STARTER
+    chmod +x "$tools/bin/$program"
+done
+say "Debian tools in .tools/bin: ${missing[*]}"

@@ -1,0 +1,186 @@
+"""Child processes of a test: started in a group of their own, logged to a file, never left behind."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from tests.support.tools import tool
+from tests.support.wait import NeverHappenedError, eventually
+
+STOP_TIMEOUT_S = 15.0
+LOG_TAIL_BYTES = 8 * 1024
+
+
+class Process:
+    """One child process and everything it starts, in one process group.
+
+    The kernel kills the child when the test process ends, however that ends (PR_SET_PDEATHSIG, set by
+    `setpriv` because a Python hook between fork and exec is unsafe beside gRPC's threads). Leaving the
+    context kills the group. Start it from the main thread: the death signal follows the starting thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """Start `command`; its output is appended to `log_path`; `env` is added to the test's own."""
+        self.name = name
+        self.command = tuple(str(part) for part in command)
+        self.log_path = log_path
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as output:
+            self._child = subprocess.Popen(
+                [str(tool("setpriv")), "--pdeathsig", "KILL", "--", *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+                process_group=0,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is also its group's."""
+        return self._child.pid
+
+    def running(self) -> bool:
+        """Return whether the child itself still runs."""
+        return self.exit_code() is None
+
+    def exit_code(self) -> int | None:
+        """Return how the child ended (negative: the signal that ended it), None while it runs."""
+        if self._child.returncode is not None:
+            return self._child.returncode
+        # Looked at, not collected: a dead child keeps its id until `kill`, so that no signal of ours can
+        # reach a stranger who was given the same one.
+        end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if end is None:
+            return None
+        return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+    def send(self, signal_number: signal.Signals) -> None:
+        """Send a signal to the child alone, not to what it started; nothing if it has ended."""
+        if self.running():
+            os.kill(self.pid, signal_number)
+
+    def kill(self) -> None:
+        """Kill the whole group as `kill -9` does; on return nothing of it runs or holds a port."""
+        if self._child.returncode is not None:
+            return
+        os.killpg(self.pid, signal.SIGKILL)
+        self._child.wait(STOP_TIMEOUT_S)
+        eventually(
+            lambda: not _living_members(self.pid),
+            timeout_s=STOP_TIMEOUT_S,
+            message=f"the processes that {self.name} started end after SIGKILL",
+        )
+
+    def kill_alone(self) -> None:
+        """Kill only the child, as `kill -9 PID` does: what it started lives on until `kill`."""
+        self.send(signal.SIGKILL)
+        self.wait(timeout_s=STOP_TIMEOUT_S)
+
+    def terminate(self, *, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Send SIGTERM to the child, wait until it has stopped in order, return its exit code."""
+        self.send(signal.SIGTERM)
+        return self.wait(timeout_s=timeout_s)
+
+    def wait(self, *, timeout_s: float) -> int:
+        """Wait until the child ends and return its exit code (negative: the signal that ended it).
+
+        Raises NeverHappenedError with the end of the log.
+        """
+        eventually(
+            lambda: not self.running(), timeout_s=timeout_s, message=lambda: f"{self.name} ends\n{self.log()}"
+        )
+        code = self.exit_code()
+        assert code is not None
+        return code
+
+    def wait_for_log(self, text: str, *, timeout_s: float) -> None:
+        """Wait until `text` stands in the log; fail at once if the child ends without having written it."""
+
+        def written() -> bool:
+            ended = not self.running()  # Before the read: the last lines come before the end.
+            if text in self.log_path.read_text(errors="replace"):
+                return True
+            if ended:
+                raise NeverHappenedError(f"{self.describe_end()} before it logged {text!r}\n{self.log()}")
+            return False
+
+        eventually(written, timeout_s=timeout_s, message=lambda: f"{self.name} logs {text!r}\n{self.log()}")
+
+    def check_running(self) -> None:
+        """Fail with the end of the log if the child has ended."""
+        if not self.running():
+            raise NeverHappenedError(f"{self.describe_end()}, expected it to run\n{self.log()}")
+
+    def describe_end(self) -> str:
+        """Say how the child ended."""
+        return f"{self.name} (pid {self.pid}) ended with {self.exit_code()}"
+
+    def log(self) -> str:
+        """Return the end of the log, at most 8 KiB of it, under a line with the command."""
+        with self.log_path.open("rb") as file:
+            size_bytes = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size_bytes - LOG_TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+        return f"--- end of {self.log_path} of: {' '.join(self.command)}\n{tail}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.kill()
+
+
+class ProcessSet:
+    """Starts processes for one test and kills all of them at its end, newest first."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self._log_folder = log_folder
+        self._processes: list[Process] = []
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Process:
+        """Start `command`; a second start under the same name appends to the same log."""
+        process = Process(name, command, log_path=self._log_folder / f"{name}.log", env=env, cwd=cwd)
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill every process group that was started here."""
+        while self._processes:
+            self._processes.pop().kill()
+
+
+def _living_members(group: int) -> list[int]:
+    """Return the processes of a group that still run; a zombie holds nothing and does not count."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It ended while we looked.
+        # proc(5): pid (comm) state ppid pgrp; comm may contain spaces and parentheses.
+        state, _parent, its_group = stat.rpartition(")")[2].split()[:3]
+        if int(its_group) == group and state not in "ZX":
+            members.append(int(entry.name))
+    return members
