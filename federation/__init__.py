@@ -1,0 +1,1 @@
+"""The product: processes, edges and wiring. Only this package knows all the others."""
