@@ -1,0 +1,1 @@
+"""Pure: SPIFFE ids, bundles, the verifier, issuance rules."""
