@@ -1,0 +1,1 @@
+"""Pure: the contract, journal records, frames."""

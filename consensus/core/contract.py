@@ -1,0 +1,167 @@
+"""What the rest of Isthmus may ask of a consensus engine, and what an engine asks of it.
+
+Commands, results and snapshots are bytes: consensus orders them and never looks inside. Every
+engine passes the same conformance suite, so callers depend on this module only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+SNAPSHOT_CHUNK_BYTES_MAX = 256 * 1024
+
+Role = Literal["leader", "follower", "candidate", "joining", "stopped"]
+
+
+class StateMachine(Protocol):
+    """The replicated state. All three methods are called in the engine's own thread."""
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        """Apply `command` at `index` and return its result.
+
+        Total and deterministic: it never raises (a refusal is a result) and uses no clock and no
+        randomness. An exception means that this member can no longer equal the others: it stops.
+        """
+        ...
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Return chunks of at most SNAPSHOT_CHUNK_BYTES_MAX of an immutable copy of the state.
+
+        The first chunk is drawn before anything else is applied, the others in between applies.
+        """
+        ...
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the whole state by what `snapshot` yielded; raises CorruptError."""
+        ...
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """Where a command stands in the log, and what the local state machine answered."""
+
+    index: int
+    term: int
+    result: bytes
+
+
+class MemberAddress(Struct, frozen=True, kw_only=True):
+    """A controller that votes, or is about to."""
+
+    id: str  # The name of its cluster, such as "alpha".
+    address: str  # "host:port" at which the other members reach it.
+    identity: str  # The SPIFFE id that its certificate must carry.
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """A member's own view; another member's may differ."""
+
+    id: str
+    role: Role
+    term: int
+    leader: str | None
+    commit_index: int
+    applied_index: int
+    members: tuple[str, ...]  # Those that vote.
+    connected: tuple[str, ...]  # Those that this member can send to.
+    journal_bytes: int
+    snapshot_index: int
+    last_leader_contact_ms_ago: (
+        int | None
+    )  # None: no leader heard since the start. A leader: contact with its quorum.
+
+
+class Counters(Struct, kw_only=True):
+    """Totals since the start, for metrics. Written by the engine's thread only."""
+
+    proposals: int = 0
+    proposals_refused: int = 0
+    applied: int = 0
+    campaigns: int = 0
+    journal_syncs: int = 0
+    journal_sync_us: int = 0
+    snapshots_written: int = 0
+    snapshots_installed: int = 0
+    connections_refused: int = 0
+    connections_dropped: int = 0
+    frames_in: int = 0
+    frames_out: int = 0
+
+
+class Signal(Protocol):
+    """The part of asyncio.Event that others wait on; a core module may not name asyncio."""
+
+    def is_set(self) -> bool:
+        """True once it happened."""
+        ...
+
+    async def wait(self) -> Literal[True]:
+        """Return when it has happened."""
+        ...
+
+
+class Consensus(Protocol):
+    """One member of the replicated log. Methods may be called from any thread's event loop."""
+
+    @property
+    def ready(self) -> Signal:
+        """Set when the transport listens and the local log is replayed (a leader may be missing still)."""
+        ...
+
+    async def run(self) -> None:
+        """Take part until cancelled; raises when this member must stop (damaged or failing disk)."""
+        ...
+
+    async def propose(self, command: bytes, *, timeout_ms: int) -> Applied:
+        """Append `command` to the log and return what the local state machine answered.
+
+        Works on every member: a follower forwards to the leader. On return the local state
+        includes the command.
+
+        Errors: UnavailableError: it certainly did not and will not happen. OutcomeUnknownError: it
+        may have happened or may happen yet; repeat it with a request id that the state machine
+        remembers. LimitExceededError: more than COMMAND_BYTES_MAX.
+        """
+        ...
+
+    async def read_barrier(self, *, timeout_ms: int) -> int:
+        """Return an applied local index that includes every write finished before this call.
+
+        Concurrent callers share one log entry. Raises UnavailableError.
+        """
+        ...
+
+    def status(self) -> Status:
+        """Return the newest published view; cheap."""
+        ...
+
+    def counters(self) -> Counters:
+        """Return the live totals; read only."""
+        ...
+
+    def allow(self, members: Iterable[MemberAddress]) -> None:
+        """Replace the set of peers that may connect although they do not vote; idempotent.
+
+        The leader copies the log to those that are connected, so that `add_member` finds them
+        caught up.
+        """
+        ...
+
+    async def add_member(self, member: MemberAddress, *, timeout_ms: int) -> None:
+        """Give a vote to an allowed, connected, caught-up member; waits for it within the time.
+
+        PreconditionError: another change is pending, or it is not there. AlreadyExistsError: its
+        id votes under another address. Nothing happens if it votes already as given.
+        """
+        ...
+
+    async def remove_member(self, member_id: str, *, timeout_ms: int) -> None:
+        """Take a member's vote; NotFoundError, or PreconditionError for the last one or when one is pending."""
+        ...
+
+    def on_applied(self, callback: Callable[[int], None]) -> None:
+        """Call `callback` with the newest applied index after each batch, in the engine's thread.
+
+        It must be quick and must not raise; a caller on another loop uses call_soon_threadsafe.
+        """
+        ...

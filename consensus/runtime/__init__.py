@@ -1,0 +1,1 @@
+"""Engines, journal files, transport."""

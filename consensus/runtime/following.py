@@ -1,0 +1,50 @@
+"""A follower's log meets a leader's: Raft's AppendEntries rules (Ongaro, figure 3.1)."""
+
+from msgspec import Struct
+
+from consensus.core.messages import Append
+from consensus.runtime.journal import Journal
+from federation.kernel.errors import CorruptError
+
+
+class Match(Struct, frozen=True):
+    """`is_match`: the log equals the leader's below `next_index`. Else the leader goes on from there."""
+
+    is_match: bool
+    next_index: int
+
+
+def follow_log(journal: Journal, message: Append) -> Match:
+    """Append what the leader sent, in memory; raises CorruptError when it contradicts a committed entry.
+
+    Only a real conflict removes entries: a late or repeated message must not remove what this
+    member has acknowledged since.
+    """
+    entries = message.entries
+    prev_index, prev_term = message.prev_index, message.prev_term
+    if prev_index < journal.base.index:
+        # Below the base everything is committed, hence equal to the leader's.
+        entries = tuple(entry for entry in entries if entry.index > journal.base.index)
+        prev_index, prev_term = journal.base.index, journal.base.term
+    if journal.term_at(prev_index) != prev_term:
+        return Match(is_match=False, next_index=_hint(journal, prev_index))
+    for entry in entries:
+        here = journal.term_at(entry.index)
+        if here == entry.term:
+            continue
+        if here is not None:
+            journal.truncate(entry.index)
+        journal.append(entry)
+    return Match(is_match=True, next_index=prev_index + len(entries) + 1)
+
+
+def _hint(journal: Journal, prev_index: int) -> int:
+    """Return from where the leader should go on: behind our end, or at the begin of the term that differs."""
+    if prev_index > journal.last_index:
+        return journal.last_index + 1
+    if prev_index <= journal.commit_index:
+        raise CorruptError(f"a leader contradicts committed entry {prev_index} of this member")
+    term = journal.term_at(prev_index)
+    while prev_index > journal.commit_index + 1 and journal.term_at(prev_index - 1) == term:
+        prev_index -= 1
+    return prev_index

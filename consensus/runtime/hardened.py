@@ -1,0 +1,547 @@
+"""pysyncobj 0.3.17 with its unsafe parts replaced: the only module that touches its private names.
+
+Kept of the library: the tick, elections and votes, the commit rule. Replaced, because as shipped it
+loses acknowledged writes (the package's README lists how): log storage, every message handler but
+the vote's, replication, snapshots, apply, the command queue and membership.
+
+    message  --receive--> journal in memory --+
+    proposal --tick-----> journal in memory --+--finish_cycle--> fdatasync --> acknowledgements leave
+
+Appends leave before the leader's own fdatasync; its own copy counts in the next cycle, behind it
+(Ongaro, "Consensus: Bridging Theory and Practice", section 10.2.1). So an idle write costs one
+fdatasync and one round trip, and whatever comes meanwhile shares the next one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from pysyncobj import SyncObj
+from pysyncobj.monotonic import monotonic
+from pysyncobj.node import Node
+from pysyncobj.version import VERSION
+
+from consensus.core.contract import Counters, MemberAddress, Role
+from consensus.core.membership import KIND_MEMBERSHIP, voter_ids
+from consensus.core.messages import (
+    APPEND_BYTES_MAX,
+    Append,
+    Appended,
+    Message,
+    PreVote,
+    PreVoteAnswer,
+    Propose,
+    Proposed,
+    Refused,
+    RequestVote,
+    SnapshotChunk,
+    SnapshotProgress,
+    VoteGranted,
+)
+from consensus.core.prevote import PreVoting
+from consensus.core.proposals import ProposalTable
+from consensus.core.records import Entry
+from consensus.core.timing import Timing
+from consensus.runtime.following import follow_log
+from consensus.runtime.library import LogForLibrary, NoPoller, VotesForLibrary, Wire, library_settings
+from consensus.runtime.proposer import Proposer
+from consensus.runtime.store import Store
+from consensus.runtime.transfers import Transfers
+from federation.kernel.errors import PreconditionError, error_class
+
+LIBRARY_VERSION = "0.3.17"
+FOLLOWER, CANDIDATE, LEADER = 0, 1, 2  # pysyncobj's _RAFT_STATE.
+ROLES: tuple[Role, ...] = ("follower", "candidate", "leader")
+
+SEND_BACKLOG_BYTES = 1024 * 1024  # A follower with more than this unsent gets heartbeats only.
+APPLY_SLICE_S = 0.02  # Heartbeats go on during a long replay.
+
+_log = structlog.get_logger(__name__)
+
+
+class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
+    """One member's Raft state. All methods belong to the engine's thread.
+
+    `receive` takes messages, `doTick(0)` runs timers, commits, applies and takes proposals,
+    `finish_cycle` makes durable what both recorded and lets the acknowledgements leave.
+    """
+
+    _SyncObj__raftLeader: Any
+    _SyncObj__otherNodes: Any
+    _SyncObj__readonlyNodes: Any
+
+    def __init__(
+        self,
+        me: MemberAddress,
+        *,
+        store: Store,
+        wire: Wire,
+        timing: Timing,
+        proposals: ProposalTable,
+        counters: Counters,
+        applied: Callable[[int], None],
+        voters_changed: Callable[[], None],
+    ) -> None:
+        if VERSION != LIBRARY_VERSION:
+            raise PreconditionError(f"pysyncobj is version {VERSION}, expected exactly {LIBRARY_VERSION}")
+        self._me = me
+        self._store = store
+        self._journal = store.journal
+        self._wire = wire
+        self._timing = timing
+        self._proposals = proposals
+        self._counters = counters
+        self._applied_callback = applied
+        self._voters_changed = voters_changed
+        self._pre_voting = PreVoting(round_s=timing.election_min_ms / 1000)
+        self._transfers = Transfers(store, wire)
+        self._proposer = Proposer(me.id, table=proposals, store=store, wire=wire, timing=timing)
+        self._heard_s: float | None = None  # When a leader last spoke.
+        self._votes: set[str] = set()
+        self._learners: set[str] = set()
+        self._probing: set[str] = set()  # Followers whose log end is not known: they get no entries.
+        self._acknowledgements: dict[str, Appended] = {}
+        self._notified_commit = 0
+        self._sent_last_index = 0
+        # The library's __init__ looks at every attribute, so ours are set before it.
+        others = [Node(voter.id) for voter in store.voters if voter.id != me.id]
+        super().__init__(Node(me.id), others, library_settings(timing), transport=VotesForLibrary(wire))
+        self._poller = NoPoller()
+        self._SyncObj__serializer: Any = None  # It would pickle: any use of it must fail.
+        self._SyncObj__needLoadDumpFile = False
+        self._SyncObj__raftLog: Any = LogForLibrary(store.journal)
+        self._SyncObj__raftCurrentTerm = max(store.journal.term, store.journal.last_term)
+        self._SyncObj__votedForNodeId = store.journal.voted_for
+        self._SyncObj__raftCommitIndex = store.journal.commit_index
+        self._SyncObj__raftLastApplied = store.applied_index
+
+    # What the engine reads.
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return int(self._SyncObj__raftCurrentTerm)
+
+    @property
+    def commit_index(self) -> int:
+        """Newest entry known to be committed."""
+        return int(self._SyncObj__raftCommitIndex)
+
+    @property
+    def is_leader(self) -> bool:
+        """True while this member believes that it leads."""
+        return bool(self._SyncObj__raftState == LEADER)
+
+    @property
+    def is_voter(self) -> bool:
+        """True when the applied membership names this member."""
+        return self._me.id in voter_ids(self._store.voters)
+
+    @property
+    def role(self) -> Role:
+        """For Status."""
+        return ROLES[self._SyncObj__raftState] if self.is_voter else "joining"
+
+    @property
+    def leader_id(self) -> str | None:
+        """The leader that this member knows of, possibly a former one."""
+        leader = self._SyncObj__raftLeader
+        return None if leader is None else str(leader.id)
+
+    @property
+    def leader_contact_s(self) -> float | None:
+        """When a leader was last heard; for a leader, when a majority last answered it."""
+        if not self.is_leader:
+            return self._heard_s
+        others = [self._SyncObj__lastResponseTime[node] for node in self._SyncObj__otherNodes]
+        times = sorted([now_s(), *others], reverse=True)
+        return float(times[len(times) // 2])
+
+    @property
+    def has_more(self) -> bool:
+        """True when the next cycle has work that no event announces."""
+        return (
+            self._store.applied_index < self.commit_index
+            or self._store.is_writing_snapshot
+            or self._proposals.queued > 0
+            or (
+                self.is_leader
+                and len(self._store.voters) == 1
+                and self._journal.last_index > self.commit_index
+            )
+        )
+
+    # What the engine does.
+
+    def receive(self, sender: str, message: Message) -> None:
+        """Handle a message of an authenticated peer."""
+        match message:
+            case Append():
+                self._on_append(sender, message)
+            case Appended():
+                self._on_appended(sender, message)
+            case RequestVote():
+                self._on_request_vote(sender, message)
+            case VoteGranted():
+                self._on_vote(sender, message)
+            case PreVote():
+                self._on_pre_vote(sender, message)
+            case PreVoteAnswer():
+                self._on_pre_vote_answer(sender, message)
+            case SnapshotChunk():
+                self._on_chunk(sender, message)
+            case SnapshotProgress():
+                self._on_progress(sender, message)
+            case Propose():
+                self._proposer.receive(sender, message, now_s())
+            case Proposed():
+                self._proposals.proposed(
+                    message.request, message.index, message.term, applied_index=self._store.applied_index
+                )
+            case Refused():
+                self._proposals.refused(message.request, error_class(message.code)(message.message))
+
+    def finish_cycle(self) -> None:
+        """Make everything durable, then acknowledge it; raises UnavailableError when the disk fails."""
+        self._journal.flush()
+        acknowledgements, self._acknowledgements = self._acknowledgements, {}
+        for member_id, message in acknowledgements.items():
+            # Who entered a newer term in this cycle owes a former leader nothing, and may not promise it.
+            if message.term == self.term:
+                self._wire.send(member_id, message)
+
+    def peer_changed(self, member_id: str, is_connected: bool) -> None:
+        """Begin or end sending to a peer."""
+        node = Node(member_id)
+        self._transfers.end(member_id)
+        if is_connected:
+            self._SyncObj__connectedNodes.add(node)
+            self._probing.add(member_id)
+            if node in self._SyncObj__raftNextIndex:
+                self._SyncObj__raftNextIndex[node] = self._journal.last_index + 1
+        else:
+            self._SyncObj__connectedNodes.discard(node)
+            if member_id == self.leader_id:
+                self._proposals.leader_lost()
+        self._update_learners()
+
+    def set_learners(self, member_ids: set[str]) -> None:
+        """Copy the log to these while they are connected and do not vote."""
+        self._learners = member_ids
+        self._update_learners()
+
+    # Terms and elections.
+
+    def _follow(self, leader: str, term: int) -> None:
+        """Accept `leader` of `term`, which is not below ours."""
+        node = Node(leader)
+        if term > self.term:
+            self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(FOLLOWER)
+        self._pre_voting.end()
+        self._transfers.end_all()
+        if self._SyncObj__raftLeader != node:
+            self._proposals.leader_lost()
+            self._SyncObj__raftLeader = node
+        self._SyncObj__raftElectionDeadline = now_s() + self._SyncObj__generateRaftTimeout()
+        self._heard_s = now_s()
+
+    def _step_down(self, term: int) -> None:
+        if term > self.term:
+            self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(FOLLOWER)
+        self._pre_voting.end()
+        self._transfers.end_all()
+        self._SyncObj__raftLeader = None
+        self._SyncObj__raftElectionDeadline = now_s() + self._SyncObj__generateRaftTimeout()
+
+    def _hears_leader(self) -> bool:
+        if self.is_leader:
+            return True
+        return self._heard_s is not None and now_s() - self._heard_s < self._timing.election_min_ms / 1000
+
+    def _log_is_newer_than(self, last_index: int, last_term: int) -> bool:
+        return (self._journal.last_term, self._journal.last_index) > (last_term, last_index)
+
+    def _on_request_vote(self, sender: str, message: RequestVote) -> None:
+        # A member that was cut off, or removed, must not depose a leader that works (Ongaro, section 4.2.3).
+        if message.term > self.term and self._hears_leader():
+            return
+        SyncObj._SyncObj__onMessageReceived(  # noqa: SLF001 # the library's own vote, kept
+            self,
+            Node(sender),
+            {
+                "type": "request_vote",
+                "term": message.term,
+                "last_log_index": message.last_index,
+                "last_log_term": message.last_term,
+            },
+        )
+
+    def _on_vote(self, sender: str, message: VoteGranted) -> None:
+        if (
+            message.term != self.term
+            or sender in self._votes
+            or Node(sender) not in self._SyncObj__otherNodes
+        ):
+            return
+        self._votes.add(sender)
+        SyncObj._SyncObj__onMessageReceived(  # noqa: SLF001 # the library's own count, kept
+            self, Node(sender), {"type": "response_vote", "term": message.term}
+        )
+
+    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802 # the library's name
+        """May this member campaign? The library asks only when its election deadline has passed."""
+        if not self.is_voter or self._store.applied_index < self.commit_index:
+            return False  # An unapplied entry may change who votes.
+        others = {node.id for node in self._SyncObj__otherNodes}
+        if self._pre_voting.is_won(others, now_s()):
+            self._pre_voting.end()
+            self._votes = set()
+            self._counters.campaigns += 1
+            return True
+        journal = self._journal
+        question = self._pre_voting.begin(
+            now_s(), term=self.term + 1, last_index=journal.last_index, last_term=journal.last_term
+        )
+        if question is not None:
+            self._SyncObj__raftLeader = (
+                None  # Silent for a whole election timeout: no longer named to callers.
+            )
+            self._proposals.leader_lost()
+            for member_id in others:
+                self._wire.send(member_id, question)
+        return False
+
+    def _on_pre_vote(self, sender: str, message: PreVote) -> None:
+        granted = (
+            not self._hears_leader()
+            and message.term > self.term
+            and not self._log_is_newer_than(message.last_index, message.last_term)
+        )
+        self._wire.send(sender, PreVoteAnswer(round=message.round, granted=granted, term=self.term))
+
+    def _on_pre_vote_answer(self, sender: str, message: PreVoteAnswer) -> None:
+        if self._hears_leader() or not self._pre_voting.is_current(message):
+            return
+        if message.term > self.term:
+            self._step_down(message.term)  # We could never win below it.
+        else:
+            self._pre_voting.take(sender, message)
+
+    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802 # the library's name
+        """Begin a leadership; its no-op is durable before anybody counts it."""
+        self._probing = set()
+        self._transfers.end_all()
+        SyncObj._SyncObj__onBecomeLeader(self)  # noqa: SLF001 # extended, not replaced
+        self._journal.flush()
+        _log.info("became leader", member=self._me.id, term=self.term)
+
+    def _SyncObj__onLeaderChanged(self) -> None:  # noqa: N802 # the library's name
+        self._proposals.leader_lost()
+
+    # A follower's side of replication.
+
+    def _acknowledge(
+        self, leader: str, *, matched: bool = False, mismatch: bool = False, next_index: int = 0
+    ) -> None:
+        """Answer when this cycle's entries are durable: one answer per cycle, the most that can be said."""
+        earlier = self._acknowledgements.get(leader)
+        if (
+            earlier is not None
+            and (earlier.term, earlier.matched) == (self.term, True)
+            and (not matched or next_index < earlier.next_index)
+        ):
+            return
+        self._acknowledgements[leader] = Appended(
+            term=self.term, next_index=next_index, matched=matched, mismatch=mismatch
+        )
+
+    def _on_append(self, sender: str, message: Append) -> None:
+        if message.term < self.term:
+            self._wire.send(sender, Appended(term=self.term, next_index=0))  # The stale leader steps down.
+            return
+        self._follow(sender, message.term)
+        if message.prev_index == 0:
+            self._acknowledge(sender)
+            return
+        match = follow_log(self._journal, message)
+        verified = min(message.commit_index, match.next_index - 1)
+        if match.is_match and verified > self.commit_index:
+            self._SyncObj__raftCommitIndex = verified
+            self._journal.commit(verified)
+        self._acknowledge(
+            sender, matched=match.is_match, mismatch=not match.is_match, next_index=match.next_index
+        )
+
+    def _on_chunk(self, sender: str, message: SnapshotChunk) -> None:
+        if message.term < self.term:
+            self._wire.send(sender, Appended(term=self.term, next_index=0))
+            return
+        self._follow(sender, message.term)
+        held: int | None = None
+        if message.index > self._store.applied_index:
+            held = self._store.receive(sender, message)
+            if held is None:
+                self._after_install()
+        if held is None:
+            self._acknowledge(sender, matched=True, next_index=self.commit_index + 1)
+        else:
+            self._wire.send(sender, SnapshotProgress(term=self.term, index=message.index, offset=held))
+
+    def _after_install(self) -> None:
+        index = self._store.applied_index
+        self._SyncObj__raftLastApplied = index
+        self._SyncObj__raftCommitIndex = max(self.commit_index, index)
+        self._proposals.skipped(index)
+        self._adopt_voters()
+        self._applied_callback(index)
+
+    # A leader's side of replication.
+
+    def _on_appended(self, sender: str, message: Appended) -> None:
+        if message.term > self.term:
+            self._step_down(message.term)
+            return
+        node = Node(sender)
+        if message.term < self.term or not self.is_leader or node not in self._SyncObj__raftNextIndex:
+            return
+        self._SyncObj__lastResponseTime[node] = now_s()
+        match, next_index = self._SyncObj__raftMatchIndex[node], self._SyncObj__raftNextIndex[node]
+        last_index = self._journal.last_index
+        if message.matched:
+            match = max(match, min(message.next_index - 1, last_index))
+            next_index = max(next_index, match + 1)
+            self._probing.discard(sender)
+            self._transfers.arrived(sender, match)
+        elif message.mismatch:
+            next_index = min(max(message.next_index, match + 1), last_index + 1)
+            self._probing.add(sender)
+        else:
+            return
+        self._SyncObj__raftMatchIndex[node], self._SyncObj__raftNextIndex[node] = match, next_index
+        if next_index <= last_index or message.mismatch:
+            self._send_to(sender)
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802 # the library's name
+        """Send each follower and learner what it lacks, or a heartbeat."""
+        self._notified_commit, self._sent_last_index = self.commit_index, self._journal.last_index
+        self._SyncObj__newAppendEntriesTime = now_s() + self._timing.heartbeat_ms / 1000
+        for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes:
+            if node in self._SyncObj__connectedNodes:
+                self._send_to(node.id)
+
+    def _send_to(self, member_id: str) -> None:
+        journal = self._journal
+        node = Node(member_id)
+        next_index = self._SyncObj__raftNextIndex[node]
+        if member_id in self._transfers or next_index <= journal.base.index:
+            self._transfers.send(member_id, self.term)
+            return
+        is_probe = member_id in self._probing
+        while True:
+            prev_term = journal.term_at(next_index - 1)
+            assert prev_term is not None, "the log reaches from its base to its end"
+            entries: list[Entry] = []
+            if not is_probe and self._wire.backlog_bytes(member_id) < SEND_BACKLOG_BYTES:
+                entries = journal.between(next_index, journal.last_index, bytes_max=APPEND_BYTES_MAX)
+            message = Append(
+                term=self.term,
+                commit_index=self.commit_index,
+                prev_index=next_index - 1,
+                prev_term=prev_term,
+                entries=tuple(entries),
+            )
+            if not self._wire.send(member_id, message) or not entries:
+                return
+            next_index = entries[-1].index + 1
+            self._SyncObj__raftNextIndex[node] = next_index
+            if next_index > journal.last_index:
+                return
+
+    def _on_progress(self, sender: str, message: SnapshotProgress) -> None:
+        if message.term > self.term:
+            self._step_down(message.term)
+        elif message.term == self.term and self.is_leader:
+            self._SyncObj__lastResponseTime[Node(sender)] = now_s()
+            self._transfers.advance(sender, message)
+
+    # Apply, snapshots.
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802 # the library's name
+        """Apply what is committed, for at most APPLY_SLICE_S; True when followers should hear of a new commit."""
+        before = self._store.applied_index
+        until_s = now_s() + APPLY_SLICE_S
+        while self._store.applied_index < self.commit_index and now_s() < until_s:
+            entry, result = self._store.apply_next()
+            self._SyncObj__raftLastApplied = entry.index
+            self._proposals.applied(entry.index, entry.term, result)
+            if entry.command[:1] == KIND_MEMBERSHIP:
+                self._adopt_voters()
+        if self._store.applied_index > before:
+            self._applied_callback(self._store.applied_index)
+        return self.commit_index > self._notified_commit and not self._proposals.queued
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802 # the library's name
+        self._store.step_snapshot()
+
+    # Membership.
+
+    def _adopt_voters(self) -> None:
+        """Make the library count the voters that were just applied."""
+        others = {Node(member_id) for member_id in voter_ids(self._store.voters) if member_id != self._me.id}
+        gone = self._SyncObj__otherNodes - others
+        if self.is_leader:
+            self._SyncObj__sendAppendEntries()  # A removed member hears of it while it still listens.
+        self._SyncObj__otherNodes = others
+        for node in gone:
+            self._SyncObj__raftNextIndex.pop(node, None)
+            self._SyncObj__raftMatchIndex.pop(node, None)
+        for node in others:
+            self._track(node)
+            self._SyncObj__lastResponseTime[node] = now_s()
+        self._update_learners()
+        if self.is_leader and not self.is_voter:
+            self._step_down(self.term)
+        self._voters_changed()
+
+    def _update_learners(self) -> None:
+        voters = self._SyncObj__otherNodes
+        learners = {Node(member_id) for member_id in self._learners} & self._SyncObj__connectedNodes - voters
+        for node in self._SyncObj__readonlyNodes - learners - voters:
+            self._SyncObj__raftNextIndex.pop(node, None)
+            self._SyncObj__raftMatchIndex.pop(node, None)
+        self._SyncObj__readonlyNodes = learners
+        for node in learners:
+            self._track(node)
+
+    def _track(self, node: Any) -> None:
+        if node not in self._SyncObj__raftNextIndex:
+            self._SyncObj__raftNextIndex[node] = self._journal.last_index + 1
+            self._SyncObj__raftMatchIndex[node] = 0
+            self._probing.add(node.id)
+
+    # Proposals.
+
+    @property
+    def has_finished_election(self) -> bool:
+        """True when the no-op of this leadership is applied, and with it every change before."""
+        return bool(self.is_leader and self._store.applied_index >= self._SyncObj__noopIDx)
+
+    def learner_match_index(self, member_id: str) -> int | None:
+        """Return how far the log of a connected non-voter is known to reach, None when it is not there."""
+        node = Node(member_id)
+        return int(self._SyncObj__raftMatchIndex[node]) if node in self._SyncObj__readonlyNodes else None
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
+        self._proposer.turn(self, now_s())
+        has_news = (
+            self._journal.last_index > self._sent_last_index or self.commit_index > self._notified_commit
+        )
+        if self.is_leader and has_news:
+            self._SyncObj__sendAppendEntries()
+
+
+def now_s() -> float:
+    """Return the library's clock, which its deadlines are in."""
+    return float(monotonic())

@@ -1,0 +1,217 @@
+"""The log, the term, the vote and a lower bound of the commit index, in memory and in one file.
+
+Nothing that `append`, `truncate` or `vote` recorded may be promised to anybody before `flush` has
+returned. A failed write or fdatasync is final: the pages may be lost although a second attempt
+would report success, so the journal refuses everything after it and the member stops.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from consensus.core.contract import Counters
+from consensus.core.records import (
+    FILE_HEADER,
+    Base,
+    Commit,
+    Entry,
+    Record,
+    Truncate,
+    Vote,
+    decode_file,
+    encode_batch,
+)
+from consensus.runtime.disk import naming_errors, replace_durably, write_all
+from federation.kernel.errors import CorruptError, UnavailableError
+
+FILE_NAME = "journal"
+# `append` writes by itself beyond this, so that a batch stays far below BATCH_BYTES_MAX.
+PENDING_BYTES_MAX = 4 * 1024 * 1024
+
+
+class Journal:
+    """The log of one member; entry `index` is `entries[index - base.index - 1]`."""
+
+    def __init__(self, directory: Path, *, founding: Base, counters: Counters) -> None:
+        """Open the journal in `directory`; an absent one is begun with `founding`."""
+        self._path = directory / FILE_NAME
+        self._counters = counters
+        self._descriptor = -1
+        self._failed = False
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
+        self._commit_written = 0
+        self.base = founding
+        self.entries: list[Entry] = []
+        self.term = 0
+        self.voted_for: str | None = None
+        self.commit_index = founding.index
+        self.size_bytes = 0
+        with naming_errors(self._path, "read"):
+            (directory / f"{FILE_NAME}.new").unlink(missing_ok=True)
+            self.is_new = not self._path.exists()
+            data = b"" if self.is_new else self._path.read_bytes()
+        if self.is_new:
+            self.rewrite(founding, [])
+        else:
+            self._load(data)
+
+    @property
+    def last_index(self) -> int:
+        """Index of the newest entry."""
+        return self.base.index + len(self.entries)
+
+    @property
+    def last_term(self) -> int:
+        """Term of the newest entry."""
+        return self.entries[-1].term if self.entries else self.base.term
+
+    def term_at(self, index: int) -> int | None:
+        """Return the term of entry `index`, None when the log does not reach there."""
+        if index == self.base.index:
+            return self.base.term
+        if not self.base.index < index <= self.last_index:
+            return None
+        return self.entries[index - self.base.index - 1].term
+
+    def between(self, first: int, last: int, *, bytes_max: int) -> list[Entry]:
+        """Return entries `first` to `last`, cut after the one that passes `bytes_max`."""
+        size_bytes = 0
+        found = []
+        for position in range(max(first, self.base.index + 1), min(last, self.last_index) + 1):
+            entry = self.entries[position - self.base.index - 1]
+            found.append(entry)
+            size_bytes += len(entry.command)
+            if size_bytes >= bytes_max:
+                break
+        return found
+
+    def append(self, entry: Entry) -> None:
+        """Add the next entry."""
+        assert entry.index == self.last_index + 1, "the log has no gaps"
+        self.entries.append(entry)
+        self._pending.append(entry)
+        self._pending_bytes += len(entry.command)
+        if self._pending_bytes > PENDING_BYTES_MAX:
+            self.flush()
+
+    def truncate(self, index: int) -> None:
+        """Remove entry `index` and all behind it: they conflict with a leader's."""
+        if index <= self.commit_index:
+            raise CorruptError(f"a leader contradicts committed entry {index} of journal {self._path}")
+        del self.entries[index - self.base.index - 1 :]
+        self._pending.append(Truncate(index=index))
+
+    def vote(self, term: int, voted_for: str | None) -> None:
+        """Enter `term`, durably."""
+        self.term, self.voted_for = term, voted_for
+        self._pending.append(Vote(term=term, voted_for=voted_for))
+        self.flush()
+
+    def commit(self, index: int) -> None:
+        """Note that entries up to `index` are committed; written along with the next batch."""
+        self.commit_index = max(self.commit_index, index)
+
+    def flush(self) -> None:
+        """Make everything so far durable; raises UnavailableError, and then always."""
+        if self._failed:
+            raise UnavailableError(f"journal {self._path} failed earlier; this member stops")
+        if not self._pending:
+            return
+        if self.commit_index > self._commit_written:
+            self._pending.append(Commit(index=self.commit_index))
+        data = encode_batch(self._pending)
+        began_s = time.perf_counter()
+        self._failed = True  # Until both calls have returned.
+        with naming_errors(self._path, "write"):
+            write_all(self._descriptor, data)
+            os.fdatasync(self._descriptor)
+        self._failed = False
+        self._counters.journal_syncs += 1
+        self._counters.journal_sync_us += int((time.perf_counter() - began_s) * 1e6)
+        self.size_bytes += len(data)
+        self._pending, self._pending_bytes = [], 0
+        self._commit_written = self.commit_index
+
+    def rewrite(self, base: Base, entries: list[Entry]) -> None:
+        """Replace the file by one that begins at `base`, durably; term and vote stay."""
+        self.commit_index = max(self.commit_index, base.index)
+        records: list[Record] = [
+            base,
+            Vote(term=self.term, voted_for=self.voted_for),
+            Commit(index=self.commit_index),
+        ]
+        new = self._path.with_suffix(".new")
+        was_failed, self._failed = self._failed, True
+        if was_failed:
+            raise UnavailableError(f"journal {self._path} failed earlier; this member stops")
+        with naming_errors(new, "write"):
+            descriptor = os.open(
+                new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            size_bytes = _write_file(descriptor, records, entries)
+            os.fsync(descriptor)
+            replace_durably(new, self._path)
+        self.close()
+        self._descriptor, self.size_bytes = descriptor, size_bytes
+        self.base, self.entries = base, entries
+        self._pending, self._pending_bytes, self._commit_written = [], 0, self.commit_index
+        self._failed = False
+
+    def close(self) -> None:
+        """Give up the file; what was not flushed is lost, as in a crash."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _load(self, data: bytes) -> None:
+        records, good_bytes = decode_file(data, str(self._path))
+        if not records or not isinstance(records[0], Base):
+            # The first batch is durable before the file has its name.
+            raise CorruptError(f"journal {self._path} has no first batch at offset {len(FILE_HEADER)}")
+        for record in records:
+            self._replay(record)
+        with naming_errors(self._path, "open"):
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            if good_bytes < len(data):
+                os.ftruncate(self._descriptor, good_bytes)
+                os.fsync(self._descriptor)
+        self.size_bytes = good_bytes
+        self.commit_index = self._commit_written = min(
+            max(self.commit_index, self.base.index), self.last_index
+        )
+
+    def _replay(self, record: Record) -> None:
+        match record:
+            case Base():
+                self.base, self.entries = record, []
+            case Entry():
+                if record.index != self.last_index + 1:
+                    raise CorruptError(
+                        f"journal {self._path} has entry {record.index} where {self.last_index + 1} was expected"
+                    )
+                self.entries.append(record)
+            case Vote():
+                self.term, self.voted_for = record.term, record.voted_for
+            case Commit():
+                self.commit_index = record.index
+            case Truncate():
+                del self.entries[max(0, record.index - self.base.index - 1) :]
+
+
+def _write_file(descriptor: int, records: list[Record], entries: list[Entry]) -> int:
+    """Write a whole journal in batches of bounded size and return its length."""
+    data = FILE_HEADER + encode_batch(records)
+    write_all(descriptor, data)
+    size_bytes = len(data)
+    batch: list[Record] = []
+    batch_bytes = 0
+    for entry in entries:
+        batch.append(entry)
+        batch_bytes += len(entry.command)
+        if batch_bytes > PENDING_BYTES_MAX or entry is entries[-1]:
+            data = encode_batch(batch)
+            write_all(descriptor, data)
+            size_bytes += len(data)
+            batch, batch_bytes = [], 0
+    return size_bytes

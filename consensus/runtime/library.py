@@ -1,0 +1,103 @@
+"""What pysyncobj is given instead of its own log, poller and transport."""
+
+from typing import Any, Protocol
+
+from pysyncobj import SyncObjConf
+from pysyncobj.transport import Transport as LibraryTransport
+
+from consensus.core.membership import KIND_NOOP
+from consensus.core.messages import Message, RequestVote, VoteGranted
+from consensus.core.records import Entry
+from consensus.core.timing import Timing
+from consensus.runtime.journal import Journal
+
+
+class Wire(Protocol):
+    """What the Raft code needs of the transport."""
+
+    def send(self, member_id: str, message: Message) -> bool:
+        """Queue a frame, False when the member is not connected."""
+        ...
+
+    def backlog_bytes(self, member_id: str) -> int:
+        """Return what waits to be sent to the member."""
+        ...
+
+
+def library_settings(timing: Timing) -> SyncObjConf:
+    """Return the settings: nothing of the library's own input, output, threads or membership."""
+    return SyncObjConf(
+        autoTick=False,
+        raftMinTimeout=timing.election_min_ms / 1000,
+        raftMaxTimeout=timing.election_max_ms / 1000,
+        appendEntriesPeriod=timing.heartbeat_ms / 1000,
+        leaderFallbackTimeout=timing.leader_fallback_ms / 1000,
+        connectionTimeout=timing.connection_silent_ms / 1000,
+        commandsWaitLeader=False,
+        dynamicMembershipChange=False,
+        useFork=False,
+    )
+
+
+class LogForLibrary:
+    """The journal as the library's elections and commit rule read it: a list of (command, index, term).
+
+    Position 0 is the base: an entry that is known by index and term only.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __len__(self) -> int:
+        return 1 + len(self._journal.entries)
+
+    def __getitem__(self, position: int | slice) -> Any:
+        if isinstance(position, slice):
+            return [self[at] for at in range(*position.indices(len(self)))]
+        at = position if position >= 0 else len(self) + position
+        if at == 0:
+            return KIND_NOOP, self._journal.base.index, self._journal.base.term
+        entry = self._journal.entries[at - 1]
+        return entry.command, entry.index, entry.term
+
+    def add(self, command: bytes, index: int, term: int) -> None:
+        """Append: the library adds the no-op of a new leader."""
+        self._journal.append(Entry(index, term, command))
+
+    def setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802 # the library's name
+        """Enter a term, durably."""
+        self._journal.vote(term, voted_for)
+
+    def setRaftCommitIndex(self, index: int) -> None:  # noqa: N802 # the library's name
+        """Note what the library found committed."""
+        self._journal.commit(index)
+
+    def onOneSecondTimer(self) -> None:  # noqa: N802 # the library's name
+        """The journal writes the commit index with each batch, not by time."""
+
+
+class NoPoller:
+    """The engine's event loop waits; the library must not."""
+
+    def poll(self, timeout: float) -> None:
+        """Return at once."""
+
+
+class VotesForLibrary(LibraryTransport):  # type: ignore[misc] # the library has no types
+    """Carries the two messages that the library still sends itself."""
+
+    ready = True
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(None, None, [])
+        self._wire = wire
+
+    def send(self, node: Any, message: dict[str, Any]) -> bool:
+        """Translate; the term and the vote in it are durable already (Journal.vote)."""
+        if message["type"] == "request_vote":
+            request = RequestVote(
+                term=message["term"], last_index=message["last_log_index"], last_term=message["last_log_term"]
+            )
+            return self._wire.send(node.id, request)
+        assert message["type"] == "response_vote", "the library sends nothing else"
+        return self._wire.send(node.id, VoteGranted(term=message["term"]))

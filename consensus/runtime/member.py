@@ -1,0 +1,201 @@
+"""One member at work, on the event loop of the engine's thread.
+
+Each turn is one cycle: messages and proposals in, timers, one fdatasync, answers out.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from consensus.core.contract import Counters, MemberAddress, StateMachine, Status
+from consensus.core.membership import Voters, voter_ids
+from consensus.core.messages import Message
+from consensus.core.proposals import ProposalTable
+from consensus.core.timing import Timing
+from consensus.runtime.disk import DirectoryLock
+from consensus.runtime.hardened import HardenedRaft
+from consensus.runtime.intake import Intake
+from consensus.runtime.store import Store
+from consensus.runtime.transport import Transport, TransportSecurity
+from federation.kernel.errors import InvalidInputError
+
+_log = structlog.get_logger(__name__)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What an engine was constructed with; see EmbeddedEngine."""
+
+    me: MemberAddress
+    directory: Path
+    machine: StateMachine
+    bootstrap: Voters
+    security: TransportSecurity
+    federation: str
+    timing: Timing
+    listen: str
+    snapshot_after_bytes: int
+
+
+class Member:
+    """Owns the directory, the Raft state and the connections while `run` runs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        intake: Intake,
+        counters: Counters,
+        applied: Callable[[int], None],
+        publish: Callable[[Status, float | None], None],
+        ready: Callable[[], object],
+    ) -> None:
+        """Store everything; `publish` takes the view after each cycle and when a leader was last heard."""
+        self._settings = settings
+        self._intake = intake
+        self._counters = counters
+        self._applied = applied
+        self._publish = publish
+        self._ready = ready
+        self._is_ready = False
+        self._wake = asyncio.Event()
+        self._messages: deque[tuple[str, Message]] = deque()
+        self._proposals = ProposalTable()
+        self._seen_voters: dict[str, MemberAddress] = {}
+        self._allowed: tuple[MemberAddress, ...] = ()
+
+    async def run(self) -> None:
+        """Take part until cancelled; raises an IsthmusError when this member must stop."""
+        settings = self._settings
+        lock = DirectoryLock(settings.directory)
+        try:
+            store = Store(
+                settings.directory,
+                founding_voters=settings.bootstrap,
+                machine=settings.machine,
+                counters=self._counters,
+                snapshot_after_bytes=settings.snapshot_after_bytes,
+            )
+            try:
+                await self._take_part(store)
+            finally:
+                self._proposals.fail_all("this member stops")
+                self._intake.close()
+                store.close()
+        finally:
+            lock.release()
+
+    async def _take_part(self, store: Store) -> None:
+        settings = self._settings
+        self._store = store
+        self._transport = Transport(
+            settings.me,
+            listen=settings.listen,
+            federation=settings.federation,
+            security=settings.security,
+            timing=settings.timing,
+            counters=self._counters,
+            deliver=self._deliver,
+            changed=self._peer_changed,
+        )
+        self._raft = HardenedRaft(
+            settings.me,
+            store=store,
+            wire=self._transport,
+            timing=settings.timing,
+            proposals=self._proposals,
+            counters=self._counters,
+            applied=self._applied,
+            voters_changed=self._set_peers,
+        )
+        self._set_peers()
+        loop = asyncio.get_running_loop()
+        self._intake.open(lambda: loop.call_soon_threadsafe(self._wake.set))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._transport.run(), name="raft-transport")
+            tasks.create_task(self._drive(replay_to=store.journal.commit_index), name="raft-cycles")
+
+    async def _drive(self, *, replay_to: int) -> None:
+        raft = self._raft
+        while True:
+            self._cycle()
+            if (
+                not self._is_ready
+                and self._store.applied_index >= replay_to
+                and self._transport.listening.is_set()
+            ):
+                self._is_ready = True
+                self._ready()
+            if raft.has_more or self._messages:
+                await asyncio.sleep(0)
+            else:
+                await self._wait_for_work()
+            self._wake.clear()
+
+    async def _wait_for_work(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.timing.tick_ms / 1000):
+                await self._wake.wait()
+        except TimeoutError:
+            return  # The timers want a look.
+
+    def _cycle(self) -> None:
+        if self._intake.allowed is not self._allowed:
+            self._set_peers()
+        while self._messages:
+            sender, message = self._messages.popleft()
+            try:
+                self._raft.receive(sender, message)
+            except InvalidInputError as error:
+                _log.warning("message refused", peer=sender, reason=str(error))
+        for proposal in self._intake.take():
+            self._proposals.submit(proposal)
+        self._raft.doTick(0.0)
+        self._raft.finish_cycle()
+        self._intake.deliver()
+        self._publish_status()
+
+    def _deliver(self, sender: str, message: Message) -> None:
+        # Bounded by what the connections read in one turn of the loop: the next cycle follows it.
+        self._messages.append((sender, message))
+        self._wake.set()
+
+    def _peer_changed(self, member_id: str, is_connected: bool) -> None:
+        self._raft.peer_changed(member_id, is_connected)
+        self._wake.set()
+
+    def _set_peers(self) -> None:
+        """Know the voters, the allowed, and while joining whoever may be the leader."""
+        me = self._settings.me.id
+        self._allowed = self._intake.allowed
+        voters = self._store.voters
+        peers = {member.id: member for member in self._allowed}
+        if me in voter_ids(voters):
+            self._seen_voters = {}
+        else:
+            # The log of a joining member passes through memberships of the past.
+            self._seen_voters |= {member.id: member for member in (*self._settings.bootstrap, *voters)}
+            peers |= self._seen_voters
+        peers |= {member.id: member for member in voters}
+        self._transport.set_peers(peers.values())
+        self._raft.set_learners({member.id for member in self._allowed} - {me})
+
+    def _publish_status(self) -> None:
+        raft, store = self._raft, self._store
+        status = Status(
+            id=self._settings.me.id,
+            role=raft.role,
+            term=raft.term,
+            leader=raft.leader_id,
+            commit_index=raft.commit_index,
+            applied_index=store.applied_index,
+            members=voter_ids(store.voters),
+            connected=self._transport.connected(),
+            journal_bytes=store.journal.size_bytes,
+            snapshot_index=store.snapshot_index,
+            last_leader_contact_ms_ago=None,
+        )
+        self._publish(status, raft.leader_contact_s)

@@ -1,0 +1,211 @@
+"""One member's durable state: journal, snapshot, and the state machine between them.
+
+On disk, always: the snapshot's index lies within the journal or above it, never below its base.
+
+    journal   base ........ snapshot ........ commit ........ last
+                  kept for      applied again     not yet
+                  laggards      after a restart   promised to the state machine
+"""
+
+from pathlib import Path
+
+import structlog
+
+from consensus.core.contract import Counters, StateMachine
+from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP, Voters, decode_change
+from consensus.core.messages import SnapshotChunk
+from consensus.core.records import Base, Entry
+from consensus.core.snapshots import Manifest
+from consensus.runtime.disk import naming_errors
+from consensus.runtime.journal import Journal
+from consensus.runtime.snapshots import (
+    IncomingSnapshot,
+    OutgoingSnapshot,
+    SnapshotWriter,
+    read_chunks,
+    snapshot_path,
+    verify,
+)
+from federation.kernel.errors import CorruptError, InvalidInputError, IsthmusError
+
+# Every log begins behind this entry, which all members agree on without having exchanged it.
+FOUNDING_INDEX = 1
+FOUNDING_TERM = 0
+# Entries up to the snapshot that stay, so that a member which missed a little needs no snapshot.
+TAIL_BYTES = 4 * 1024 * 1024
+TAIL_ENTRIES_MAX = 10_000
+ENTRY_OVERHEAD_BYTES = 32  # Index, term and framing of an entry in the file.
+
+_log = structlog.get_logger(__name__)
+
+
+class Store:
+    """Belongs to the engine's thread. A disk error is an UnavailableError and final."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        founding_voters: Voters,
+        machine: StateMachine,
+        counters: Counters,
+        snapshot_after_bytes: int,
+    ) -> None:
+        """Open or begin the journal and load the snapshot; raises CorruptError."""
+        self._directory = directory
+        self._machine = machine
+        self._counters = counters
+        self._snapshot_after_bytes = snapshot_after_bytes
+        self._writer: SnapshotWriter | None = None
+        self._incoming: IncomingSnapshot | None = None
+        self._incoming_from: tuple[str, int] = ("", 0)
+        founding = Base(index=FOUNDING_INDEX, term=FOUNDING_TERM, voters=founding_voters)
+        has_snapshot = snapshot_path(directory).exists()
+        if has_snapshot and not (directory / "journal").exists():
+            raise CorruptError(
+                f"directory {directory} has a snapshot but no journal: this member forgot its votes"
+            )
+        self.journal = Journal(directory, founding=founding, counters=counters)
+        self.voters = self.journal.base.voters
+        self.snapshot_index = 0
+        self.snapshot_bytes = 0
+        self.applied_index = FOUNDING_INDEX
+        if has_snapshot:
+            self._restore()
+        elif self.journal.base.index != FOUNDING_INDEX:
+            raise CorruptError(
+                f"journal in {directory} begins at {self.journal.base.index}, but its snapshot is gone"
+            )
+
+    @property
+    def is_writing_snapshot(self) -> bool:
+        """True while `step_snapshot` has more to do."""
+        return self._writer is not None
+
+    def apply_next(self) -> tuple[Entry, bytes]:
+        """Apply the entry after `applied_index` and return it with the state machine's result."""
+        entry = self.journal.entries[self.applied_index - self.journal.base.index]
+        kind = entry.command[:1]
+        result = b""
+        if kind == KIND_COMMAND:
+            try:
+                result = self._machine.apply(entry.index, entry.command[1:])
+            except Exception as error:  # `apply` is total: its state is now nobody's
+                raise CorruptError(
+                    f"state machine failed at entry {entry.index}, this member stops: {error!r}"
+                ) from error
+            self._counters.applied += 1
+        elif kind == KIND_MEMBERSHIP:
+            self.voters = decode_change(entry.command).voters
+        self.applied_index = entry.index
+        return entry, result
+
+    def step_snapshot(self) -> None:
+        """Begin a snapshot if the journal has grown enough, or write the next slice of one."""
+        if self._writer is None:
+            # Half the last snapshot: writing them costs at most twice what the log costs.
+            enough = max(self._snapshot_after_bytes, self.snapshot_bytes // 2)
+            if self.journal.size_bytes < enough or self.applied_index <= self.snapshot_index:
+                return
+            term = self.journal.term_at(self.applied_index)
+            assert term is not None
+            manifest = Manifest(index=self.applied_index, term=term, voters=self.voters)
+            self._writer = SnapshotWriter(self._directory, manifest, self._machine.snapshot())
+        if self._writer.step():
+            manifest, self.snapshot_bytes = self._writer.manifest, self._writer.size_bytes
+            self._writer = None
+            self._counters.snapshots_written += 1
+            self.snapshot_index = manifest.index
+            self._drop_entries(manifest)
+
+    def outgoing(self) -> OutgoingSnapshot:
+        """Open this member's snapshot for a member that needs it."""
+        return OutgoingSnapshot(self._directory, self.snapshot_index)
+
+    def receive(self, leader: str, chunk: SnapshotChunk) -> int | None:
+        """Add a piece of a leader's snapshot; return the bytes held so far, None once it is installed."""
+        source = (leader, chunk.term)
+        incoming = self._incoming
+        if incoming is None or source != self._incoming_from or incoming.index != chunk.index:
+            self.forget_incoming()
+            if chunk.offset != 0:
+                return 0
+            incoming = self._incoming = IncomingSnapshot(self._directory, chunk.index, chunk.total_bytes)
+            self._incoming_from = source
+        if chunk.total_bytes != incoming.total_bytes:
+            raise InvalidInputError(
+                f"snapshot {chunk.index} of {leader} changed its length while it was sent"
+            )
+        if not incoming.write(chunk.offset, chunk.data):
+            return incoming.received_bytes
+        try:
+            manifest = incoming.install(chunk.index)
+        except IsthmusError as error:
+            _log.error("snapshot from leader refused", leader=leader, index=chunk.index, reason=str(error))
+            self.forget_incoming()
+            return 0
+        self.forget_incoming()
+        self._install(manifest)
+        return None
+
+    def forget_incoming(self) -> None:
+        """Give up an unfinished copy."""
+        if self._incoming is not None:
+            self._incoming.close()
+            self._incoming = None
+
+    def close(self) -> None:
+        """Release the files; an unfinished snapshot is written again from its beginning."""
+        self.forget_incoming()
+        if self._writer is not None:
+            self._writer.close()
+        self.journal.close()
+
+    def _restore(self) -> None:
+        path = snapshot_path(self._directory)
+        manifest = verify(path)
+        if manifest.index < self.journal.base.index:
+            raise CorruptError(
+                f"snapshot {path} ends at {manifest.index}, the journal begins at {self.journal.base.index}:"
+                " entries are missing"
+            )
+        self._machine.restore(read_chunks(path))
+        self._adopt(manifest)
+
+    def _install(self, manifest: Manifest) -> None:
+        if self._writer is not None:
+            # Ours is older than what was just installed, and must not take its name.
+            self._writer.close()
+            self._writer = None
+        self._machine.restore(read_chunks(snapshot_path(self._directory)))
+        self._adopt(manifest)
+        self._counters.snapshots_installed += 1
+
+    def _adopt(self, manifest: Manifest) -> None:
+        """Make the journal continue the snapshot, as Raft's InstallSnapshot says (Ongaro, figure 5.3)."""
+        if self.journal.term_at(manifest.index) != manifest.term:
+            # It ends before the snapshot, or what it has there was never committed.
+            self.journal.rewrite(Base(index=manifest.index, term=manifest.term, voters=manifest.voters), [])
+        self.journal.commit(manifest.index)
+        self.voters = manifest.voters
+        self.applied_index = self.snapshot_index = manifest.index
+        path = snapshot_path(self._directory)
+        with naming_errors(path, "look at"):
+            self.snapshot_bytes = path.stat().st_size
+
+    def _drop_entries(self, manifest: Manifest) -> None:
+        journal = self.journal
+        keep_from = manifest.index + 1
+        tail_bytes = 0
+        while keep_from > journal.base.index + 1 and manifest.index - keep_from < TAIL_ENTRIES_MAX:
+            tail_bytes += ENTRY_OVERHEAD_BYTES + len(
+                journal.entries[keep_from - journal.base.index - 2].command
+            )
+            if tail_bytes > min(TAIL_BYTES, self._snapshot_after_bytes // 4):
+                break
+            keep_from -= 1
+        term = journal.term_at(keep_from - 1)
+        assert term is not None
+        # The voters of a base matter only where no snapshot is; here one is.
+        base = Base(index=keep_from - 1, term=term, voters=manifest.voters)
+        journal.rewrite(base, journal.entries[keep_from - journal.base.index - 1 :])

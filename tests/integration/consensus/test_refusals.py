@@ -1,0 +1,222 @@
+"""Strangers, forgers, garbage and damaged disks: each is refused by name while the others go on."""
+
+import asyncio
+import ssl
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from consensus.core.messages import Hello, RequestVote, encode_frame
+from federation.kernel.errors import CorruptError, IsthmusError, PreconditionError, UnavailableError
+from federation.kernel.limits import FRAME_BYTES_MAX
+from federation.kernel.versions import PROTOCOL_VERSION
+from tests.integration.consensus.cluster import FEDERATION, Cluster, cluster_of
+from tests.integration.consensus.pki import FileSecurity, TestCa
+from tests.support.wait import eventually_async
+
+FOUNDERS = ("alpha", "beta", "gamma")
+STRANGERS_TERM = 1_000
+BETA_HELLO = encode_frame(Hello(federation=FEDERATION, version=PROTOCOL_VERSION, member="beta"))
+
+
+async def is_refused(address: str, context: ssl.SSLContext | None, data: bytes) -> bool:
+    """Connect, send `data` and return whether the other side closes instead of listening on."""
+    host, port = address.split(":")
+    try:
+        async with asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+            try:
+                writer.write(data)
+                while await reader.read(1 << 16):
+                    pass
+            finally:
+                writer.transport.abort()
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def no_certificate(cluster: Cluster) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cluster.directory / "pki" / "root.pem")
+    return context
+
+
+def of_member(cluster: Cluster, name: str) -> ssl.SSLContext:
+    return cluster.ca.security(cluster.addresses[name].identity).client_context()
+
+
+def of_other_ca(cluster: Cluster) -> ssl.SSLContext:
+    other = TestCa(cluster.directory / "other", "other").security(cluster.addresses["beta"].identity)
+    return FileSecurity(other.leaf, cluster.directory / "pki" / "root.pem").client_context()
+
+
+def of_stranger(cluster: Cluster) -> ssl.SSLContext:
+    return cluster.ca.security("spiffe://alpha.test/ns/shop/sa/cart").client_context()
+
+
+def tls12(cluster: Cluster) -> ssl.SSLContext:
+    context = of_member(cluster, "beta")
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def hello(**changes: object) -> bytes:
+    fields = {"federation": FEDERATION, "version": PROTOCOL_VERSION, "member": "beta"} | changes
+    return encode_frame(Hello(**fields))
+
+
+def as_beta(cluster: Cluster) -> ssl.SSLContext:
+    return of_member(cluster, "beta")
+
+
+STRANGERS: dict[str, tuple[Callable[[Cluster], ssl.SSLContext | None], bytes]] = {
+    "plain text": (lambda _cluster: None, b"GET / HTTP/1.1\r\n\r\n"),
+    "no certificate": (no_certificate, BETA_HELLO),
+    "wrong CA": (of_other_ca, BETA_HELLO),
+    "right CA, unknown identity": (of_stranger, BETA_HELLO),
+    "right CA, no URI at all": (lambda cluster: cluster.ca.security(None).client_context(), BETA_HELLO),
+    "member claims another id": (lambda cluster: of_member(cluster, "gamma"), BETA_HELLO),
+    "TLS 1.2": (tls12, BETA_HELLO),
+    "other federation": (as_beta, hello(federation="other")),
+    "protocol too old": (as_beta, hello(version=0)),
+    "vote before hello": (as_beta, encode_frame(RequestVote(term=STRANGERS_TERM, last_index=9, last_term=9))),
+    "hello too long": (as_beta, struct.pack("<I", 1 << 20)),
+    "frame too long": (as_beta, BETA_HELLO + struct.pack("<I", FRAME_BYTES_MAX + 1)),
+    "garbage": (as_beta, BETA_HELLO + struct.pack("<I", 4) + b"\xff\xff\xff\xff"),
+    "not UTF-8": (as_beta, struct.pack("<I", 6) + b"\x91\xa4\xff\xff\xff\xff"),
+    "nested without end": (
+        as_beta,
+        BETA_HELLO + struct.pack("<I", 60_006) + b"\x92\xa4ping" + b"\x91" * 60_000,
+    ),
+    "pickle": (as_beta, BETA_HELLO + struct.pack("<I", 9) + b"cos\nx\n(tR"),
+    "second hello": (as_beta, BETA_HELLO + BETA_HELLO),
+}
+
+
+def test_who_is_not_a_member_is_closed_and_the_members_go_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, *FOUNDERS) as cluster:
+            leader = await cluster.leader()
+            alpha = cluster.members["alpha"].engine
+            for name, (context, data) in STRANGERS.items():
+                refused = alpha.counters().connections_refused
+                assert await is_refused(cluster.addresses["alpha"].address, context(cluster), data), name
+                await eventually_async(
+                    lambda before=refused: alpha.counters().connections_refused > before,
+                    timeout_s=20,
+                    message=f"{name} is counted",
+                )
+                await cluster.write(leader, name.encode())
+            assert all(running.engine.status().term < STRANGERS_TERM for running in cluster.members.values())
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_nobody_allowed_does_not_get_the_log(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, "alpha", "beta", founding=False) as cluster:
+            alpha = await cluster.start("alpha", ["alpha"])
+            await cluster.write("alpha", b"secret")
+            beta = await cluster.start("beta", ["alpha"])
+            await eventually_async(lambda: alpha.engine.counters().connections_refused > 2, timeout_s=20)
+            assert beta.machine.commands == []
+            assert beta.engine.status().connected == ()
+
+    asyncio.run(scenario())
+
+
+async def end_of(cluster: Cluster, name: str) -> IsthmusError:
+    """Start a member that must not start, and return why."""
+    error: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            lone = Cluster(cluster.directory, tasks, cluster.addresses, cluster.ca)
+            await lone.start(name, [name])
+    except BaseExceptionGroup as group:
+        error = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, IsthmusError), "the member must not start"
+    return error
+
+
+def damage_journal(directory: Path) -> None:
+    path = directory / "journal"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+
+
+def newer_journal(directory: Path) -> None:
+    path = directory / "journal"
+    data = bytearray(path.read_bytes())
+    data[8] = 200
+    path.write_bytes(data)
+
+
+def damage_snapshot(directory: Path) -> None:
+    path = directory / "snapshot"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_snapshot(directory: Path) -> None:
+    path = directory / "snapshot"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        pytest.param(damage_journal, CorruptError, "is damaged at offset 9", id="journal-bit"),
+        pytest.param(newer_journal, PreconditionError, "has format 200", id="journal-newer"),
+        pytest.param(
+            lambda directory: (directory / "journal").unlink(), CorruptError, "no journal", id="journal-gone"
+        ),
+        pytest.param(damage_snapshot, CorruptError, "is damaged at offset", id="snapshot-bit"),
+        pytest.param(cut_snapshot, CorruptError, "cut off", id="snapshot-cut"),
+        pytest.param(
+            lambda directory: (directory / "snapshot").unlink(), CorruptError, "is gone", id="snapshot-gone"
+        ),
+    ],
+)
+def test_a_member_with_a_damaged_disk_refuses_to_start(
+    tmp_path: Path, damage: Callable[[Path], None], error: type[IsthmusError], message: str
+) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, "alpha", founding=False) as cluster:
+            alpha = await cluster.start("alpha", ["alpha"], snapshot_after_bytes=4_000)
+            for number in range(50):
+                await cluster.write("alpha", b"%d" % number * 100)
+            await eventually_async(lambda: alpha.engine.status().snapshot_index > 0, timeout_s=20)
+            await cluster.stop("alpha")
+            damage(tmp_path / "alpha")
+            failure = await end_of(cluster, "alpha")
+            assert isinstance(failure, error), failure
+            assert message in failure.message
+            assert str(tmp_path / "alpha") in failure.message
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_and_an_address_in_use_are_refused_by_name(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, "alpha") as cluster:
+            in_use = await end_of(cluster, "alpha")
+            assert isinstance(in_use, PreconditionError)
+            assert f"directory {tmp_path / 'alpha'} is in use by process" in in_use.message
+            cluster.directory = tmp_path / "elsewhere"
+            taken = await end_of(cluster, "alpha")
+            assert isinstance(taken, UnavailableError)
+            assert cluster.addresses["alpha"].address in taken.message
+            await cluster.write("alpha", b"the first one goes on")
+
+    asyncio.run(scenario())
