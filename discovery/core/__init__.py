@@ -1,0 +1,1 @@
+"""Pure: model, catalog state machine, views, DNS answers."""

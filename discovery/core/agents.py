@@ -1,0 +1,42 @@
+"""What a controller knows of each agent of its cluster."""
+
+import enum
+
+from discovery.core.model import Endpoint
+from federation.kernel.errors import StaleRevisionError
+
+
+class Phase(enum.Enum):
+    """Where an agent is in the diagram of `local`."""
+
+    UNHEARD = "unheard"
+    LIVE = "live"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+class Agent:
+    """One agent: its rows, and how far its own word reaches."""
+
+    def __init__(self, phase: Phase) -> None:
+        self.phase = phase
+        # Up to here we know what it has and what it has not: its newest list, and what came after it.
+        self.known_until = (-1, -1)
+        self.newest_incarnation = -1  # Of its rows, whichever way they came.
+        self.rows: set[bytes] = set()
+        self.listing: dict[bytes, Endpoint] | None = None  # A list that is not complete yet.
+        self.listing_incarnation = -1
+
+    @property
+    def replaceable(self) -> bool:
+        """True when nothing is lost by forgetting it."""
+        return not self.rows and self.phase is not Phase.LIVE and self.listing is None
+
+    def check_incarnation(self, name: str, incarnation: int) -> None:
+        """Raise `StaleRevisionError` when a later start of this agent has been heard of."""
+        listing = -1 if self.listing is None else self.listing_incarnation
+        newest = max(self.known_until[0], self.newest_incarnation, listing)
+        if incarnation < newest:
+            raise StaleRevisionError(
+                f"agent {name} has started again: incarnation {incarnation} is older than {newest}"
+            )

@@ -1,0 +1,272 @@
+"""The catalog: a state machine that every member feeds with the same log.
+
+`apply` is total (any bytes have an outcome), deterministic (equal logs give equal states and equal
+answers) and the only way in. It has no clock: federation time is what `Tick` commands say. Readers take
+`tables` once and keep a consistent version for as long as they like, from any thread.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from discovery.core.commands import (
+    AcquireLease,
+    Command,
+    LeaseGrant,
+    Outcome,
+    PublishEndpoints,
+    Tick,
+    Write,
+    decode_command,
+    encode_outcome,
+)
+from discovery.core.draft import CountKey, Draft, cluster_of
+from discovery.core.history import History
+from discovery.core.leases import Lease, acquire, check_request
+from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey
+from discovery.core.ownership import check_federation_writer, check_speaks_for
+from discovery.core.publishing import publish, publish_lease
+from discovery.core.snapshots import State, decode_snapshot, encode_snapshot
+from discovery.core.tables import EMPTY_TABLES, Tables, resource_prefix
+from discovery.core.writes import write
+from federation.kernel.codec import MALFORMED
+from federation.kernel.errors import (
+    InvalidInputError,
+    IsthmusError,
+    LimitExceededError,
+    PreconditionError,
+)
+from federation.kernel.limits import CLUSTERS_MAX, COMMAND_BYTES_MAX, REQUESTS_KEPT_MAX
+from federation.kernel.names import check_label
+from federation.kernel.versions import SCHEMA_VERSION
+
+REQUEST_ID_CHARS_MAX = 128
+# Outcomes are remembered: a message must not carry a whole command.
+MESSAGE_CHARS_MAX = 500
+# One publish lease for each cluster, and as many for other duties.
+LEASES_MAX = 2 * CLUSTERS_MAX
+
+_CLUSTERS = resource_prefix(FEDERATION_SCOPE, "Cluster")
+
+
+class Catalog:
+    """The replicated state. Everything but reading happens in the one thread that applies the log."""
+
+    def __init__(self) -> None:
+        self._changed: list[Callable[[int, tuple[Change, ...]], None]] = []
+        self._reset: list[Callable[[int], None]] = []
+        self._load(State(tables=EMPTY_TABLES, now_ms=0, fence=0, leases=(), requests=()))
+
+    @property
+    def tables(self) -> Tables:
+        """The newest version; it never changes, a later call may return a later one."""
+        return self._tables
+
+    @property
+    def revision(self) -> int:
+        """Log index of the last command that changed a row."""
+        return self._tables.revision
+
+    @property
+    def now_ms(self) -> int:
+        """Federation time: the newest `Tick`."""
+        return self._now_ms
+
+    def lease(self, name: str) -> Lease | None:
+        """The newest holder of a lease, which may have expired; None if nobody ever held it."""
+        return self._leases.get(name)
+
+    def history(self, after_revision: int) -> Sequence[tuple[int, tuple[Change, ...]]]:
+        """All changes after a revision, by revision; raises `CompactedError` when some are gone."""
+        return self._history.after(after_revision)
+
+    def on_change(self, callback: Callable[[int, tuple[Change, ...]], None]) -> None:
+        """Call `callback` with each revision and its changes, in the applying thread; it must not raise."""
+        self._changed.append(callback)
+
+    def on_reset(self, callback: Callable[[int], None]) -> None:
+        """Call `callback` with the new revision whenever a snapshot replaced everything; it must not raise."""
+        self._reset.append(callback)
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        """Apply one entry of the log and return its packed `Outcome`. Never raises; `index` only grows."""
+        try:
+            read = _read(command)
+        except IsthmusError as error:
+            return encode_outcome(self._refusal(error))
+        if isinstance(read.body, Tick):
+            # Repeating one does nothing, and they would push everything else out of the memory of requests.
+            return encode_outcome(self._outcome(index, read)[0])
+        request = f"{read.proposer}/{read.request_id}"
+        known = self._requests.get(request)
+        if known is not None:
+            return known
+        answer, changes = self._outcome(index, read)
+        outcome = encode_outcome(answer)
+        self._requests[request] = outcome
+        if len(self._requests) > REQUESTS_KEPT_MAX:
+            del self._requests[next(iter(self._requests))]
+        for callback in self._changed if changes else ():
+            callback(index, changes)
+        return outcome
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Return the state as of this call in chunks of at most 256 KiB; commands may be applied meanwhile."""
+        return encode_snapshot(
+            State(
+                tables=self._tables,
+                now_ms=self._now_ms,
+                fence=self._fence,
+                leases=tuple(sorted(self._leases.items())),
+                requests=tuple(self._requests.items()),
+            )
+        )
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the state by a snapshot's.
+
+        Raises `CorruptError` for damage and `PreconditionError` for a newer build's format; the state is
+        then as before.
+        """
+        self._load(decode_snapshot(chunks))
+        for callback in self._reset:
+            callback(self.revision)
+
+    def digest(self) -> str:
+        """SHA-256 of the snapshot, as hex: equal on all members that have applied the same entries."""
+        total = hashlib.sha256()
+        for chunk in self.snapshot():
+            total.update(chunk)
+        return total.hexdigest()
+
+    def _load(self, state: State) -> None:
+        counts: dict[CountKey, int] = {}
+        for key in state.tables.resources:
+            _add(counts, ("resources", cluster_of("resources", key)), 1)
+        for key in state.tables.endpoints:
+            _add(counts, ("endpoints", cluster_of("endpoints", key)), 1)
+        self._counts = counts
+        self._now_ms = state.now_ms
+        self._fence = state.fence
+        self._leases = dict(state.leases)
+        self._requests = dict(state.requests)
+        self._history = History(complete_after=state.tables.revision)
+        self._tables = state.tables
+
+    def _outcome(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
+        """Return the answer to a command, and the rows that it changed."""
+        try:
+            return self._execute(index, command)
+        except IsthmusError as error:
+            return self._refusal(error), ()
+        except MemoryError:
+            raise  # This member alone is in trouble: it must stop, not answer unlike the others.
+        except Exception as error:  # noqa: BLE001 - an entry that trips over our own mistake must not stop every member for ever
+            # Only the type: texts may hold addresses, which differ between members.
+            return self._refusal(IsthmusError(f"defect in the catalog: {type(error).__name__}")), ()
+
+    def _refusal(self, error: IsthmusError) -> Outcome:
+        return Outcome(
+            revision=self.revision, code=int(error.code), message=error.message[:MESSAGE_CHARS_MAX]
+        )
+
+    def _execute(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
+        draft = Draft(self._tables, index=index, now_ms=self._now_ms, counts=self._counts)
+        grant: LeaseGrant | None = None
+        match command.body:
+            case Write(operations=operations):
+                write(draft, command.proposer, operations)
+            case PublishEndpoints() as batch:
+                publish(draft, command.proposer, batch, self._leases.get(publish_lease(batch.cluster)))
+            case AcquireLease() as request:
+                grant = self._acquire(draft, command.proposer, request)
+            case Tick(now_ms=now_ms):
+                check_federation_writer(draft, command.proposer)
+                self._now_ms = max(self._now_ms, now_ms)
+        changes = draft.changes()
+        if changes:
+            self._commit(draft, changes)
+        return Outcome(revision=self.revision, lease=grant), changes
+
+    def _commit(self, draft: Draft, changes: tuple[Change, ...]) -> None:
+        gone = {ResourceKey.decode(change.key).name for change in changes if _removes_cluster(change)}
+        if gone:
+            self._leases = {
+                name: lease for name, lease in self._leases.items() if name.partition("/")[2] not in gone
+            }
+        for owner, delta in draft.count_deltas.items():
+            _add(self._counts, owner, delta)
+        # History first: who sees the new revision finds its changes there.
+        self._history.record(draft.index, changes)
+        self._tables = self._tables.with_changes(changes, draft.index)
+
+    def _acquire(self, draft: Draft, proposer: str, request: AcquireLease) -> LeaseGrant:
+        duty, slash, cluster = request.name.partition("/")
+        check_label(duty, "lease: name")
+        if slash:
+            check_label(cluster, f"lease {duty}: cluster")
+            check_speaks_for(draft, proposer, cluster, f"lease {request.name}")
+        else:
+            check_federation_writer(draft, proposer)
+        check_request(request)
+        known = self._leases.get(request.name)
+        if known is None and len(self._leases) >= LEASES_MAX:
+            raise LimitExceededError(f"lease {request.name}: there are {LEASES_MAX} leases already")
+        lease, grant = acquire(known, request, now_ms=self._now_ms, next_fence=self._fence + 1)
+        self._leases[request.name] = lease
+        self._fence = max(self._fence, lease.fence)
+        return grant
+
+
+def _add(counts: dict[CountKey, int], owner: CountKey, delta: int) -> None:
+    total = counts.get(owner, 0) + delta
+    if total:
+        counts[owner] = total
+    else:
+        counts.pop(owner, None)
+
+
+def _removes_cluster(change: Change) -> bool:
+    return change.table == "resources" and change.value is None and change.key.startswith(_CLUSTERS)
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    """What every build can read of a command."""
+
+    schema: int = SCHEMA_VERSION
+
+
+_envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
+
+
+def _read(data: bytes) -> Command:
+    if len(data) > COMMAND_BYTES_MAX:
+        raise LimitExceededError(f"command has {len(data)} bytes, at most {COMMAND_BYTES_MAX} are allowed")
+    _check_schema(data)
+    try:
+        command = decode_command(data)
+    except RecursionError as error:
+        raise InvalidInputError("command nests too deep") from error
+    if not 0 < len(command.request_id) <= REQUEST_ID_CHARS_MAX:
+        raise InvalidInputError(
+            f"command: request_id has {len(command.request_id)} characters, expected 1 to {REQUEST_ID_CHARS_MAX}"
+        )
+    check_label(command.proposer, "command: proposer")
+    return command
+
+
+def _check_schema(data: bytes) -> None:
+    """Refuse what an older member could not apply: members that answer unlike each other drift apart.
+
+    A build that knows a newer schema must take the lowest version among the Controllers of the catalog
+    here, in place of `SCHEMA_VERSION`, and give the same answer.
+    """
+    try:
+        schema = _envelope_decoder.decode(data).schema
+    except MALFORMED as error:
+        raise InvalidInputError(f"command is not readable: {error}") from error
+    if not 1 <= schema <= SCHEMA_VERSION:
+        raise PreconditionError(
+            f"command has schema {schema}, expected 1 to {SCHEMA_VERSION}, which every controller can apply"
+        )

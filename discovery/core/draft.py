@@ -1,0 +1,101 @@
+"""What one command would change, before it is known whether all of it may."""
+
+from collections.abc import Iterator, Mapping
+
+from discovery.core.model import (
+    Change,
+    Endpoint,
+    EndpointKey,
+    Resource,
+    ResourceKey,
+    TableName,
+    pack,
+    unpack_resource,
+)
+from discovery.core.tables import Tables, endpoint_prefix, resource_prefix
+
+CountKey = tuple[TableName, str]  # Rows of a table that live in one cluster, or in "" (the federation).
+
+
+class Draft:
+    """The tables with a command's changes laid over them. Dropping it undoes them all."""
+
+    def __init__(self, tables: Tables, *, index: int, now_ms: int, counts: Mapping[CountKey, int]) -> None:
+        self.base = tables
+        self.index = index
+        self.now_ms = now_ms
+        self.count_deltas: dict[CountKey, int] = {}
+        self.clusters_created: set[str] = set()
+        self._counts = counts
+        self._changed: dict[tuple[TableName, bytes], bytes | None] = {}
+
+    @property
+    def founding(self) -> bool:
+        """True for the first write of a catalog: nobody is there yet who could own anything."""
+        return len(self.base.resources) == 0
+
+    def count(self, table: TableName, cluster: str) -> int:
+        """How many rows the table has for a cluster, this draft included."""
+        return self._counts.get((table, cluster), 0) + self.count_deltas.get((table, cluster), 0)
+
+    def value(self, table: TableName, key: bytes) -> bytes | None:
+        """The packed row at `key`, this draft included."""
+        if (table, key) in self._changed:
+            return self._changed[table, key]
+        return (self.base.resources if table == "resources" else self.base.endpoints).get(key)
+
+    def resource(self, key: ResourceKey) -> Resource | None:
+        """One resource, this draft included."""
+        value = self.value("resources", key.encode())
+        return None if value is None else unpack_resource(value)
+
+    def list_resources(self, scope: str, kind: str) -> Iterator[Resource]:
+        """The resources of a kind in a scope, this draft included; in no particular but a fixed order."""
+        prefix = resource_prefix(scope, kind)
+        for key, value in self.base.resources.items(prefix):
+            if ("resources", key) not in self._changed:
+                yield unpack_resource(value)
+        for (table, key), changed in self._changed.items():
+            if table == "resources" and changed is not None and key.startswith(prefix):
+                yield unpack_resource(changed)
+
+    def put(self, row: Resource | Endpoint) -> None:
+        """Set a row."""
+        table: TableName = "resources" if isinstance(row, Resource) else "endpoints"
+        self._set(table, row.key.encode(), pack(row))
+
+    def remove(self, key: ResourceKey | EndpointKey) -> None:
+        """Remove a row; one that is not there stays away."""
+        self._set("resources" if isinstance(key, ResourceKey) else "endpoints", key.encode(), None)
+
+    def remove_cluster(self, cluster: str) -> None:
+        """Remove every row that lives in a cluster. Cost: one search for each service of the catalog."""
+        scope = f"{cluster}\0".encode()
+        for key in self.base.resources.keys(scope):
+            self._set("resources", key, None)
+        for service in self.base.list_services():
+            for key in self.base.endpoints.keys(endpoint_prefix(service, cluster)):
+                self._set("endpoints", key, None)
+        for table, key in tuple(self._changed):
+            if cluster_of(table, key) == cluster:
+                self._set(table, key, None)
+
+    def changes(self) -> tuple[Change, ...]:
+        """The rows that differ from the base, in the order in which they were first touched."""
+        return tuple(
+            Change(table, key, value)
+            for (table, key), value in self._changed.items()
+            if value != (self.base.resources if table == "resources" else self.base.endpoints).get(key)
+        )
+
+    def _set(self, table: TableName, key: bytes, value: bytes | None) -> None:
+        delta = (value is not None) - (self.value(table, key) is not None)
+        if delta:
+            owner = (table, cluster_of(table, key))
+            self.count_deltas[owner] = self.count_deltas.get(owner, 0) + delta
+        self._changed[table, key] = value
+
+
+def cluster_of(table: TableName, key: bytes) -> str:
+    """The cluster in which a row lives, read from its key; "" for the federation."""
+    return key.split(b"\0", 3)[0 if table == "resources" else 2].decode()

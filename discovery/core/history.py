@@ -1,0 +1,48 @@
+"""The newest changes of the catalog, from which watches and mirrors resume."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from discovery.core.model import Change
+from federation.kernel.errors import CompactedError
+from federation.kernel.limits import EVENTS_KEPT_MAX
+
+# Trimming to less than the bound makes it rare, and its cost small for each change.
+EVENTS_KEPT_AFTER_TRIM = EVENTS_KEPT_MAX * 7 // 8
+
+
+class History:
+    """At most `EVENTS_KEPT_MAX` changes, by revision. One thread records, any thread reads.
+
+    Readers take the list once and see a consistent part of it: recording only appends, trimming replaces
+    the list.
+    """
+
+    def __init__(self, *, complete_after: int) -> None:
+        self._entries: list[tuple[int, tuple[Change, ...]]] = []
+        self._complete_after = complete_after  # Every change after this revision is here.
+        self._count = 0
+
+    def record(self, revision: int, changes: tuple[Change, ...]) -> None:
+        """Add the changes of the newest revision; the oldest revisions go when there are too many."""
+        self._entries.append((revision, changes))
+        self._count += len(changes)
+        if self._count <= EVENTS_KEPT_MAX:
+            return
+        drop = 0
+        while drop < len(self._entries) and self._count > EVENTS_KEPT_AFTER_TRIM:
+            self._count -= len(self._entries[drop][1])
+            drop += 1
+        # First what is promised, then what is there: a reader between the two is told to list again.
+        self._complete_after = self._entries[drop - 1][0]
+        self._entries = self._entries[drop:]
+
+    def after(self, revision: int) -> Sequence[tuple[int, tuple[Change, ...]]]:
+        """Return all changes after `revision`, oldest first; none if it is the newest, or newer.
+
+        Raises `CompactedError` when some of them are gone.
+        """
+        entries = self._entries
+        if revision < self._complete_after:
+            raise CompactedError(f"history before revision {self._complete_after} is gone: list again")
+        return entries[bisect_right(entries, revision, key=lambda entry: entry[0]) :]

@@ -1,0 +1,342 @@
+"""What the agents of one cluster declare, merged: believed at once, published later (invariants F2, F4).
+
+    (rows from the catalog or the journal)
+        unheard --list complete--> live --stream ends--> lost --list complete--> live
+           |                                               |
+           +----------------- expire ----------------------+--> ended: its rows are removed
+
+A row goes only because its agent withdrew it, declared a complete list without it, or was expired by the
+runtime, which alone knows the time. An agent's list counts as a whole, when it is complete: until then its
+earlier rows stay. Between two versions of a row the larger (incarnation, sequence) wins, whichever path it
+took. Pure: no clock, no I/O. One thread writes; what `endpoints()` returned may be read from any.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeAlias
+
+from discovery.core.agents import Agent
+from discovery.core.agents import Phase as Phase  # what `agents()` answers with
+from discovery.core.declarations import Declaration, Declared, Difference
+from discovery.core.kinds import ClusterSpec
+from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
+from discovery.core.rules import check_endpoint, check_endpoint_key, endpoint_refusal
+from discovery.core.tables import Table, Tables
+from federation.kernel.errors import (
+    IsthmusError,
+    LimitExceededError,
+    NotAllowedError,
+    PreconditionError,
+)
+from federation.kernel.limits import COMMAND_BYTES_MAX, ENDPOINTS_PER_CLUSTER_MAX
+
+AGENTS_MAX = 2 * ENDPOINTS_PER_CLUSTER_MAX  # Known at once, those included that ended or have no rows.
+ENDPOINTS_PER_AGENT_MAX = 10_000
+PUBLISH_ROWS_MAX = 256  # One batch: what applies in a few milliseconds.
+PUBLISH_BYTES_MAX = COMMAND_BYTES_MAX - 8 * 1024  # Leaves room for the rest of the command.
+
+_REMOVAL_BYTES = 32  # A removed key's version and framing.
+
+_Edits: TypeAlias = dict[bytes, bytes | None]  # Rows set or removed by one call, not yet in the table.
+_Refused: TypeAlias = list[tuple[EndpointKey, str]]
+
+
+class LocalTable:
+    """The merged endpoint table of one cluster, as one of its controllers knows it."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._agents: dict[str, Agent] = {}
+        self._rows = Table()
+        # Rows that may differ from the catalog's: the only ones that `difference` looks at. In order.
+        self._unpublished: dict[bytes, None] = {}
+
+    def endpoints(self) -> Table:
+        """The merged rows, packed; this version never changes."""
+        return self._rows
+
+    def agents(self) -> Mapping[str, Phase]:
+        """Every agent that has rows, or had. The runtime runs a lease for each that is unheard or lost."""
+        return {name: agent.phase for name, agent in self._agents.items()}
+
+    def seed(self, rows: Iterable[Endpoint]) -> tuple[Change, ...]:
+        """Take rows of this cluster from the catalog or a journal, at start; their agents are `UNHEARD`."""
+        edits: _Edits = {}
+        for row in rows:
+            if row.key.cluster == self._cluster:
+                self._adopt(row, edits)
+        return self._commit(edits)
+
+    def hello(self, agent: str, incarnation: int) -> None:
+        """Begin an agent's list; one that it began before and did not complete is forgotten.
+
+        Raises `StaleRevisionError` when a newer start of the same agent has been heard of, and
+        `LimitExceededError` when there are too many agents.
+        """
+        known = self._agents.get(agent)
+        if known is None:
+            self._make_room_for_agent()
+            known = self._agents[agent] = Agent(Phase.ENDED)
+        known.check_incarnation(agent, incarnation)
+        known.listing = {}
+        known.listing_incarnation = incarnation
+
+    def declare(self, declaration: Declaration, spec: ClusterSpec) -> Declared:
+        """Merge one message of an agent; `spec` is its cluster's, as the catalog has it now.
+
+        Bad rows, and rows of another live agent, are refused one by one; the others count. Raises
+        `PreconditionError` without a `hello`, `StaleRevisionError` for an earlier start of the agent, and
+        `LimitExceededError` when a list is too long; then nothing has changed.
+        """
+        agent = self._agents.get(declaration.agent)
+        if agent is None or (agent.listing is None and agent.phase is not Phase.LIVE):
+            raise PreconditionError(f"agent {declaration.agent} declares endpoints before it said hello")
+        agent.check_incarnation(declaration.agent, declaration.incarnation)
+        refused: _Refused = []
+        rows = {
+            row.key.encode(): row for row in declaration.put if self._accepts(row, declaration, spec, refused)
+        }
+        gone = {key.encode() for key in declaration.remove if self._accepts_key(key, refused)}
+        edits: _Edits = {}
+        if agent.listing is None:
+            self._check_room(agent, agent.rows | rows.keys())
+            self._update(agent, declaration, rows, gone, edits)
+            return Declared(changes=self._commit(edits), refused=tuple(refused))
+        listed = {key: row for key, row in agent.listing.items() if key not in gone} | rows
+        self._check_room(agent, listed)
+        agent.listing = listed
+        if declaration.complete:
+            kept = self._still_free(listed, declaration.agent, refused)
+            agent.phase = Phase.LIVE
+            agent.listing = None
+            self._update(agent, declaration, kept, agent.rows - kept.keys(), edits)
+        return Declared(changes=self._commit(edits), refused=tuple(refused))
+
+    def agent_lost(self, agent: str) -> None:
+        """The agent's stream ended: its rows stay, and its lease begins to run out."""
+        known = self._agents.get(agent)
+        if known is None:
+            return
+        known.listing = None
+        if known.phase is not Phase.ENDED:
+            known.phase = Phase.LOST
+
+    def expire(self, agent: str) -> tuple[Change, ...]:
+        """The agent's lease has ended: remove its rows. Nothing happens to one that is live."""
+        known = self._agents.get(agent)
+        if known is None or known.phase is Phase.LIVE:
+            return ()
+        known.phase = Phase.ENDED
+        edits: _Edits = {}
+        for key in sorted(known.rows):
+            row = self._row(key, edits)
+            if row is not None:
+                known.known_until = max(known.known_until, row.version)
+            edits[key] = None
+        return self._commit(edits)
+
+    def absorb(self, changes: Iterable[Change]) -> tuple[Change, ...]:
+        """Follow what the catalog says of this cluster; return what that changed here.
+
+        Rows newer than ours are taken. A row that the catalog lost goes here too, because another
+        controller has heard of its end; unless its agent is live here or has changed it since: then it is
+        published again.
+        """
+        edits: _Edits = {}
+        theirs = {
+            change.key: change.value
+            for change in changes
+            if change.table == "endpoints" and EndpointKey.decode(change.key).cluster == self._cluster
+        }
+        for key, value in theirs.items():
+            if value is not None:
+                self._adopt(unpack_endpoint(value), edits)
+            elif self._follows_removal(key):
+                edits[key] = None
+        ours = self._commit(edits)
+        for key, value in theirs.items():
+            if self._rows.get(key) == value:
+                self._unpublished.pop(key, None)
+            else:
+                self._unpublished[key] = None
+        return ours
+
+    def difference(self, tables: Tables) -> Difference:
+        """Return the next batch that brings the catalog to this table; empty when there is nothing to do.
+
+        Idempotent: a row stays in it until the catalog has it. Cost: proportional to the rows that
+        differ, not to the table.
+        """
+        put: list[Endpoint] = []
+        remove: list[tuple[EndpointKey, int, int]] = []
+        refused: _Refused = []
+        spec = tables.cluster(self._cluster)
+        size = 0
+        for key in tuple(self._unpublished):
+            ours, theirs = self._rows.get(key), tables.endpoints.get(key)
+            if ours == theirs:
+                del self._unpublished[key]
+                continue
+            row = None if ours is None else unpack_endpoint(ours)
+            there = None if theirs is None else unpack_endpoint(theirs)
+            if there is not None and not self._may_replace(there, row):
+                continue
+            if row is not None and (reason := endpoint_refusal(row, self._cluster, spec)):
+                refused.append((row.key, reason))
+                continue
+            size += len(ours or b"") + len(key) + _REMOVAL_BYTES
+            if len(put) + len(remove) >= PUBLISH_ROWS_MAX or size > PUBLISH_BYTES_MAX:
+                break
+            if there is not None and (row is None or row.version <= there.version):
+                remove.append((there.key, *there.version))
+            if row is not None:
+                put.append(row)
+        return Difference(put=tuple(put), remove=tuple(remove), refused=tuple(refused))
+
+    def _may_replace(self, there: Endpoint, row: Endpoint | None) -> bool:
+        """True when we know better than the catalog's row; False when `absorb` has yet to see that row."""
+        if row is None:
+            agent = self._agents.get(there.agent)
+            return agent is not None and there.version <= agent.known_until
+        if row.agent == there.agent:
+            return row.version >= there.version
+        return self._phase(row.agent) is Phase.LIVE
+
+    def _make_room_for_agent(self) -> None:
+        if len(self._agents) < AGENTS_MAX:
+            return
+        for name, agent in self._agents.items():
+            if agent.replaceable:
+                del self._agents[name]
+                return
+        raise LimitExceededError(f"cluster {self._cluster} has {AGENTS_MAX} agents, no more are allowed")
+
+    def _check_room(self, agent: Agent, rows: Collection[bytes]) -> None:
+        if len(rows) > ENDPOINTS_PER_AGENT_MAX:
+            raise LimitExceededError(
+                f"{len(rows)} endpoints of one agent, at most {ENDPOINTS_PER_AGENT_MAX} are allowed"
+            )
+        total = len(self._rows) - len(agent.rows) + len(rows)
+        if total > ENDPOINTS_PER_CLUSTER_MAX:
+            raise LimitExceededError(
+                f"cluster {self._cluster}: {total} endpoints, at most {ENDPOINTS_PER_CLUSTER_MAX} are allowed"
+            )
+
+    def _accepts(self, row: Endpoint, said: Declaration, spec: ClusterSpec, refused: _Refused) -> bool:
+        try:
+            check_endpoint(row, self._cluster, spec)
+            if row.agent != said.agent or row.incarnation != said.incarnation or row.sequence > said.sequence:
+                raise NotAllowedError(
+                    f"endpoint {row.key.name} is of agent {row.agent!r} at {row.version}, "
+                    f"expected {said.agent!r} at most at {(said.incarnation, said.sequence)}"
+                )
+            self._check_free(row.key.encode(), said.agent)
+        except IsthmusError as error:
+            refused.append((row.key, error.message))
+            return False
+        return True
+
+    def _accepts_key(self, key: EndpointKey, refused: _Refused) -> bool:
+        try:
+            check_endpoint_key(key, self._cluster)
+        except IsthmusError as error:
+            refused.append((key, error.message))
+            return False
+        return True
+
+    def _check_free(self, key: bytes, agent: str) -> None:
+        value = self._rows.get(key)
+        if value is None:
+            return
+        holder = unpack_endpoint(value)
+        if holder.agent != agent and self._phase(holder.agent) is Phase.LIVE:
+            raise NotAllowedError(
+                f"endpoint {holder.key.name} belongs to agent {holder.agent}, which is live"
+            )
+
+    def _still_free(
+        self, listed: Mapping[bytes, Endpoint], agent: str, refused: _Refused
+    ) -> dict[bytes, Endpoint]:
+        """The rows that no other agent has taken since they were listed."""
+        kept: dict[bytes, Endpoint] = {}
+        for key, row in listed.items():
+            try:
+                self._check_free(key, agent)
+            except NotAllowedError as error:
+                refused.append((row.key, error.message))
+            else:
+                kept[key] = row
+        return kept
+
+    def _update(
+        self,
+        agent: Agent,
+        said: Declaration,
+        rows: Mapping[bytes, Endpoint],
+        gone: Iterable[bytes],
+        edits: _Edits,
+    ) -> None:
+        """Merge rows and removals of an agent whose list is complete."""
+        position = (said.incarnation, said.sequence)
+        for key in sorted(gone):
+            row = self._row(key, edits)
+            # A newer row than the message came another way: the agent has more to say.
+            if row is not None and row.agent == said.agent and row.version <= position and key not in rows:
+                edits[key] = None
+        for key, row in rows.items():
+            there = self._row(key, edits)
+            if there is None or there.agent != row.agent or there.version < row.version:
+                edits[key] = pack(row)
+        agent.known_until = max(agent.known_until, position)
+
+    def _follows_removal(self, key: bytes) -> bool:
+        """True when the row that the catalog lost is ours too, and nobody here says that it still exists."""
+        value = self._rows.get(key)
+        if value is None or key in self._unpublished:
+            return False  # What was removed was an older row than ours.
+        return self._phase(unpack_endpoint(value).agent) is not Phase.LIVE
+
+    def _adopt(self, row: Endpoint, edits: _Edits) -> None:
+        """Take a row that came another way than from its agent, unless we know better."""
+        key = row.key.encode()
+        there = self._row(key, edits)
+        if there is not None and there.agent == row.agent:
+            if row.version > there.version:
+                edits[key] = pack(row)
+            return
+        if there is not None and self._phase(there.agent) is Phase.LIVE:
+            return  # Its agent is here and says so.
+        agent = self._agents.get(row.agent)
+        if agent is None:
+            self._make_room_for_agent()
+            self._agents[row.agent] = Agent(Phase.UNHEARD)
+        elif row.version <= agent.known_until:
+            return  # An echo of what its agent has withdrawn since.
+        elif agent.phase is Phase.ENDED:
+            agent.phase = Phase.UNHEARD
+        edits[key] = pack(row)
+
+    def _phase(self, agent: str) -> Phase:
+        known = self._agents.get(agent)
+        return Phase.ENDED if known is None else known.phase
+
+    def _row(self, key: bytes, edits: _Edits) -> Endpoint | None:
+        value = edits[key] if key in edits else self._rows.get(key)
+        return None if value is None else unpack_endpoint(value)
+
+    def _commit(self, edits: _Edits) -> tuple[Change, ...]:
+        changes: list[Change] = []
+        for key, value in edits.items():
+            before = self._rows.get(key)
+            if before == value:
+                continue
+            if before is not None:
+                self._agents[unpack_endpoint(before).agent].rows.discard(key)
+            if value is not None:
+                row = unpack_endpoint(value)
+                agent = self._agents.setdefault(row.agent, Agent(Phase.UNHEARD))
+                agent.rows.add(key)
+                agent.newest_incarnation = max(agent.newest_incarnation, row.incarnation)
+            self._unpublished[key] = None
+            changes.append(Change("endpoints", key, value))
+        self._rows = self._rows.set((change.key, change.value) for change in changes)
+        return tuple(changes)

@@ -1,0 +1,173 @@
+"""Who may write what (invariant F3). The state machine asks here; no interface can go around it.
+
+A proposer is the cluster of the controller that proposed a command, stamped from its certificate. It
+speaks for its own cluster and for the remote clusters whose home it is. What belongs to no cluster is
+written by any primary or witness that has joined.
+"""
+
+from discovery.core.draft import Draft
+from discovery.core.kinds import ClusterSpec, ControllerSpec, JoinTokenSpec, decode_spec
+from discovery.core.model import FEDERATION_SCOPE, ResourceKey
+from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotAllowedError, PreconditionError
+from federation.kernel.limits import CLUSTERS_MAX
+
+
+def cluster_key(name: str) -> ResourceKey:
+    """The key of a Cluster."""
+    return ResourceKey(FEDERATION_SCOPE, "Cluster", "", name)
+
+
+def cluster_spec(draft: Draft, name: str) -> ClusterSpec | None:
+    """The spec of a joined cluster, or None."""
+    row = draft.resource(cluster_key(name))
+    if row is None:
+        return None
+    spec = decode_spec("Cluster", row.spec, where=str(row.key))
+    assert isinstance(spec, ClusterSpec)
+    return spec
+
+
+def joined(draft: Draft, name: str) -> ClusterSpec:
+    """The spec of a cluster that must have joined."""
+    spec = cluster_spec(draft, name)
+    if spec is None:
+        raise PreconditionError(f"cluster {name} has not joined the federation")
+    return spec
+
+
+def clusters(draft: Draft) -> dict[str, ClusterSpec]:
+    """All joined clusters by name."""
+    return {
+        row.key.name: joined(draft, row.key.name) for row in draft.list_resources(FEDERATION_SCOPE, "Cluster")
+    }
+
+
+def check_federation_writer(draft: Draft, proposer: str) -> None:
+    """Raise unless the proposer is a joined primary or witness, or the one that founds the federation."""
+    if draft.founding:
+        return
+    spec = cluster_spec(draft, proposer)
+    if spec is None:
+        raise NotAllowedError(
+            f"cluster {proposer} has not joined the federation and may not write to its catalog"
+        )
+    if spec.role == "remote":
+        raise NotAllowedError(
+            f"cluster {proposer} is remote: only primaries and witnesses write for the federation"
+        )
+
+
+def check_speaks_for(draft: Draft, proposer: str, cluster: str, what: str) -> None:
+    """Raise unless the proposer is `cluster` or its home; `what` names the record for the message."""
+    spec = joined(draft, cluster)
+    if proposer != cluster and proposer != spec.home:
+        raise NotAllowedError(f"{what} belongs to cluster {cluster}: cluster {proposer} may not change it")
+
+
+def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) -> str:
+    """Return the owner of the resource that `proposer` wants to create, or raise why it may not."""
+    match spec:
+        case ClusterSpec():
+            check_federation_writer(draft, proposer)
+            _check_new_cluster(draft, proposer, key.name, spec)
+            return key.name
+        case ControllerSpec():
+            _check_joins_or_speaks(draft, proposer, spec.cluster, key)
+            _check_controller(key, spec, joined(draft, spec.cluster))
+            return spec.cluster
+        case JoinTokenSpec():
+            return _token_owner(draft, proposer, key, spec)
+        case _ if key.kind == "TrustDomain":
+            owner = _trust_domain_owner(draft, key.name)
+            _check_joins_or_speaks(draft, proposer, owner, key)
+            return owner
+        case _ if key.scope:
+            check_speaks_for(draft, proposer, key.scope, str(key))
+            return key.scope
+        case _:
+            if not draft.founding or next(draft.list_resources(FEDERATION_SCOPE, key.kind), None) is not None:
+                raise AlreadyExistsError(f"{key}: a catalog has one {key.kind}, made when it was founded")
+            return FEDERATION_SCOPE
+
+
+def check_change(draft: Draft, proposer: str, key: ResourceKey, owner: str) -> None:
+    """Raise unless `proposer` may change or delete a resource of `owner`."""
+    if owner == FEDERATION_SCOPE:
+        check_federation_writer(draft, proposer)
+    else:
+        check_speaks_for(draft, proposer, owner, str(key))
+
+
+def check_cluster_change(name: str, old: ClusterSpec, new: ClusterSpec) -> None:
+    """Raise `AlreadyExistsError` when a cluster's spec would make it another cluster under the same name."""
+    for field, before, after in (
+        ("role", old.role, new.role),
+        ("trust domain", old.trust_domain, new.trust_domain),
+        ("home", old.home, new.home),
+    ):
+        if before != after:
+            raise AlreadyExistsError(
+                f"cluster {name} has joined with {field} {before!r}, not {after!r}: choose another name"
+            )
+
+
+def _check_joins_or_speaks(draft: Draft, proposer: str, cluster: str, key: ResourceKey) -> None:
+    """The write that lets a cluster join also brings what the cluster owns; afterwards it speaks for itself."""
+    if cluster in draft.clusters_created:
+        check_federation_writer(draft, proposer)
+    else:
+        check_speaks_for(draft, proposer, cluster, str(key))
+
+
+def _check_new_cluster(draft: Draft, proposer: str, name: str, spec: ClusterSpec) -> None:
+    others = clusters(draft)
+    if len(others) >= CLUSTERS_MAX:
+        raise PreconditionError(
+            f"the federation has {len(others)} clusters, at most {CLUSTERS_MAX} are allowed"
+        )
+    if spec.role == "remote":
+        home = others.get(spec.home)
+        if home is None or home.role != "primary":
+            raise PreconditionError(f"cluster {name}: home {spec.home!r} is no primary of this federation")
+        if spec.trust_domain != home.trust_domain:
+            raise InvalidInputError(
+                f"cluster {name}: trust domain is {spec.trust_domain!r}, expected its home's, {home.trust_domain!r}"
+            )
+        if proposer != spec.home:
+            raise NotAllowedError(
+                f"cluster {name}: only its home {spec.home} may let it join, not {proposer}"
+            )
+        return
+    for other, taken in others.items():
+        if taken.trust_domain == spec.trust_domain:
+            raise AlreadyExistsError(
+                f"cluster {name}: trust domain {spec.trust_domain} belongs to cluster {other}"
+            )
+
+
+def _trust_domain_owner(draft: Draft, trust_domain: str) -> str:
+    for name, spec in clusters(draft).items():
+        if spec.trust_domain == trust_domain and spec.role != "remote":
+            return name
+    raise PreconditionError(f"trust domain {trust_domain} belongs to no cluster that has joined")
+
+
+def _check_controller(key: ResourceKey, spec: ControllerSpec, cluster: ClusterSpec) -> None:
+    expected = f"spiffe://{cluster.trust_domain}/isthmus/{spec.cluster}/controller/"
+    if not spec.identity.startswith(expected):
+        raise NotAllowedError(f"{key}: identity is {spec.identity[:300]!r}, expected {expected}...")
+
+
+def _token_owner(draft: Draft, proposer: str, key: ResourceKey, spec: JoinTokenSpec) -> str:
+    if spec.purpose == "cluster":
+        check_federation_writer(draft, proposer)
+        owner = proposer  # Redeemed where it was made, by the controllers that the operator trusted with it.
+    else:
+        # Whoever holds it gets an identity of that cluster.
+        check_speaks_for(draft, proposer, spec.cluster, str(key))
+        owner = spec.cluster
+    for other in draft.list_resources(FEDERATION_SCOPE, "JoinToken"):
+        taken = decode_spec("JoinToken", other.spec, where=str(other.key))
+        if isinstance(taken, JoinTokenSpec) and taken.secret_sha256 == spec.secret_sha256:
+            raise AlreadyExistsError(f"{key}: the same secret is in {other.key}: make a new one")
+    return owner

@@ -1,0 +1,98 @@
+"""The configuration that views depend on, decoded once and again only when it changes."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from discovery.core.kinds import (
+    AnySpec,
+    ClusterSpec,
+    ExportPolicySpec,
+    GrantSpec,
+    TrustDomainSpec,
+    decode_spec,
+)
+from discovery.core.model import FEDERATION_SCOPE, ResourceKey
+from discovery.core.tables import Tables
+from discovery.core.view import TrustDomainRoots
+from federation.kernel.errors import InvalidInputError
+
+# Of all clusters together; those beyond are decoded each time.
+NAMESPACES_CACHED_MAX = 10_000
+
+_AnySpec = TypeVar("_AnySpec", bound=AnySpec)
+_Specs = TypeVar("_Specs")
+
+
+class Policies:
+    """Clusters, trust domains, export policies and grants of one version of the tables.
+
+    A resource that this build cannot read is left out, as if it were not there, and named in
+    `quarantined`: one bad record must not take the rest away.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._exports: dict[tuple[str, str], tuple[ExportPolicySpec, ...]] = {}
+        self._grants: dict[tuple[str, str], tuple[GrantSpec, ...]] = {}
+        self.quarantined: dict[str, str] = {}
+        self.clusters: Mapping[str, ClusterSpec] = self._read_clusters()
+        self.trust_domains: Mapping[str, TrustDomainRoots] = self._read_trust_domains()
+
+    def move(self, tables: Tables, changed: set[ResourceKey]) -> None:
+        """Go on to a later version that differs in these resources."""
+        self._tables = tables
+        for key in changed:
+            self.quarantined.pop(str(key), None)
+            self._exports.pop((key.scope, key.namespace), None)
+            self._grants.pop((key.scope, key.namespace), None)
+        kinds = {key.kind for key in changed}
+        if "Cluster" in kinds:
+            self.clusters = self._read_clusters()
+        if "TrustDomain" in kinds:
+            self.trust_domains = self._read_trust_domains()
+
+    def exports(self, cluster: str, namespace: str) -> tuple[ExportPolicySpec, ...]:
+        """The export policies of a cluster's namespace."""
+        known = self._exports.get((cluster, namespace))
+        if known is None:
+            known = tuple(self._read_all(cluster, "ExportPolicy", namespace, ExportPolicySpec).values())
+            _remember(self._exports, (cluster, namespace), known)
+        return known
+
+    def grants(self, cluster: str, namespace: str) -> tuple[GrantSpec, ...]:
+        """The grants of a cluster's namespace."""
+        known = self._grants.get((cluster, namespace))
+        if known is None:
+            known = tuple(self._read_all(cluster, "Grant", namespace, GrantSpec).values())
+            _remember(self._grants, (cluster, namespace), known)
+        return known
+
+    def _read_clusters(self) -> dict[str, ClusterSpec]:
+        return self._read_all(FEDERATION_SCOPE, "Cluster", None, ClusterSpec)
+
+    def _read_trust_domains(self) -> dict[str, TrustDomainRoots]:
+        specs = self._read_all(FEDERATION_SCOPE, "TrustDomain", None, TrustDomainSpec)
+        return {
+            name: TrustDomainRoots(trust_domain=name, roots_pem=spec.roots, sequence=spec.sequence)
+            for name, spec in specs.items()
+        }
+
+    def _read_all(
+        self, scope: str, kind: str, namespace: str | None, expected: type[_AnySpec]
+    ) -> dict[str, _AnySpec]:
+        specs: dict[str, _AnySpec] = {}
+        for row in self._tables.list_resources(scope, kind, namespace):
+            try:
+                spec = decode_spec(kind, row.spec, where=str(row.key))
+            except InvalidInputError as error:
+                self.quarantined[str(row.key)] = error.message
+                continue
+            assert isinstance(spec, expected)
+            specs[row.key.name] = spec
+        return specs
+
+
+def _remember(cache: dict[tuple[str, str], _Specs], key: tuple[str, str], specs: _Specs) -> None:
+    if len(cache) >= NAMESPACES_CACHED_MAX:
+        del cache[next(iter(cache))]
+    cache[key] = specs

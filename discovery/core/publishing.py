@@ -1,0 +1,51 @@
+"""Changing endpoints: one `PublishEndpoints`, applied to a draft."""
+
+from discovery.core.commands import PublishEndpoints
+from discovery.core.draft import Draft
+from discovery.core.leases import Lease
+from discovery.core.model import Endpoint, EndpointKey, unpack_endpoint
+from discovery.core.ownership import check_speaks_for, joined
+from discovery.core.rules import check_endpoint, check_endpoint_key
+from federation.kernel.errors import LimitExceededError, PreconditionError
+from federation.kernel.limits import ENDPOINTS_PER_CLUSTER_MAX
+from federation.kernel.names import check_label
+
+
+def publish_lease(cluster: str) -> str:
+    """Name of the lease whose holder publishes the endpoints of a cluster."""
+    return f"publish/{cluster}"
+
+
+def publish(draft: Draft, proposer: str, command: PublishEndpoints, lease: Lease | None) -> None:
+    """Apply a batch to the draft: removals first, then rows newer than those that are there.
+
+    Repeating a batch changes nothing. Raises, and then the draft must be dropped, if the proposer may not
+    speak for the cluster, if its fence is not that of the newest publish lease, or if any row is bad.
+    """
+    check_label(command.cluster, "publish: cluster")
+    spec = joined(draft, command.cluster)
+    check_speaks_for(draft, proposer, command.cluster, f"endpoint table of {command.cluster}")
+    if lease is None or command.fence != lease.fence:
+        newest = f"{lease.fence}, held by {lease.holder}" if lease else "none"
+        raise PreconditionError(
+            f"publish for {command.cluster}: fence is {command.fence}, expected that of the newest lease: {newest}"
+        )
+    for key, incarnation, sequence in command.remove:
+        check_endpoint_key(key, command.cluster)
+        there = _row(draft, key)
+        if there is not None and there.version <= (incarnation, sequence):
+            draft.remove(key)
+    for endpoint in command.put:
+        check_endpoint(endpoint, command.cluster, spec)
+        there = _row(draft, endpoint.key)
+        if there is None or there.version < endpoint.version:
+            draft.put(endpoint)
+    if (count := draft.count("endpoints", command.cluster)) > ENDPOINTS_PER_CLUSTER_MAX:
+        raise LimitExceededError(
+            f"publish for {command.cluster}: {count} endpoints, at most {ENDPOINTS_PER_CLUSTER_MAX} are allowed"
+        )
+
+
+def _row(draft: Draft, key: EndpointKey) -> Endpoint | None:
+    value = draft.value("endpoints", key.encode())
+    return None if value is None else unpack_endpoint(value)

@@ -1,0 +1,293 @@
+"""One cluster's view of the catalog, kept up to date at a cost proportional to what changes (C3, D1).
+
+The view holds for each service only a fingerprint, by which it tells whether a change is visible. The
+service itself is computed from the tables when asked for, and the last ones are kept.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+
+import msgspec
+
+from discovery.core.kinds import ClusterSpec
+from discovery.core.model import (
+    GATEWAY_SERVICE,
+    SYSTEM_NAMESPACE,
+    Change,
+    Endpoint,
+    EndpointKey,
+    EndpointPort,
+    ResourceKey,
+    ServiceKey,
+)
+from discovery.core.policies import Policies
+from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
+from discovery.core.view import Admission, Gateway, Owner, Service, TrustDomainRoots
+from discovery.core.visibility import admitted_sources, consumers, is_visible
+
+# Most services are asked for right after they changed; this holds what one burst changes.
+ENDPOINTS_MEMOISED_MAX = 10_000
+GATEWAYS = ServiceKey(SYSTEM_NAMESPACE, GATEWAY_SERVICE)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class ViewIndex:
+    """What cluster `cluster` may see. Its input: the catalog's tables, or an `Overlay`'s. One thread."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._tables = EMPTY_TABLES
+        self._policies = Policies(EMPTY_TABLES)
+        self._fingerprints: dict[ServiceKey, bytes] = {}
+        self._owners: dict[ServiceKey, tuple[str, ...]] = {}  # Of each visible service.
+        self._owned: dict[str, dict[str, set[ServiceKey]]] = {}  # The inverse, by cluster and namespace.
+        self._services: dict[ServiceKey, Service] = {}  # The last ones that were computed.
+        self._endpoints_memoised = 0
+
+    def update(self, tables: Tables, changes: Iterable[Change]) -> frozenset[ServiceKey]:
+        """Go on to `tables`, which differ from the last ones by `changes`.
+
+        Returns the services of which `service` now answers otherwise or, where the own cluster has
+        endpoints of them, `admission` or `consumers`.
+        """
+        services: set[ServiceKey] = set()
+        gateways: set[str] = set()
+        resources: set[ResourceKey] = set()
+        for change in changes:
+            if change.table == "resources":
+                resources.add(ResourceKey.decode(change.key))
+            else:
+                key = EndpointKey.decode(change.key)
+                if key.service_key == GATEWAYS:
+                    gateways.add(key.cluster)
+                services.add(key.service_key)
+        before = self._policies.trust_domains.keys()
+        self._tables = tables
+        self._policies.move(tables, resources)
+        roots = before ^ self._policies.trust_domains.keys()
+        for cluster in gateways - {self._cluster}:
+            services |= self._seen(cluster)
+        for resource in resources:
+            services |= self._concerned(resource)
+        for cluster, spec in self._policies.clusters.items():
+            if spec.trust_domain in roots:
+                services |= self._all_of(cluster)
+        if roots:
+            services |= self._seen(self._cluster)
+        return frozenset(key for key in services if self._refresh(key))
+
+    def reset(self, tables: Tables) -> frozenset[ServiceKey]:
+        """Go on to tables that may differ anywhere; returns as `update`. Cost: that of the whole catalog."""
+        self._policies = Policies(tables)
+        self._tables = tables
+        services = {*self._fingerprints, *tables.list_services()}
+        return frozenset(key for key in services if self._refresh(key))
+
+    def services(self) -> Iterator[ServiceKey]:
+        """The visible services, sorted."""
+        return iter(sorted(self._fingerprints))
+
+    def service(self, key: ServiceKey) -> Service | None:
+        """A service as the cluster sees it; None if it does not exist, or not for this cluster."""
+        known = self._services.get(key)
+        if known is not None or key not in self._fingerprints:
+            return known
+        service = self._compute(key)
+        self._remember(key, service)
+        return service
+
+    def admission(self, key: ServiceKey) -> Admission | None:
+        """Who may call a service of the own cluster; None while the cluster has not joined."""
+        own = self._policies.clusters.get(self._cluster)
+        if own is None:
+            return None
+        return Admission(
+            own_trust_domain=own.trust_domain,
+            sources=admitted_sources(
+                key.service,
+                self._cluster,
+                self._policies.clusters,
+                self._policies.trust_domains,
+                self._policies.exports(self._cluster, key.namespace),
+                self._policies.grants(self._cluster, key.namespace),
+            ),
+        )
+
+    def consumers(self, key: ServiceKey) -> frozenset[str]:
+        """The clusters, or "*", to which the own cluster exports a service; without itself."""
+        exports = self._policies.exports(self._cluster, key.namespace)
+        return consumers(key.service, exports) - {self._cluster}
+
+    def trust_domains(self) -> Mapping[str, TrustDomainRoots]:
+        """The roots of every trust domain of the federation; a new mapping whenever one changed."""
+        return self._policies.trust_domains
+
+    def gateways(self, cluster: str) -> tuple[Gateway, ...]:
+        """The east-west gateways of a cluster, by name."""
+        return tuple(
+            Gateway(
+                name=endpoint.key.name,
+                address=endpoint.address,
+                port=endpoint.ports[0].listen_port,
+                identity=endpoint.identity,
+                ready=endpoint.ready,
+            )
+            for endpoint in self._tables.list_endpoints(GATEWAYS, cluster)
+            if endpoint.ports
+        )
+
+    @property
+    def revision(self) -> int:
+        """Of the tables that the view was last given."""
+        return self._tables.revision
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Resources that this build cannot read, by name, with the reason."""
+        return self._policies.quarantined
+
+    def _concerned(self, resource: ResourceKey) -> set[ServiceKey]:
+        """The services whose view may depend on a resource that changed."""
+        match resource.kind:
+            case "Cluster" if resource.name == self._cluster:
+                return {*self._fingerprints, *self._tables.list_services()}
+            case "Cluster":
+                # Who has joined or left may be admitted, or no longer, where grants name no trust domain.
+                return self._all_of(resource.name) | self._seen(self._cluster)
+            case "ExportPolicy" | "Grant":
+                return self._in_namespace(resource.scope, resource.namespace)
+            case _:
+                return set()
+
+    def _seen(self, cluster: str) -> set[ServiceKey]:
+        """The visible services of which a cluster is an owner."""
+        return set().union(*self._owned.get(cluster, {}).values())
+
+    def _all_of(self, cluster: str) -> set[ServiceKey]:
+        """The services that a cluster shows, or may show by its export policies."""
+        exports = self._tables.list_resources(cluster, "ExportPolicy")
+        namespaces = {row.key.namespace for row in exports}
+        may = (self._in_namespace(cluster, namespace) for namespace in namespaces)
+        return self._seen(cluster).union(*may)
+
+    def _in_namespace(self, cluster: str, namespace: str) -> set[ServiceKey]:
+        return {
+            key
+            for key in self._tables.list_services(namespace)
+            if next(self._tables.endpoints.keys(endpoint_prefix(key, cluster)), None) is not None
+        }
+
+    def _refresh(self, key: ServiceKey) -> bool:
+        """Compute a service anew; True if its view has changed."""
+        service = self._compute(key)
+        self._remember(key, service)
+        before = self._fingerprints.pop(key, b"")
+        after = b"" if service is None else self._fingerprint(service)
+        if after:
+            self._fingerprints[key] = after
+        self._index(key, () if service is None else tuple(owner.cluster for owner in service.owners))
+        return before != after
+
+    def _remember(self, key: ServiceKey, service: Service | None) -> None:
+        """Keep a service as it is now; the oldest go when they have too many endpoints together."""
+        self._endpoints_memoised -= _size(self._services.pop(key, None))
+        if service is not None:
+            self._services[key] = service
+            self._endpoints_memoised += _size(service)
+        while self._endpoints_memoised > ENDPOINTS_MEMOISED_MAX:
+            self._endpoints_memoised -= _size(self._services.pop(next(iter(self._services))))
+
+    def _fingerprint(self, service: Service) -> bytes:
+        seen: tuple[object, ...] = (service,)
+        if service.owners[0].local:
+            seen = (service, self.admission(service.key), sorted(self.consumers(service.key)))
+        return hashlib.blake2b(_encoder.encode(seen), digest_size=16).digest()
+
+    def _index(self, key: ServiceKey, owners: tuple[str, ...]) -> None:
+        before = self._owners.pop(key, ())
+        if owners:
+            self._owners[key] = owners
+        for cluster in before:
+            if cluster not in owners:
+                namespaces = self._owned[cluster]
+                namespaces[key.namespace].remove(key)
+                if not namespaces[key.namespace]:
+                    del namespaces[key.namespace]
+                if not namespaces:
+                    del self._owned[cluster]
+        for cluster in owners:
+            self._owned.setdefault(cluster, {}).setdefault(key.namespace, set()).add(key)
+
+    def _compute(self, key: ServiceKey) -> Service | None:
+        own = self._policies.clusters.get(self._cluster)
+        if own is None or key.namespace == SYSTEM_NAMESPACE:
+            return None
+        endpoints: dict[str, list[Endpoint]] = {}
+        for endpoint in self._tables.list_endpoints(key):
+            endpoints.setdefault(endpoint.key.cluster, []).append(endpoint)
+        owners = [
+            self._owner(cluster, spec, own, tuple(rows))
+            for cluster, rows in endpoints.items()
+            if (spec := self._policies.clusters.get(cluster)) is not None
+            and self._shows(cluster, spec, own, key)
+        ]
+        if not owners:
+            return None
+        owners.sort(key=lambda owner: _distance(owner, own))
+        return Service(key=key, ports=_ports(owners), owners=tuple(owners))
+
+    def _shows(self, cluster: str, spec: ClusterSpec, own: ClusterSpec, key: ServiceKey) -> bool:
+        if cluster == self._cluster:
+            return True
+        if spec.trust_domain not in self._policies.trust_domains:
+            return False  # Nobody could check who answers.
+        return is_visible(
+            key.service,
+            self._cluster,
+            own.trust_domain,
+            spec.trust_domain,
+            self._policies.exports(cluster, key.namespace),
+            self._policies.grants(cluster, key.namespace),
+        )
+
+    def _owner(
+        self, cluster: str, spec: ClusterSpec, own: ClusterSpec, endpoints: tuple[Endpoint, ...]
+    ) -> Owner:
+        local = cluster == self._cluster
+        direct = local or (spec.network != "" and spec.network == own.network)
+        return Owner(
+            cluster=cluster,
+            trust_domain=spec.trust_domain,
+            region=spec.region,
+            zone=spec.zone,
+            local=local,
+            direct=direct,
+            identities=tuple(sorted({endpoint.identity for endpoint in endpoints})),
+            endpoints=endpoints,
+            gateways=() if direct else self.gateways(cluster),
+        )
+
+
+def _size(service: Service | None) -> int:
+    return 0 if service is None else sum(len(owner.endpoints) for owner in service.owners)
+
+
+def _distance(owner: Owner, own: ClusterSpec) -> tuple[int, str]:
+    """Own first, then same zone, then same region, then the rest; an unknown place is far away."""
+    if owner.local:
+        return (0, owner.cluster)
+    same_region = owner.region != "" and owner.region == own.region
+    same_zone = same_region and owner.zone != "" and owner.zone == own.zone
+    return (1 if same_zone else 2 if same_region else 3, owner.cluster)
+
+
+def _ports(owners: Iterable[Owner]) -> tuple[EndpointPort, ...]:
+    """The union by service port; the cluster first by name decides, so that all views decide alike."""
+    ports: dict[int, EndpointPort] = {}
+    by_name = sorted(owners, key=lambda owner: owner.cluster)
+    for endpoint in chain.from_iterable(owner.endpoints for owner in by_name):
+        for port in endpoint.ports:
+            ports.setdefault(port.service_port, msgspec.structs.replace(port, listen_port=0))
+    return tuple(ports[number] for number in sorted(ports))

@@ -1,0 +1,295 @@
+"""A view kept up to date change by change against one computed from nothing, by rules written out again."""
+
+import json
+from collections.abc import Mapping
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from discovery.core.model import (
+    Change,
+    Endpoint,
+    EndpointPort,
+    ServiceKey,
+    pack,
+    unpack_endpoint,
+    unpack_resource,
+)
+from discovery.core.tables import EMPTY_TABLES
+from discovery.core.view import Admission, AdmittedSource, Gateway, Owner, Service
+from discovery.core.views import ViewIndex
+from tests.unit.discovery.builders import (
+    endpoint,
+    gateway,
+    put,
+    put_export,
+    put_grant,
+    put_trust_domain,
+    resource,
+)
+from tests.unit.discovery.builders import key as resource_key
+
+CLUSTERS = ("alpha", "beta", "delta", "gamma")
+DOMAINS = ("alpha.test", "beta.test", "gamma.test")
+NAMESPACES = ("pay", "shop")
+SERVICES = ("carts", "orders")
+ALL_KEYS = [ServiceKey(namespace, service) for namespace in NAMESPACES for service in SERVICES]
+
+some = st.lists(st.sampled_from(SERVICES), min_size=1, max_size=2).map(tuple) | st.just(("*",))
+places = st.sampled_from(("", "east", "west"))
+principals = st.builds("spiffe://{}/ns/n/sa/s".format, st.sampled_from(DOMAINS))
+
+
+@st.composite
+def cluster_rows(draw):
+    name = draw(st.sampled_from(CLUSTERS))
+    domain = "alpha.test" if name == "delta" else f"{name}.test"
+    spec = {"role": "primary", "trustDomain": domain, "region": draw(places), "zone": draw(places)}
+    spec["network"] = draw(st.sampled_from(("", "lan")))
+    if name == "delta":
+        spec |= {"role": "remote", "home": "alpha"}
+    return resource(put(resource_key("Cluster", name), spec))
+
+
+@st.composite
+def grant_rows(draw):
+    source = {
+        "trustDomains": list(draw(st.lists(st.sampled_from(DOMAINS), max_size=2))),
+        "principals": list(draw(st.lists(principals, max_size=2))),
+        "namespaces": list(draw(st.lists(st.sampled_from(NAMESPACES), max_size=1))),
+    }
+    owner, namespace = draw(st.sampled_from(CLUSTERS)), draw(st.sampled_from(NAMESPACES))
+    return resource(put_grant(owner, namespace, *draw(some), name=draw(st.sampled_from("ab")), **source))
+
+
+def export_rows():
+    consumers = st.lists(st.sampled_from((*CLUSTERS, "*")), min_size=1, max_size=2)
+    return st.builds(
+        lambda owner, namespace, services, to, name: resource(
+            put_export(owner, namespace, *services, consumers=to, name=name)
+        ),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from(NAMESPACES),
+        some,
+        consumers,
+        st.sampled_from("ab"),
+    )
+
+
+def endpoint_rows():
+    port = st.builds(
+        EndpointPort,
+        name=st.just("p"),
+        service_port=st.sampled_from((80, 81)),
+        listen_port=st.just(15006),
+        protocol=st.sampled_from(("http", "tcp")),
+    )
+    return st.builds(
+        lambda cluster, namespace, service, name, ready, port: endpoint(
+            cluster, name, namespace=namespace, service=service, ready=ready, ports=(port,)
+        ),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from(NAMESPACES),
+        st.sampled_from(SERVICES),
+        st.sampled_from(("e1", "e2")),
+        st.booleans(),
+        port,
+    )
+
+
+# What nearly always matters, drawn often enough to come, go and come back.
+COMMON = [
+    *(resource(put(resource_key("Cluster", name), {"role": "primary", "trustDomain": f"{name}.test"})) for name in ("alpha", "beta", "gamma")),
+    resource(put(resource_key("Cluster", "delta"), {"role": "remote", "trustDomain": "alpha.test", "home": "alpha"})),
+    *(resource(put_trust_domain(name)) for name in DOMAINS),
+    *(resource(put_export(owner, "shop", "orders", name="a")) for owner in CLUSTERS),
+    *(resource(put_grant(owner, "shop", "orders", name="a")) for owner in CLUSTERS),
+    *(endpoint(owner, "e1") for owner in CLUSTERS),
+    *(gateway(owner) for owner in CLUSTERS),
+]  # fmt: skip
+
+rows = st.one_of(
+    st.sampled_from(COMMON),
+    st.sampled_from(COMMON),
+    cluster_rows(),
+    export_rows(),
+    grant_rows(),
+    endpoint_rows(),
+    st.builds(lambda cluster, ready: gateway(cluster, ready=ready), st.sampled_from(CLUSTERS), st.booleans()),
+)
+steps = st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=4)
+
+STANDING = [
+    resource(put(resource_key("Cluster", "alpha"), {"role": "primary", "trustDomain": "alpha.test"})),
+    resource(put(resource_key("Cluster", "beta"), {"role": "primary", "trustDomain": "beta.test"})),
+    resource(put_trust_domain("alpha.test")),
+    resource(put_trust_domain("beta.test")),
+    resource(put_export("beta", "shop", "*")),
+    resource(put_grant("beta", "shop", "*")),
+    resource(put_export("alpha", "shop", "*")),
+    resource(put_grant("alpha", "shop", "*")),
+    endpoint("alpha", "e1"),
+    endpoint("beta", "e1"),
+    gateway("beta"),
+]
+
+
+class Oracle:
+    """All rows, read again for every question."""
+
+    def __init__(self, viewer: str, tables: Mapping[tuple[str, bytes], bytes]) -> None:
+        self.viewer = viewer
+        configuration = [
+            unpack_resource(value) for (table, _), value in tables.items() if table == "resources"
+        ]
+        self.endpoints = [
+            unpack_endpoint(value) for (table, _), value in sorted(tables.items()) if table == "endpoints"
+        ]
+        self.specs = {row.key: json.loads(row.spec) for row in configuration}
+        self.clusters = {key.name: spec for key, spec in self.specs.items() if key.kind == "Cluster"}
+        self.domains = {key.name for key in self.specs if key.kind == "TrustDomain"}
+
+    def policies(self, kind: str, owner: str, key: ServiceKey) -> list[dict[str, list]]:
+        return [
+            spec
+            for name, spec in self.specs.items()
+            if (name.kind, name.scope, name.namespace) == (kind, owner, key.namespace)
+            and ("*" in spec["services"] or key.service in spec["services"])
+        ]
+
+    def shown_to(self, owner: str, key: ServiceKey) -> set[str]:
+        return {name for spec in self.policies("ExportPolicy", owner, key) for name in spec["consumers"]}
+
+    def sources(self, owner: str, key: ServiceKey, domain: str) -> list[dict[str, list[str]]]:
+        return [
+            source
+            for spec in self.policies("Grant", owner, key)
+            for source in spec["sources"]
+            if (not source.get("trustDomains") or domain in source["trustDomains"])
+            and (
+                not source.get("principals")
+                or any(p.split("/")[2] == domain for p in source.get("principals", ()))
+            )
+        ]
+
+    def sees(self, owner: str, key: ServiceKey) -> bool:
+        if owner == self.viewer:
+            return True
+        ours, theirs = (self.clusters[name]["trustDomain"] for name in (self.viewer, owner))
+        exported = bool({self.viewer, "*"} & self.shown_to(owner, key))
+        granted = ours == theirs or bool(self.sources(owner, key, ours))
+        return theirs in self.domains and exported and granted
+
+    def service(self, key: ServiceKey) -> Service | None:
+        if self.viewer not in self.clusters:
+            return None
+        theirs = [
+            row for row in self.endpoints if row.key.service_key == key and row.key.cluster in self.clusters
+        ]
+        owners = [
+            self.owner(name, [row for row in theirs if row.key.cluster == name])
+            for name in sorted({row.key.cluster for row in theirs})
+            if self.sees(name, key)
+        ]
+        ports: dict[int, EndpointPort] = {}
+        for owner in reversed(owners):
+            for row in reversed(owner.endpoints):
+                for port in reversed(row.ports):
+                    ports[port.service_port] = EndpointPort(
+                        name=port.name, service_port=port.service_port, listen_port=0, protocol=port.protocol
+                    )
+        owners.sort(key=self.rank)
+        in_order = tuple(port for _, port in sorted(ports.items()))
+        return Service(key=key, ports=in_order, owners=tuple(owners)) if owners else None
+
+    def rank(self, owner: Owner) -> tuple[bool, bool, bool, str]:
+        region, zone = (self.clusters[self.viewer].get(place, "") for place in ("region", "zone"))
+        near = bool(region) and owner.region == region
+        return (not owner.local, not near, not (near and bool(zone) and owner.zone == zone), owner.cluster)
+
+    def owner(self, name: str, endpoints: list[Endpoint]) -> Owner:
+        spec, own = self.clusters[name], self.clusters[self.viewer]
+        direct = name == self.viewer or own.get("network", "") == spec.get("network") != ""
+        gateways = [
+            Gateway(name=row.key.name, address=row.address, port=row.ports[0].listen_port, identity=row.identity, ready=row.ready)
+            for row in self.endpoints
+            if row.key[:3] == ("isthmus-system", "eastwest", name)
+        ]  # fmt: skip
+        return Owner(
+            cluster=name,
+            trust_domain=spec["trustDomain"],
+            region=spec.get("region", ""),
+            zone=spec.get("zone", ""),
+            local=name == self.viewer,
+            direct=direct,
+            identities=tuple(sorted({row.identity for row in endpoints})),
+            endpoints=tuple(endpoints),
+            gateways=() if direct else tuple(gateways),
+        )
+
+    def admission(self, key: ServiceKey) -> Admission | None:
+        if self.viewer not in self.clusters:
+            return None
+        own = self.clusters[self.viewer]["trustDomain"]
+        shown_to = self.shown_to(self.viewer, key)
+        callers = {
+            spec["trustDomain"]
+            for name, spec in self.clusters.items()
+            if name != self.viewer and {name, "*"} & shown_to
+        }
+        sources = {
+            AdmittedSource(
+                trust_domain=domain,
+                namespaces=tuple(sorted(set(source.get("namespaces", ())))),
+                principals=tuple(
+                    sorted({p for p in source.get("principals", ()) if p.split("/")[2] == domain})
+                ),
+            )
+            for domain in (callers & self.domains) - {own}
+            for source in self.sources(self.viewer, key, domain)
+        }
+        return Admission(own_trust_domain=own, sources=tuple(sorted(sources)))
+
+    def answers(self, key: ServiceKey) -> tuple[object, ...]:
+        """Everything whose change must be told."""
+        service = self.service(key)
+        if service is None or not service.owners[0].local:
+            return (service,)
+        return (service, self.admission(key), self.shown_to(self.viewer, key) - {self.viewer})
+
+
+@settings(max_examples=150)
+@given(batches=st.lists(steps, min_size=3, max_size=16))
+def test_a_view_kept_up_to_date_equals_one_computed_from_nothing(batches):
+    views = {viewer: ViewIndex(viewer) for viewer in ("alpha", "beta", "delta")}
+    state: dict[tuple[str, bytes], bytes] = {}
+    tables = EMPTY_TABLES
+    for revision, batch in enumerate([[(row, True) for row in STANDING], *batches], start=1):
+        before = dict(state)
+        changes = []
+        for row, present in batch:
+            table = "endpoints" if isinstance(row, Endpoint) else "resources"
+            value = pack(row) if present else None
+            changes.append(Change(table, row.key.encode(), value))
+            if value is None:
+                state.pop((table, row.key.encode()), None)
+            else:
+                state[table, row.key.encode()] = value
+        tables = tables.with_changes(changes, revision)
+        for viewer, view in views.items():
+            told = view.update(tables, changes)
+            check(view, told, Oracle(viewer, before), Oracle(viewer, state))
+            fresh = ViewIndex(viewer)
+            assert fresh.reset(tables) == set(view.services())
+            assert list(fresh.services()) == list(view.services())
+
+
+def check(view: ViewIndex, told: frozenset[ServiceKey], before: Oracle, after: Oracle) -> None:
+    assert told == {key for key in ALL_KEYS if before.answers(key) != after.answers(key)}
+    assert list(view.services()) == [key for key in ALL_KEYS if after.service(key) is not None]
+    for key in ALL_KEYS:
+        assert view.service(key) == after.service(key)
+        assert view.admission(key) == after.admission(key)
+        assert view.consumers(key) == after.shown_to(after.viewer, key) - {after.viewer}
+    assert view.trust_domains().keys() == after.domains
+    assert not view.quarantined
