@@ -1,0 +1,1 @@
+"""One protocol by which every other process follows the catalog."""
