@@ -40,6 +40,10 @@ check: lint ## quick: formatting, lint, types, import rule, unit and property te
 	@echo '==> unit and property tests'
 	$(BIN)/python -m pytest $(wildcard tests/unit tests/property) $(PYTEST_ARGS)
 
+.PHONY: bench
+bench: $(PROJECT_DONE) ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)
+	$(BIN)/python -m bench
+
 .PHONY: lint
 lint: $(PROJECT_DONE) ## formatting, lint, types and the import rule only
 	@echo '==> ruff'

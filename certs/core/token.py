@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from certs.core.spiffe import shown, trust_domain
+from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 
 TOKEN_CHARACTERS_MAX = 4096
@@ -96,7 +97,7 @@ def parse_token(text: str) -> JoinToken:
         raise InvalidInputError("token is damaged or cut off: its checksum does not match")
     try:
         return msgspec.msgpack.decode(payload, type=JoinToken)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise InvalidInputError(f"token has a wrong content: {error}") from error
 
 

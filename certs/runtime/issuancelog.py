@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from certs.runtime.keystore import sync_directory, usable
+from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import CorruptError, LimitExceededError, UnavailableError
 
 RECORD_BYTES_MAX = 16 * 1024
@@ -112,7 +113,7 @@ class IssuanceLog:
             last = whole[:-1].rpartition(b"\n")[2]
             try:
                 msgspec.json.decode(last, type=IssuanceRecord)
-            except msgspec.DecodeError as error:
+            except MALFORMED as error:
                 raise CorruptError(f"{self._path}: the last record cannot be read: {error}") from error
         return start + len(whole)
 
@@ -122,5 +123,5 @@ def read_records(path: Path) -> list[IssuanceRecord]:
     with path.open("rb") as file:
         try:
             return [msgspec.json.decode(line, type=IssuanceRecord) for line in file]
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise CorruptError(f"{path} holds a record that cannot be read: {error}") from error

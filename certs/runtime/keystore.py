@@ -36,6 +36,7 @@ from msgspec import Struct
 from certs.core import spiffe
 from certs.core.certificate import load_certificate
 from certs.core.issuance import p256, spki
+from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import (
     AlreadyExistsError,
     BadIdentityError,
@@ -203,7 +204,7 @@ def import_root(path: Path, passphrase: bytes) -> RootKey:
     """
     try:
         envelope = msgspec.json.decode(read_private(path), type=_Envelope)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise CorruptError(f"{path} is not an encrypted root: {error}") from error
     if envelope.format != _FORMAT:
         raise CorruptError(f"{path} has format {spiffe.shown(envelope.format)}, expected {_FORMAT}")

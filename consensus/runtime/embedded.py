@@ -24,6 +24,7 @@ from federation.kernel.errors import (
     LimitExceededError,
     OutcomeUnknownError,
     UnavailableError,
+    cause_of,
 )
 from federation.kernel.limits import COMMAND_BYTES_MAX
 
@@ -187,7 +188,7 @@ class _MemberThread(threading.Thread):
         except asyncio.CancelledError:
             return  # As asked.
         except BaseException as error:  # noqa: BLE001 # it is raised again in the caller's loop
-            self.failure = _first(error)
+            self.failure = cause_of(error)
         finally:
             self._ended()
 
@@ -208,10 +209,3 @@ class _MemberThread(threading.Thread):
         finally:
             with self._lock:
                 self._loop = None
-
-
-def _first(error: BaseException) -> BaseException:
-    """Return the error that ended a task group: the groups around it say nothing."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

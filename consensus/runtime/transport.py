@@ -208,9 +208,11 @@ class Transport:
     async def _ping_until_closed(self, peer: MemberAddress, reader: asyncio.StreamReader) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._timing.connection_silent_ms / 3000):
+                async with asyncio.timeout(self._timing.connection_silent_ms / 3000) as pause:
                     data = await reader.read(1)
             except TimeoutError:
+                if not pause.expired():
+                    raise  # The kernel's ETIMEDOUT is a TimeoutError too: the connection is dead.
                 self.send(peer.id, Ping())
                 continue
             if data:

@@ -9,6 +9,7 @@ programs=(
     "ip: iproute2"         # network namespaces (root)
     "nft: nftables"        # partitions between namespaces (root)
     "setpriv: util-linux"  # children that die with their test
+    "systemd-analyze: systemd"  # whether our units are what systemd understands
 )
 
 export PATH=$PATH:/usr/sbin:/sbin
@@ -35,7 +36,7 @@ for program in "${missing[@]}"; do
     cat >"$tools/bin/$program" <<STARTER
 #!/bin/sh
 root=\$(dirname "\$(dirname "\$(readlink -f "\$0")")")/root
-LD_LIBRARY_PATH=\$(echo "\$root"/usr/lib/*-linux-gnu "\$root"/lib/*-linux-gnu | tr ' ' ':') exec "\$root${binary#"$tools/root"}" "\$@"
+LD_LIBRARY_PATH=\$(echo "\$root"/usr/lib/*-linux-gnu "\$root"/lib/*-linux-gnu "\$root"/usr/lib/*-linux-gnu/systemd | tr ' ' ':') exec "\$root${binary#"$tools/root"}" "\$@"
 STARTER
     chmod +x "$tools/bin/$program"
 done

@@ -12,11 +12,18 @@ import msgspec
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 from federation.kernel.names import check_label, check_name
+from federation.kernel.units import duration_ms
 
 GROUP = "federation.isthmus.dev"
 VERSION = "v1alpha1"
 
 Role: TypeAlias = Literal["primary", "remote", "witness"]
+
+# What one workload of a group becomes is one endpoint, whose own bounds are these or close to them.
+GROUP_PORTS_MAX = 32
+GROUP_LABELS_MAX = 16
+GROUP_LABELS_BYTES_MAX = 1_024  # Names and values together; an endpoint has 4 KiB for everything.
+GROUP_PROBE_MS_MIN = 100
 
 
 class Spec(
@@ -98,6 +105,7 @@ class JoinTokenSpec(Spec, frozen=True, kw_only=True):
     expires_ms: int  # Federation time.
     namespace: str = ""  # For agents: the namespace and service account of their workloads.
     service_account: str = ""
+    workload_group: str = ""  # For agents: the group whose template they get, if any.
 
 
 class AgentSpec(Spec, frozen=True, kw_only=True):
@@ -106,6 +114,7 @@ class AgentSpec(Spec, frozen=True, kw_only=True):
     role: Literal["agent", "gateway", "dns"]
     namespace: str = ""  # For agents: of their workloads.
     service_account: str = ""
+    workload_group: str = ""  # For agents: the group that they were enrolled by, if any.
 
 
 class JoinTokenStatus(Spec, frozen=True, kw_only=True):
@@ -113,6 +122,36 @@ class JoinTokenStatus(Spec, frozen=True, kw_only=True):
 
     claimed_by: str = ""  # SHA-256 of the claimant's public key: the same key may repeat its claim.
     claimed_ms: int = 0
+
+
+class GroupPort(Spec, frozen=True, kw_only=True):
+    """One port of a group's service. Where the application listens for it, each host says itself."""
+
+    name: str
+    port: int  # What callers name.
+    protocol: Literal["http", "tcp"] = "http"
+
+
+class GroupProbe(Spec, frozen=True, kw_only=True):
+    """How agents find out whether the application behind the first port can serve."""
+
+    kind: Literal["tcp", "http"] = "tcp"
+    path: str = "/"  # For http: a 2xx or 3xx answer is healthy.
+    interval: str = "1s"
+    timeout: str = "1s"
+    failures: int = 2  # Consecutive failures until it is unready.
+    successes: int = 1  # Consecutive successes until it is ready again.
+
+
+class WorkloadGroupSpec(Spec, frozen=True, kw_only=True):
+    """What each virtual machine of a group runs: the template that its agent gets when it enrolls."""
+
+    service_account: str
+    service: str
+    ports: tuple[GroupPort, ...]
+    probe: GroupProbe = GroupProbe()
+    labels: dict[str, str] = {}  # Of the endpoints.
+    weight: int = 1
 
 
 AnySpec: TypeAlias = (
@@ -124,6 +163,7 @@ AnySpec: TypeAlias = (
     | GrantSpec
     | JoinTokenSpec
     | AgentSpec
+    | WorkloadGroupSpec
 )
 
 
@@ -150,6 +190,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="Agent", plural="agents", spec=AgentSpec, namespaced=False, scoped=True, writable=False),
         Kind(name="ExportPolicy", plural="exportpolicies", spec=ExportPolicySpec, namespaced=True, scoped=True, writable=True),
         Kind(name="Grant", plural="grants", spec=GrantSpec, namespaced=True, scoped=True, writable=True),
+        Kind(name="WorkloadGroup", plural="workloadgroups", spec=WorkloadGroupSpec, namespaced=True, scoped=True, writable=True),
     )
 }  # fmt: skip
 
@@ -182,6 +223,8 @@ def _check(spec: AnySpec, where: str) -> None:
             _check_names(spec.services, f"{where}: spec.services")
             if not spec.sources:
                 raise InvalidInputError(f"{where}: spec.sources is empty: expected at least one source")
+        case WorkloadGroupSpec():
+            _check_group(spec, f"{where}: spec")
         case _:
             pass
 
@@ -207,3 +250,57 @@ def _check_names(names: tuple[str, ...], where: str) -> None:
     for position, name in enumerate(names):
         if name != "*":
             check_label(name, f"{where}[{position}]")
+
+
+def _check_group(spec: WorkloadGroupSpec, where: str) -> None:
+    check_label(spec.service_account, f"{where}.serviceAccount")
+    check_label(spec.service, f"{where}.service")
+    if not 1 <= len(spec.ports) <= GROUP_PORTS_MAX:
+        raise InvalidInputError(
+            f"{where}.ports has {len(spec.ports)} entries, expected 1 to {GROUP_PORTS_MAX}"
+        )
+    for position, port in enumerate(spec.ports):
+        check_label(port.name, f"{where}.ports[{position}].name")
+        if not 1 <= port.port <= 65_535:
+            raise InvalidInputError(
+                f"{where}.ports[{position}].port is {port.port}, expected a port from 1 to 65535"
+            )
+    for field, values in (
+        ("name", [port.name for port in spec.ports]),
+        ("port", [port.port for port in spec.ports]),
+    ):
+        for position, value in enumerate(values):
+            if value in values[:position]:
+                raise InvalidInputError(f"{where}.ports[{position}].{field}: {value!r} is given twice")
+    _check_group_probe(spec.probe, f"{where}.probe")
+    _check_group_labels(spec.labels, f"{where}.labels")
+    if not 1 <= spec.weight <= 1_000:
+        raise InvalidInputError(f"{where}.weight is {spec.weight}, expected 1 to 1000")
+
+
+def _check_group_probe(probe: GroupProbe, where: str) -> None:
+    for field, text in (("interval", probe.interval), ("timeout", probe.timeout)):
+        try:
+            length_ms = duration_ms(text)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where}.{field}: {error.message}") from error
+        if length_ms < GROUP_PROBE_MS_MIN:
+            raise InvalidInputError(f"{where}.{field}: {text!r} is shorter than {GROUP_PROBE_MS_MIN}ms")
+    if not probe.path.startswith("/"):
+        raise InvalidInputError(f"{where}.path: {probe.path[:80]!r} does not start with a slash")
+    for field, count in (("failures", probe.failures), ("successes", probe.successes)):
+        if count < 1:
+            raise InvalidInputError(f"{where}.{field} is {count}, expected at least 1")
+
+
+def _check_group_labels(labels: dict[str, str], where: str) -> None:
+    if len(labels) > GROUP_LABELS_MAX:
+        raise InvalidInputError(f"{where} has {len(labels)} entries, at most {GROUP_LABELS_MAX} are allowed")
+    for name, value in labels.items():
+        if not name or not name.isprintable() or not value.isprintable() or len(value) > 63:
+            raise InvalidInputError(
+                f"{where}[{name[:40]!r}]: expected a name, and a value of at most 63 printable characters"
+            )
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in labels.items())
+    if size > GROUP_LABELS_BYTES_MAX:
+        raise InvalidInputError(f"{where} have {size} bytes, at most {GROUP_LABELS_BYTES_MAX} are allowed")

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -33,8 +32,9 @@ from federation.agent.directory import DirectoryStore, preferred_controllers
 from federation.agent.enrollment import IDENTITY_FOLDER, Enrollment, ensure_enrolled
 from federation.agent.folder_lock import hold_folder
 from federation.agent.identity import IdentityKeeper, signer
-from federation.api.directory import DIRECTORY_KINDS, build_directory
+from federation.api.directory import DIRECTORY_KINDS
 from federation.app.config import DnsConfig
+from federation.app.learning import learn_directory
 from federation.app.process import run_until_signal
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.kernel.configfile import host_port
@@ -164,17 +164,7 @@ class DnsProcess:
             change.table == "resources" and ResourceKey.decode(change.key).kind in DIRECTORY_KINDS
             for change in update.changes
         ):
-            self._learn_directory()
-
-    def _learn_directory(self) -> None:
-        try:
-            fresh = build_directory(self._view.tables)
-            held = self._directory.current
-            if msgspec.structs.replace(fresh, revision=held.revision) != held:
-                # A controller that left takes its row, and perhaps the newest revision, with it.
-                self._directory.offer(msgspec.structs.replace(fresh, revision=self._view.tables.revision))
-        except IsthmusError as error:
-            _log.error("directory of the catalog not taken", reason=error.message)
+            learn_directory(self._directory, self._view.tables)
 
 
 class DnsCollector(Collector):

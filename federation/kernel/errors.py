@@ -132,4 +132,16 @@ def error_class(code: int) -> type[IsthmusError]:
     return _BY_CODE.get(code, IsthmusError)
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """Return the one error that explains an end: inside groups, a programming error before one of ours."""
+    leaves = _leaves(error)
+    return next((leaf for leaf in leaves if not isinstance(leaf, IsthmusError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+
+
 _BY_CODE: dict[int, type[IsthmusError]] = {int(kind.code): kind for kind in IsthmusError.__subclasses__()}

@@ -1,0 +1,305 @@
+"""One federation of real processes: founded, joined and enrolled by the command that operators use."""
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from chaos import topology
+from chaos.envoys import envoy_stats
+from chaos.guardian import Guardian, environment_of
+from chaos.places import Loopback, Place
+from chaos.processes import LabError, LabProcess, wait_until
+from chaos.topology import AgentPlan, ClusterPlan
+
+COMMAND_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 90.0
+
+Say = Callable[[str], None]
+
+
+class Lab:
+    """The processes of a topology, by name: `alpha/controller`, `alpha/gateway`, `alpha/dns`, `alpha/alpha-1`, ..."""
+
+    def __init__(
+        self, clusters: tuple[ClusterPlan, ...], directory: Path, say: Say, *, place: Place | None = None
+    ) -> None:
+        self.clusters = {cluster.name: cluster for cluster in clusters}
+        self.directory = directory.absolute()
+        self.place: Place = place or Loopback()
+        self.processes: dict[str, LabProcess] = {}
+        self._say = say
+        self._environment = environment_of(self.directory)
+        self._guardian = Guardian(self.directory)
+
+    def __enter__(self) -> Self:
+        """Nothing runs yet but the guardian."""
+        self._guardian.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Kill everything, also a process whose start was interrupted before it had a name here."""
+        self._guardian.close()
+        for process in self.processes.values():
+            process.kill()  # Collects what the guardian killed.
+
+    # -- building ----------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Found the federation, join every cluster, enroll every process, wait until all of it serves."""
+        first, *others = self.clusters.values()
+        self._say(f"founding the federation in cluster {first.name}")
+        self.isthmus("init", "--config", self._write(first, "controller"), "--name", "demo", at=first)
+        self._start_controller(first)
+        for cluster in others:
+            self._say(f"cluster {cluster.name} joins as {cluster.role}")
+            self._join(first, cluster)
+        self._wait_for_members()
+        for cluster in self.serving():
+            self._apply_policies(cluster)
+        self._say("enrolling gateways, agents and dns processes")
+        for cluster in self.serving():
+            for agent in cluster.agents:
+                self.start_apps(cluster, agent)
+        for (cluster, kind, name), token in self._tokens().items():
+            config = (
+                self._write(cluster, kind) if name == kind else self.directory / cluster.name / f"{name}.toml"
+            )
+            self.start(cluster, name, kind, "run", "--config", str(config), "--token", token)
+        self.wait_serving()
+
+    def _tokens(self) -> dict[tuple[ClusterPlan, str, str], str]:
+        """Create every process's token, by (cluster, kind of process, name)."""
+        wanted = []
+        for cluster in self.serving():
+            wanted += [(cluster, kind, kind) for kind in ("gateway", "dns")]
+            for agent in cluster.agents:
+                self.write_agent(cluster, agent)
+                wanted.append((cluster, "agent", agent.name))
+        with ThreadPoolExecutor(max_workers=4) as pool:  # A command costs mostly waiting.
+            tokens = pool.map(lambda one: self.create_token(one[0], one[0].name, one[1]), wanted)
+            return dict(zip(wanted, tokens, strict=True))
+
+    def serving(self) -> list[ClusterPlan]:
+        """The clusters that run services."""
+        return [cluster for cluster in self.clusters.values() if cluster.serves]
+
+    def _join(self, first: ClusterPlan, cluster: ClusterPlan) -> None:
+        token = self.create_token(first, cluster.name, "cluster")
+        kind = "controller" if cluster.controller else "cluster"
+        self.isthmus("cluster", "join", "--config", self._write(cluster, kind), "--token", token, at=cluster)
+        if cluster.controller:
+            self._start_controller(cluster)
+
+    def _start_controller(self, cluster: ClusterPlan) -> None:
+        config = self.directory / cluster.name / "controller.toml"
+        self.start(cluster, "controller", "controller", "run", "--config", str(config))
+        self.wait_controller(cluster)
+
+    def _wait_for_members(self) -> None:
+        wanted = sorted(cluster.name for cluster in self.clusters.values() if cluster.controller)
+        first = next(iter(self.clusters.values()))
+        wait_until(
+            lambda: sorted(self.status(first)["raft"]["members"]) == wanted,
+            f"{', '.join(wanted)} are members",
+            READY_TIMEOUT_S,
+        )
+
+    def _apply_policies(self, cluster: ClusterPlan) -> None:
+        domains = tuple(sorted({one.trust_domain for one in self.serving()}))
+        path = self.directory / cluster.name / "policies.yaml"
+        path.write_text(topology.policies(cluster, domains))
+        self.isthmus("apply", "-f", str(path), at=self.clusters[cluster.home or cluster.name])
+
+    def enroll_agent(self, cluster: ClusterPlan, agent: AgentPlan) -> None:
+        """Start an agent for the first time."""
+        config = self.write_agent(cluster, agent)
+        token = self.create_token(cluster, cluster.name, "agent")
+        self.start(cluster, agent.name, "agent", "run", "--config", config, "--token", token)
+
+    def start_apps(self, cluster: ClusterPlan, agent: AgentPlan) -> None:
+        """Start the applications behind an agent."""
+        for name, workloads in agent.apps().items():
+            listens = [f"--listen={one.service}={agent.address}:{one.port}" for one in workloads]
+            command = [sys.executable, "-m", "chaos.app", "--cluster", cluster.name, "--instance", agent.name]
+            self.run(f"{cluster.name}/{name}", cluster.name, [*command, *listens])
+
+    # -- processes ---------------------------------------------------------------------------------
+
+    def start(self, cluster: ClusterPlan, name: str, *arguments: str) -> LabProcess:
+        """Start `isthmus ARGUMENTS` in a cluster, as CLUSTER/NAME."""
+        return self.run(f"{cluster.name}/{name}", cluster.name, [*_ISTHMUS, *arguments])
+
+    def run(self, name: str, cluster: str, command: list[str]) -> LabProcess:
+        """Start a command in the network of a cluster, under `name`."""
+        placed = self.place.command(cluster, command)
+        log_path = self.directory / f"{name}.log"
+        process = LabProcess(name, placed, log_path, environment=self._environment)
+        self.processes[name] = process
+        process.start()
+        return process
+
+    def of_cluster(self, cluster: str) -> list[LabProcess]:
+        """Every process of a cluster."""
+        return [process for name, process in self.processes.items() if name.startswith(f"{cluster}/")]
+
+    def controllers(self) -> list[LabProcess]:
+        """Every controller."""
+        return [process for name, process in self.processes.items() if name.endswith("/controller")]
+
+    def data_dir(self, cluster: str, name: str) -> Path:
+        """The data directory of a process."""
+        return self.directory / cluster / f"{name}.data"
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def isthmus(self, *arguments: str, at: ClusterPlan) -> str:
+        """Run the operator's command in a cluster, as its operator; raises LabError with what it said."""
+        status, output, problem = self.ask_isthmus(*arguments, at=at)
+        if status:
+            raise LabError(f"isthmus {' '.join(arguments[:2])} exited {status}: {problem.strip()}")
+        return output
+
+    def ask_isthmus(self, *arguments: str, at: ClusterPlan) -> tuple[int, str, str]:
+        """Run the operator's command and return its exit status, output and error output."""
+        context = self.data_dir(at.name, "controller") / "operator"
+        done = subprocess.run(
+            self.place.command(at.name, [*_ISTHMUS, *arguments]),
+            env={**self._environment, "ISTHMUS_CONTEXT": str(context)},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def create_token(self, issuer: ClusterPlan, cluster: str, purpose: str) -> str:
+        """Create a join token at `issuer`, or at its home where it has no controller."""
+        home = self.clusters[issuer.home or issuer.name]
+        extra = ("--namespace", topology.NAMESPACE, "--service-account", "shop") if purpose == "agent" else ()
+        arguments = ("token", "create", "--purpose", purpose, "--cluster", cluster, *extra)
+        return self.isthmus(*arguments, at=home).strip()
+
+    def status(self, cluster: ClusterPlan) -> dict[str, Any]:
+        """Return `isthmus status` of the controller of `cluster`."""
+        answer: dict[str, Any] = json.loads(self.isthmus("status", "-o", "json", at=cluster))
+        return answer
+
+    def call(self, caller: str, service: str, *, address: str = "") -> tuple[int, dict[str, Any]]:
+        """Call a service from a cluster: through its first agent's sidecar, or the one at `address`."""
+        with self.place.inside(caller):
+            return call(address or self.clusters[caller].agents[0].address, service)
+
+    def wait_controller(self, cluster: ClusterPlan) -> None:
+        """Wait until a controller says that it is ready."""
+        process = self.processes[f"{cluster.name}/controller"]
+
+        def ready() -> bool:
+            if not process.running():
+                raise LabError(f"{process.name} ended:\n{process.tail()}")
+            with self.place.inside(cluster.name):
+                return _http_ready(cluster.controller, topology.METRICS_PORT)
+
+        wait_until(ready, f"{process.name} is ready, see {process.log_path}", READY_TIMEOUT_S)
+
+    def wait_serving(self) -> None:
+        """Wait until every cluster reaches every service."""
+        agents = [agent for cluster in self.serving() for agent in cluster.agents]
+        services = sorted({workload.service for agent in agents for workload in agent.workloads})
+        for caller in self.serving():
+            for service in services:
+                wait_until(
+                    partial(self._answers, caller.name, service),
+                    f"{service} answers in cluster {caller.name}",
+                    READY_TIMEOUT_S,
+                )
+
+    def _answers(self, caller: str, service: str) -> bool:
+        return self.call(caller, service)[0] == 200
+
+    def wait_healthy(self) -> None:
+        """Wait until no sidecar thinks any endpoint or gateway dead: a recovered one is used as before only then."""
+        wait_until(
+            lambda: not self._thought_dead(), "every sidecar finds every endpoint healthy", READY_TIMEOUT_S
+        )
+
+    def _thought_dead(self) -> bool:
+        return any(
+            stats[name] > stats[f"{name.removesuffix('total')}healthy"]
+            for cluster in self.serving()
+            for agent in cluster.agents
+            for stats in (envoy_stats(self.data_dir(cluster.name, agent.name), ".membership_"),)
+            for name in stats
+            if name.startswith("cluster.outbound|") and name.endswith(".membership_total")
+        )
+
+    def gateway_connections(self, cluster: str, service: str) -> int:
+        """How many connections for `service` the gateway of `cluster` has let through to its endpoints."""
+        sni = f"outbound_.{topology.SERVICE_PORT}_._.{service}.{topology.NAMESPACE}.svc.clusterset.local"
+        stats = envoy_stats(self.data_dir(cluster, "gateway"), sni)
+        return sum(value for name, value in stats.items() if name.endswith("upstream_cx_total"))
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _write(self, cluster: ClusterPlan, kind: str) -> str:
+        data_dir = self.data_dir(cluster.name, kind)
+        if kind == "cluster":
+            return self._write_file(cluster, kind, topology.cluster_section(cluster))
+        return self._write_file(cluster, kind, _CONFIGS[kind](cluster, data_dir))
+
+    def write_agent(self, cluster: ClusterPlan, agent: AgentPlan) -> str:
+        """Write an agent's configuration and return its path."""
+        text = topology.agent_config(agent, self.data_dir(cluster.name, agent.name))
+        return self._write_file(cluster, agent.name, text)
+
+    def _write_file(self, cluster: ClusterPlan, name: str, text: str) -> str:
+        path = self.directory / cluster.name / f"{name}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+
+_CONFIGS: dict[str, Callable[[ClusterPlan, Path], str]] = {
+    "controller": topology.controller_config,
+    "gateway": topology.gateway_config,
+    "dns": topology.dns_config,
+}
+_ISTHMUS = (sys.executable, "-m", "federation.cli.main")
+
+
+def call(address: str, service: str, *, timeout_s: float = 2.0) -> tuple[int, dict[str, Any]]:
+    """Call a service through the sidecar at `address`; status 0 when it cannot be reached."""
+    connection = http.client.HTTPConnection(address, topology.OUTBOUND_PORT, timeout=timeout_s)
+    try:
+        connection.request(
+            "GET", "/", headers={"Host": f"{service}.{topology.NAMESPACE}:{topology.SERVICE_PORT}"}
+        )
+        response = connection.getresponse()
+        body = response.read()
+        return response.status, json.loads(body) if response.status == 200 else {}
+    except (OSError, http.client.HTTPException, json.JSONDecodeError):
+        return 0, {}
+    finally:
+        connection.close()
+
+
+def _http_ready(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=2.0)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def now_s() -> float:
+    """Wall clock, by which fault times are joined with the request log."""
+    return time.time()

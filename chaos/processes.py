@@ -1,0 +1,153 @@
+"""Processes of a laboratory: each in a group of its own, logged to a file, never left behind."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+STOP_TIMEOUT_S = 20.0
+_POLL_S = 0.02
+_TAIL_BYTES = 4096
+
+
+class LabError(Exception):
+    """The laboratory itself did not do what a scenario needs; nothing was measured."""
+
+
+class LabProcess:
+    """One process and all that it starts. It can be killed and started again under the same name."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], log_path: Path, *, environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.command = tuple(command)
+        self.log_path = log_path
+        self._environment = dict(environment)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; the kernel ends it with the laboratory (PR_SET_PDEATHSIG), however that ends.
+
+        What it starts itself is the guardian's business (`chaos.guardian`). Call it from the main thread:
+        the death signal follows the thread that starts a process.
+        """
+        if self.running():
+            raise LabError(f"{self.name} runs already, expected it to have ended before its next start")
+        if self._child is not None:
+            self._child.wait()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as output:
+            self._child = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                process_group=0,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, also of its group; LabError before the first start."""
+        if self._child is None:
+            raise LabError(f"{self.name} was never started")
+        return self._child.pid
+
+    def running(self) -> bool:
+        """True while the process itself runs."""
+        return self._child is not None and self._child.returncode is None and self._end() is None
+
+    def kill(self) -> None:
+        """`kill -9` of the process and everything that it started; nothing if that was done before."""
+        if self._child is None or self._child.returncode is not None:
+            return
+        for member in _members(self._child.pid):
+            kill_pid(member)
+        self._child.wait(STOP_TIMEOUT_S)
+        wait_until(lambda: not _members(self.pid), f"the processes of {self.name} end", STOP_TIMEOUT_S)
+
+    def kill_alone(self) -> None:
+        """`kill -9` of the process, not of what it started."""
+        if self.running():
+            kill_pid(self.pid)
+            wait_until(lambda: not self.running(), f"{self.name} ends after SIGKILL", STOP_TIMEOUT_S)
+
+    def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """SIGTERM, then wait for an orderly end; returns the exit status, raises LabError after the timeout."""
+        if self._child is None:
+            return 0
+        if self.running():
+            os.kill(self.pid, signal.SIGTERM)
+            wait_until(lambda: not self.running(), f"{self.name} ends after SIGTERM", timeout_s)
+        if self._child.returncode is not None:
+            return self._child.returncode
+        end = self._end()
+        assert end is not None
+        return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+    def _end(self) -> os.waitid_result | None:
+        """Look how it ended without collecting it: its id, which its group bears, stays taken until `kill`."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+    def log_bytes(self) -> int:
+        """How long its log is now: where the words of the next start will begin."""
+        return self.log_path.stat().st_size if self.log_path.exists() else 0
+
+    def logged(self, text: str, *, since_bytes: int = 0) -> bool:
+        """True when `text` stands in its log, behind the first `since_bytes`."""
+        if not self.log_path.exists():
+            return False
+        return text.encode() in self.log_path.read_bytes()[since_bytes:]
+
+    def tail(self) -> str:
+        """The end of its log, for messages."""
+        if not self.log_path.exists():
+            return "(no log)"
+        content = self.log_path.read_bytes()[-_TAIL_BYTES:]
+        return content.decode(errors="replace")
+
+
+def wait_until(condition: object, what: str, timeout_s: float) -> None:
+    """Wait until `condition()` is true; raises LabError naming `what` after `timeout_s`."""
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(_POLL_S)
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a living process, 0 when there is no such process."""
+    return _table().get(pid, ("", 0, 0))[1]
+
+
+def _members(group: int) -> list[int]:
+    return [pid for pid, (_, _, its_group) in _table().items() if its_group == group]
+
+
+def _table() -> dict[int, tuple[str, int, int]]:
+    """Living processes: pid to (state, parent, group), from proc(5)."""
+    found: dict[int, tuple[str, int, int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It ended while we looked.
+        state, parent, group = stat.rpartition(")")[2].split()[:3]
+        if state not in "ZX":
+            found[int(entry.name)] = (state, int(parent), int(group))
+    return found
+
+
+def kill_pid(pid: int) -> None:
+    """`kill -9`; nothing if it has ended."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # It ended by itself.

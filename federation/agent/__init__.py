@@ -1,0 +1,1 @@
+"""The process beside workloads: identity, registration, probes, Envoy, xDS relay."""

@@ -1,0 +1,1 @@
+"""The edges that people and agents call: HTTPS resources, enrollment, the control gRPC service."""

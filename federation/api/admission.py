@@ -1,0 +1,329 @@
+"""Letting in: join tokens become clusters, agents, gateways and DNS processes."""
+
+import asyncio
+import hashlib
+
+import msgspec
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certs.core.bundle import make_bundle
+from certs.core.certificate import from_pem, load_certificate
+from certs.core.issuance import csr_public_key, spki
+from certs.core.spiffe import SpiffeId, parse, system_id, system_identity, workload_id
+from certs.core.token import token_hash
+from certs.runtime.authority import Authority
+from discovery.core.catalog import Catalog
+from discovery.core.commands import ClaimToken, Put
+from discovery.core.kinds import (
+    AgentSpec,
+    JoinTokenSpec,
+    JoinTokenStatus,
+    TrustDomainSpec,
+    WorkloadGroupSpec,
+    decode_spec,
+)
+from discovery.core.model import ResourceKey, pack, unpack_resource
+from federation.api.directory import build_directory, cluster_spec
+from federation.api.messages import EnrollReply, EnrollRequest, JoinReply, JoinRequest, NamedController
+from federation.api.proposer import Proposer
+from federation.api.tokens import find_token, group_key, read_group, token_name
+from federation.kernel.configfile import host_port
+from federation.kernel.errors import (
+    AlreadyExistsError,
+    BadIdentityError,
+    InvalidInputError,
+    NotAllowedError,
+    NotFoundError,
+    PreconditionError,
+)
+from federation.kernel.names import check_label
+from federation.kernel.versions import PROTOCOL_VERSION, speaks
+
+JOIN_LABEL = b"isthmus join"
+
+_log = structlog.get_logger("admission")
+
+
+def join_message(secret: bytes, cluster: str) -> bytes:
+    """What a joining cluster signs with its root key, to show that it holds it."""
+    return b"\0".join((JOIN_LABEL, secret, cluster.encode()))
+
+
+class Admission:
+    """Claims tokens by quorum first and signs afterwards: a token admits one key, whatever crashes."""
+
+    def __init__(self, *, cluster: str, catalog: Catalog, proposer: Proposer, authority: Authority) -> None:
+        self._cluster = cluster
+        self._catalog = catalog
+        self._proposer = proposer
+        self._authority = authority
+
+    async def enroll(self, request: EnrollRequest) -> EnrollReply:
+        """Give an agent, gateway or DNS process its identity; the same key may repeat a lost call.
+
+        Raises NotAllowedError for a token that nobody gave out or that is for something else,
+        PreconditionError for one that is used or expired, or whose workload group is another one by now.
+        """
+        _check_protocol(request.protocol)
+        check_label(request.id, "id")
+        token = self._token(request.secret, request.purpose)
+        if token.purpose == "cluster":
+            raise NotAllowedError("the join token is for a cluster: use isthmus cluster join")
+        claimant = hashlib.sha256(csr_public_key(request.csr)).hexdigest()
+        spec = cluster_spec(self._catalog.tables, token.cluster)
+        if token.cluster != self._cluster and spec.home != self._cluster:
+            raise PreconditionError(
+                f"cluster {token.cluster} is served by {spec.home or token.cluster}, not by {self._cluster}"
+            )
+        # Before the claim: a token must not be lost on a group that is gone.
+        template = self._template(token)
+        agent = AgentSpec(
+            role=token.purpose,
+            namespace=token.namespace,
+            service_account=token.service_account,
+            workload_group=token.workload_group,
+        )
+        await self._proposer.write(
+            ClaimToken(secret_sha256=token.secret_sha256, purpose=token.purpose, claimant=claimant),
+            self._record(agent_key(token.cluster, token.purpose, request.id), agent),
+        )
+        identity = system_id(spec.trust_domain, token.cluster, token.purpose, request.id)
+        issued = await asyncio.to_thread(self._authority.sign_leaf, request.csr, identity)
+        _log.info("enrolled", identity=str(identity), token=token.secret_sha256[:12])
+        return EnrollReply(
+            identity=str(identity),
+            chain=tuple(issued.chain_der),
+            cluster=token.cluster,
+            cluster_spec=spec,
+            directory=build_directory(self._catalog.tables),
+            namespace=token.namespace,
+            workload_identity=str(workload_id(spec.trust_domain, token.namespace, token.service_account))
+            if token.namespace
+            else "",
+            workload_group=token.workload_group,
+            template=template,
+        )
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Let a cluster into the federation. Its records are committed before the answer.
+
+        Raises AlreadyExistsError for a name or trust domain that is taken.
+        """
+        _check_protocol(request.protocol)
+        check_label(request.cluster, "cluster")
+        token = self._token(request.secret, "cluster")
+        if token.cluster != request.cluster:
+            raise NotAllowedError(f"the token is for cluster {token.cluster}, not for {request.cluster}")
+        puts = [
+            Put(
+                key=ResourceKey("", "Cluster", "", request.cluster),
+                spec=msgspec.json.encode(request.spec),
+                expected_revision=0,
+            )
+        ]
+        if request.spec.role == "remote":
+            self._check_remote(request)
+            claimant = hashlib.sha256(request.cluster.encode()).hexdigest()
+        else:
+            claimant = check_proof(request)
+            puts += _primary_records(request)
+        claim = ClaimToken(secret_sha256=token.secret_sha256, purpose="cluster", claimant=claimant)
+        try:
+            outcome = await self._proposer.write(claim, *puts)
+        except AlreadyExistsError:
+            if not self._is_joined(claim, puts):
+                raise
+            revision = self._catalog.revision  # The same key repeats a call whose answer was lost.
+        else:
+            revision = outcome.revision
+            _log.info("cluster_joined", cluster=request.cluster, role=request.spec.role, revision=revision)
+        return JoinReply(directory=build_directory(self._catalog.tables), revision=revision)
+
+    def _token(self, secret: bytes, purpose: str) -> JoinTokenSpec:
+        token = find_token(self._catalog.tables, secret)
+        if token is None or token.secret_sha256 != token_hash(secret):
+            raise NotAllowedError("the join token is not known here: it was never created, or deleted")
+        if token.purpose != purpose:
+            raise NotAllowedError(f"the join token has purpose {token.purpose!r}, not {purpose[:20]!r}")
+        return token
+
+    def _template(self, token: JoinTokenSpec) -> WorkloadGroupSpec | None:
+        """Return what the token's workload group says now; its service account is the token's, or none enters."""
+        if not token.workload_group:
+            return None
+        name = f"{token.namespace}/{token.workload_group}"
+        try:
+            group = read_group(
+                self._catalog.tables, group_key(token.cluster, token.namespace, token.workload_group)
+            )
+        except NotFoundError as error:
+            raise PreconditionError(f"workload group {name} of the join token no longer exists") from error
+        if group.service_account != token.service_account:
+            raise PreconditionError(
+                f"the join token is for service account {token.service_account}, its workload group {name}"
+                f" has {group.service_account} by now: make a new token"
+            )
+        return group
+
+    def _record(self, key: ResourceKey, agent: AgentSpec) -> Put:
+        """Return the write of an enrollment. A second one may replace a process, never what it stands for."""
+        row = self._catalog.tables.resource(key)
+        if row is not None and _stands_for(read_agent(pack(row))) != _stands_for(agent):
+            raise AlreadyExistsError(
+                f"{key} is enrolled for another namespace or service account: choose another id, or delete it first"
+            )
+        return Put(
+            key=key, spec=msgspec.json.encode(agent), expected_revision=0 if row is None else row.revision
+        )
+
+    def _is_joined(self, claim: ClaimToken, puts: list[Put]) -> bool:
+        """True when this very claim, by the same key, has made these records before."""
+        tables = self._catalog.tables
+        token = tables.resource(ResourceKey("", "JoinToken", "", token_name(claim.secret_sha256)))
+        rows = [tables.resource(put.key) for put in puts]
+        return (
+            token is not None
+            and msgspec.json.decode(token.status, type=JoinTokenStatus).claimed_by == claim.claimant
+            and all(row is not None and row.spec == put.spec for row, put in zip(rows, puts, strict=True))
+        )
+
+    def _check_remote(self, request: JoinRequest) -> None:
+        if request.spec.home != self._cluster:
+            raise PreconditionError(
+                f"cluster {request.cluster} names {request.spec.home} as its home: join with a token of a controller of {request.spec.home}"
+            )
+        own = cluster_spec(self._catalog.tables, self._cluster).trust_domain
+        if request.spec.trust_domain != own or request.roots or request.controller is not None:
+            raise InvalidInputError(
+                f"remote cluster {request.cluster}: expected its home's trust domain {own}, no roots and no controller"
+            )
+
+
+class Signer:
+    """Signs further leaves for whoever enrolled; needs no quorum (12 h of its outage are survived)."""
+
+    def __init__(self, *, catalog: Catalog, authority: Authority) -> None:
+        self._catalog = catalog
+        self._authority = authority
+
+    async def sign(self, caller: SpiffeId, csr: bytes, identity: str) -> tuple[tuple[bytes, ...], int]:
+        """Return a new chain for `identity` and its end (Unix ms): the caller's own, or its workloads'."""
+        system = system_identity(caller)
+        if system is None or system.role not in ("agent", "gateway", "dns"):
+            raise NotAllowedError(f"{caller} may not ask for certificates")
+        if caller.trust_domain != self._authority.trust_domain:
+            raise NotAllowedError(f"{caller}: this controller signs for {self._authority.trust_domain} only")
+        wanted = parse(identity)
+        key = agent_key(system.cluster, system.role, system.id)
+        value = self._catalog.tables.resources.get(key.encode())
+        if value is None:
+            raise NotAllowedError(f"{caller} is not enrolled, or was evicted")
+        if wanted != caller and wanted != self._workload(caller, value):
+            raise NotAllowedError(f"{caller} may not have the identity {wanted}")
+        issued = await asyncio.to_thread(self._authority.sign_leaf, csr, wanted)
+        return tuple(issued.chain_der), int(issued.not_after.timestamp() * 1000)
+
+    @staticmethod
+    def _workload(caller: SpiffeId, value: bytes) -> SpiffeId | None:
+        spec = read_agent(value)
+        if not spec.namespace:
+            return None
+        return workload_id(caller.trust_domain, spec.namespace, spec.service_account)
+
+
+def agent_key(cluster: str, role: str, agent: str) -> ResourceKey:
+    """The record of one enrolled process."""
+    return ResourceKey(cluster, "Agent", "", f"{role}.{agent}")
+
+
+def _stands_for(agent: AgentSpec) -> tuple[str, str, str]:
+    """What its certificates say; the group that described its workloads may change."""
+    return agent.role, agent.namespace, agent.service_account
+
+
+def read_agent(value: bytes) -> AgentSpec:
+    """Return the spec in a packed Agent row."""
+    row = unpack_resource(value)
+    spec = decode_spec("Agent", row.spec, where=str(row.key))
+    assert isinstance(spec, AgentSpec)
+    return spec
+
+
+def check_proof(request: JoinRequest) -> str:
+    """Return the SHA-256 of the root's public key if the caller holds the root's private key.
+
+    Raises BadIdentityError.
+    """
+    if len(request.roots) != 1:
+        raise InvalidInputError(f"cluster {request.cluster}: {len(request.roots)} roots, expected one")
+    where = f"cluster {request.cluster}: root"
+    ders = from_pem(request.roots[0].encode(), where=where)
+    # What is no bundle would be refused later by every process of the federation.
+    make_bundle(request.spec.trust_domain, ders)
+    key = load_certificate(ders[0], where=where).public_key()
+    if len(ders) != 1:
+        raise InvalidInputError(f"{where}: {len(ders)} certificates, expected one")
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidInputError(f"cluster {request.cluster}: the root's key is not an elliptic curve key")
+    try:
+        key.verify(request.proof, join_message(request.secret, request.cluster), ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise BadIdentityError(
+            f"cluster {request.cluster} did not prove that it holds its root key"
+        ) from error
+    return hashlib.sha256(spki(key)).hexdigest()
+
+
+def _primary_records(request: JoinRequest) -> list[Put]:
+    controller = request.controller
+    if controller is None:
+        raise InvalidInputError(f"cluster {request.cluster}: a {request.spec.role} names its controller")
+    identity = parse(controller.spec.identity)
+    system = system_identity(identity)
+    if (
+        identity.trust_domain != request.spec.trust_domain
+        or system is None
+        or (system.cluster, system.role) != (request.cluster, "controller")
+        or controller.spec.cluster != request.cluster
+    ):
+        raise InvalidInputError(
+            f"cluster {request.cluster}: controller identity {identity} is not one of its own in {request.spec.trust_domain}"
+        )
+    _check_addresses(controller, witness=request.spec.role == "witness")
+    bundle = TrustDomainSpec(roots=request.roots)
+    return [
+        Put(
+            key=ResourceKey("", "TrustDomain", "", request.spec.trust_domain),
+            spec=msgspec.json.encode(bundle),
+            expected_revision=0,
+        ),
+        Put(
+            key=ResourceKey("", "Controller", "", controller.name),
+            spec=msgspec.json.encode(controller.spec),
+            expected_revision=0,
+        ),
+    ]
+
+
+def _check_addresses(controller: NamedController, *, witness: bool) -> None:
+    """Refuse what the other members could not dial; a witness has no control and api ports."""
+    spec = controller.spec
+    if spec.role != ("witness" if witness else "member"):
+        raise InvalidInputError(f"controller {controller.name}: role {spec.role} is not that of its cluster")
+    for key, address in (("raft", spec.raft), ("control", spec.control), ("api", spec.api)):
+        if witness and key != "raft" and not address:
+            continue
+        try:
+            host_port(address, f"controller {controller.name}: {key}")
+        except ValueError as error:
+            raise InvalidInputError(str(error)) from error
+
+
+def _check_protocol(version: int) -> None:
+    if not speaks(version):
+        raise PreconditionError(
+            f"protocol version {version} is too old, this controller speaks {PROTOCOL_VERSION}"
+        )

@@ -1,0 +1,156 @@
+"""What agents, DNS processes and joining clusters say to a controller.
+
+Enrollment and joining are JSON over HTTPS, since the caller has no certificate yet; everything else
+is MessagePack over gRPC on the control port. Unknown fields are ignored and new fields have
+defaults, so that versions N and N-1 understand each other.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from discovery.core.kinds import ClusterSpec, ControllerSpec, WorkloadGroupSpec
+from discovery.core.model import Endpoint, EndpointKey
+from federation.kernel.versions import PROTOCOL_VERSION
+
+CONTROL_SERVICE = "isthmus.v1.Control"
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all messages."""
+
+
+class NamedController(Message, frozen=True, kw_only=True):
+    """One row of the directory of controllers."""
+
+    name: str  # Resource name: CLUSTER-ID.
+    spec: ControllerSpec
+
+
+class Directory(Message, frozen=True, kw_only=True):
+    """Whom to talk to and whom to believe. Kept on disk by whoever gets it; a newer revision replaces it."""
+
+    revision: int
+    federation: str  # FederationSpec.id
+    controllers: tuple[NamedController, ...]
+    bundles: dict[str, tuple[str, ...]]  # Trust domain to its roots, PEM.
+    homes: dict[str, str]  # Remote cluster to its home.
+
+
+class EnrollRequest(Message, frozen=True, kw_only=True):
+    """POST /v1/enroll: an agent, gateway or DNS process proves a token and gets its system identity."""
+
+    secret: bytes  # Of the join token.
+    purpose: str
+    id: str  # The name that it wants, unique among its role in its cluster.
+    csr: bytes  # DER
+    protocol: int = PROTOCOL_VERSION
+
+
+class EnrollReply(Message, frozen=True, kw_only=True):
+    """The system identity and all that is needed to go on."""
+
+    identity: str
+    chain: tuple[bytes, ...]  # DER, leaf first.
+    cluster: str
+    cluster_spec: ClusterSpec
+    directory: Directory
+    namespace: str = ""  # For agents: of their workloads.
+    workload_identity: str = ""  # For agents: the SPIFFE ID that their workloads show.
+    workload_group: str = ""  # For agents: the group whose token it was, if any,
+    template: WorkloadGroupSpec | None = None  # and what a machine of that group runs.
+    protocol: int = PROTOCOL_VERSION
+
+
+class JoinRequest(Message, frozen=True, kw_only=True):
+    """POST /v1/join: a cluster proves a token and that it holds its root key."""
+
+    secret: bytes
+    cluster: str
+    spec: ClusterSpec
+    roots: tuple[str, ...] = ()  # PEM; empty for a remote cluster, which uses its home's.
+    controller: NamedController | None = None  # None for a remote cluster.
+    proof: bytes = b""  # ECDSA by the root key over SHA-256("isthmus join" NUL secret NUL cluster).
+    protocol: int = PROTOCOL_VERSION
+
+
+class JoinReply(Message, frozen=True, kw_only=True):
+    """The federation as the new cluster must know it to start."""
+
+    directory: Directory
+    revision: int
+    protocol: int = PROTOCOL_VERSION
+
+
+class SignRequest(Message, frozen=True, kw_only=True):
+    """Control/Sign: a new leaf for the caller's own identity, or for its workloads'."""
+
+    csr: bytes
+    identity: str  # The caller's own SPIFFE ID, or the workload identity of its enrollment.
+
+
+class SignReply(Message, frozen=True, kw_only=True):
+    """The new leaf."""
+
+    chain: tuple[bytes, ...]
+    not_after_ms: int
+
+
+# Control/Register: a stream from an agent to each controller of its cluster.
+
+
+class AgentHello(Message, frozen=True, kw_only=True, tag="hello"):
+    """First message of a stream. The agent's name and cluster are in its certificate, not here."""
+
+    incarnation: int  # Start time of the agent, Unix milliseconds; grows with each start.
+    protocol: int = PROTOCOL_VERSION
+
+
+class Declare(Message, frozen=True, kw_only=True, tag="declare"):
+    """What the agent's workloads are now. After a hello: the whole list, `complete` in its last part."""
+
+    number: int  # Of this message; acknowledged by it.
+    put: tuple[Endpoint, ...] = ()
+    remove: tuple[tuple[EndpointKey, int, int], ...] = ()  # Key, incarnation, sequence.
+    complete: bool = False
+
+
+class AgentHeartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
+    """Keeps the lease; sent every third of it."""
+
+
+AgentMessage: TypeAlias = AgentHello | Declare | AgentHeartbeat
+
+
+class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
+    """Answer to a hello."""
+
+    controller: str
+    lease_ms: int
+    protocol: int = PROTOCOL_VERSION
+
+
+class DeclareAck(Message, frozen=True, kw_only=True, tag="ack"):
+    """All declarations up to `number` are held: by this controller, or (`global_`) by the log's quorum."""
+
+    number: int
+    level: str  # "local" | "global"
+    revision: int = 0  # For level "global".
+
+
+class DeclareRefused(Message, frozen=True, kw_only=True, tag="refused"):
+    """One endpoint of a declaration was refused; the others stand."""
+
+    number: int
+    key: EndpointKey
+    code: int
+    message: str
+
+
+class DirectoryUpdate(Message, frozen=True, kw_only=True, tag="directory"):
+    """Sent after the welcome and whenever it changes."""
+
+    directory: Directory
+
+
+ControllerMessage: TypeAlias = Welcome | DeclareAck | DeclareRefused | DirectoryUpdate

@@ -1,0 +1,1 @@
+"""Processes: configuration, wiring, task trees."""

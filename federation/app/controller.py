@@ -1,0 +1,392 @@
+"""`isthmus controller`: one member or witness, all its parts wired together.
+
+Raft thread: engine -> Catalog.apply -> on_change ---+
+| call_soon_threadsafe
+event loop:  agents -> ClusterRegistry -> Feed <-----+--> watches, directory
+|              |
+Publisher      LiveViews -> xDS -> proxies
+and isthmus dns, mirrors
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry
+
+from certs.core.certificate import spki_pin
+from certs.core.verifier import Verifier
+from certs.runtime.clock import utc_now
+from certs.runtime.grpc_security import (
+    peer_identity,
+)
+from consensus.runtime.embedded import EmbeddedEngine
+from discovery.core.catalog import Catalog
+from discovery.core.commands import Put
+from discovery.core.kinds import ClusterSpec, decode_spec
+from discovery.core.model import Change, EndpointKey, ResourceKey
+from discovery.core.tables import Tables
+from federation.agent.directory import DirectoryStore
+from federation.agent.folder_lock import hold_folder
+from federation.api.admission import Admission, Signer
+from federation.api.control import ControlService
+from federation.api.directory import DIRECTORY_KINDS, resources
+from federation.api.messages import Directory
+from federation.api.operations import Operations
+from federation.api.proposer import Proposer
+from federation.api.registry import ClusterRegistry
+from federation.api.rest import ResourceApi
+from federation.api.tokens import TokenReply, TokenRequest, create_token
+from federation.api.watch import WatchHub
+from federation.app.config import ControllerConfig
+from federation.app.context import write_context
+from federation.app.credentials import Credentials
+from federation.app.duties import LeaderDuties
+from federation.app.founding import controller_of
+from federation.app.learning import learn_directory
+from federation.app.live_views import LiveViews
+from federation.app.metrics import ControllerCollector
+from federation.app.ports import serve_api, serve_control
+from federation.app.process import run_until_signal
+from federation.app.publisher import Publisher
+from federation.app.raft import make_engine, members_of, run_engine
+from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
+from federation.kernel.errors import IsthmusError
+from federation.kernel.units import duration_ms
+from federation.kernel.versions import command_schema
+from federation.replication.feed import Feed
+from federation.replication.service import ReplicationService
+from gateways.runtime.compiled import CompiledSource
+from gateways.runtime.xds_service import XdsService
+
+SWEEP_S = 1.0
+CONTEXT_CHECK_S = 600.0
+ANNOUNCE_RETRY_S = 2.0
+
+_log = structlog.get_logger("controller")
+
+
+async def run_controller(config: ControllerConfig) -> None:
+    """Run a controller until SIGTERM or SIGINT.
+
+    Raises an IsthmusError for what makes running impossible: not founded or joined, a damaged journal,
+    a port that is taken, a data directory in use.
+    """
+    set_up_logging(config.log)
+    with hold_folder(Path(config.data_dir)):
+        credentials = Credentials.open(config)
+        try:
+            await run_until_signal(Controller(config, credentials).run())
+        finally:
+            credentials.close()
+
+
+class Controller:
+    """The parts of one controller; `run` ends by cancellation or the first error."""
+
+    def __init__(self, config: ControllerConfig, credentials: Credentials) -> None:
+        self.config = config
+        self.name = f"{config.cluster.name}-{config.id}"
+        self.cluster = config.cluster.name
+        self.credentials = credentials
+        self.directory = DirectoryStore.open(Path(config.data_dir))
+        self.verifier = Verifier(self.directory.bundles, clock=utc_now)
+        self.catalog = Catalog()
+        self.engine: EmbeddedEngine = make_engine(
+            config,
+            machine=self.catalog,
+            directory=self.directory,
+            leaf=credentials.leaf,
+            verifier=self.verifier,
+        )
+        self.proposer = Proposer(self.engine, cluster=self.cluster, schema=self._command_schema)
+        self.registries: dict[str, ClusterRegistry] = {}
+        self.feed = Feed(
+            self.catalog,
+            unix_ms=lambda: int(time.time() * 1000),
+            leader_contact_age_ms=lambda: self.engine.status().last_leader_contact_ms_ago or 0,
+        )
+        self.source = CompiledSource()
+        self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
+        self.views = LiveViews(self.feed, self.source)
+        self.watches = WatchHub(self.catalog.history)
+        self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
+        self._joined = asyncio.Event()
+        self._publishers: asyncio.Queue[Publisher] = asyncio.Queue()
+
+    @property
+    def witness(self) -> bool:
+        """True for a member with everything but Raft switched off."""
+        return self.config.cluster.role == "witness"
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        metrics = CollectorRegistry()
+        metrics.register(ControllerCollector(self))
+        loop = asyncio.get_running_loop()
+        # In the Raft thread: hand over and return.
+        self.catalog.on_change(lambda *news: _hand_over(loop, self._changed, *news))
+        self.catalog.on_reset(lambda _revision: _hand_over(loop, self._reset))
+        async with asyncio.TaskGroup() as tasks:
+            endpoint = MetricsEndpoint(self.config.listen.metrics, metrics, self.readiness)
+            tasks.create_task(endpoint.run(), name="controller/metrics")
+            tasks.create_task(self.credentials.run(), name="controller/credentials")
+            self.engine.allow(members_of(self.directory.current))
+            tasks.create_task(run_engine(self.engine), name="controller/consensus")
+            await self.engine.ready.wait()
+            _log.info("log_replayed", revision=self.catalog.revision, cluster=self.cluster)
+            duties = LeaderDuties(
+                self.engine, self.proposer, members=lambda: members_of(self.directory.current)
+            )
+            tasks.create_task(duties.run(), name="controller/duties")
+            if self.witness:
+                self._learn()
+                self._waiting_for.clear()
+                return
+            await self._serve(tasks)
+
+    async def _serve(self, tasks: asyncio.TaskGroup) -> None:
+        tasks.create_task(self.views.run(), name="controller/views")
+        tasks.create_task(self._run_publishers(), name="controller/publishers")
+        tasks.create_task(self._sweep(), name="controller/leases")
+        tasks.create_task(self._keep_context(), name="controller/operator-context")
+        self._learn()
+        await self._joined.wait()  # One that joins has nothing to serve before it has caught up.
+        tasks.create_task(self._announce(), name="controller/announce")
+        tasks.create_task(self._serve_control(), name="controller/control")
+        tasks.create_task(self._serve_api(), name="controller/api")
+
+    # -- following the catalog ---------------------------------------------------------------------
+
+    def _changed(self, revision: int, changes: tuple[Change, ...]) -> None:
+        self.feed.changed(revision, changes)
+        self.watches.notify()
+        if any(_is_directory(change) for change in changes):
+            self._learn()
+        for cluster, registry in self.registries.items():
+            mine = tuple(change for change in changes if _is_endpoint_of(change, cluster))
+            if mine:
+                registry.absorb(mine)
+
+    def _reset(self) -> None:
+        """A snapshot of the leader replaced everything."""
+        self.feed.reset()
+        self.watches.notify()
+        for registry in self.registries.values():
+            registry.absorb(_all_changed(self.catalog.tables, registry))
+        self._learn()
+
+    async def _announce(self) -> None:
+        """Tell the federation where this controller is now, and which protocol it speaks."""
+        key = ResourceKey("", "Controller", "", self.name)
+        wanted = controller_of(self.config, self.credentials).spec
+        while True:
+            row = self.catalog.tables.resource(key)
+            if row is not None and decode_spec("Controller", row.spec, where=str(key)) == wanted:
+                return
+            try:
+                await self.proposer.write(Put(key=key, spec=msgspec.json.encode(wanted)))
+            except IsthmusError as error:
+                _log.warning("not_announced", reason=error.message)
+                await asyncio.sleep(ANNOUNCE_RETRY_S)
+
+    def _learn(self) -> None:
+        """Take over who belongs to the federation: for the transport, agents, views and on disk."""
+        tables = self.catalog.tables
+        if tables.resource(ResourceKey("", "Cluster", "", self.cluster)) is None:
+            return
+        self._joined.set()
+        learn_directory(self.directory, tables)
+        self.engine.allow(members_of(self.directory.current))
+        if self.witness:
+            return
+        for row, spec in resources(tables, "Cluster"):
+            assert isinstance(spec, ClusterSpec)
+            name = row.key.name
+            if spec.role != "witness":
+                self.views.want(name)
+            if name not in self.registries and self.cluster in (name, spec.home):
+                self._serve_cluster(name)
+
+    def _serve_cluster(self, cluster: str) -> None:
+        registry = ClusterRegistry(
+            cluster,
+            catalog=self.catalog,
+            lease_ms=duration_ms(self.config.agents.lease),
+            clock=time.monotonic,
+            changed=self.feed.local_changed,
+        )
+        self.registries[cluster] = registry
+        self.feed.serve_local(cluster, registry.rows())
+        self._publishers.put_nowait(
+            Publisher(registry, holder=self.name, catalog=self.catalog, proposer=self.proposer)
+        )
+
+    async def _run_publishers(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                publisher = await self._publishers.get()
+                tasks.create_task(publisher.run(), name="publisher")
+
+    async def _keep_context(self) -> None:
+        """The operator's certificate lives no longer than any other leaf: renew it while we run."""
+        while True:
+            try:
+                await asyncio.to_thread(write_context, self.config, self.credentials)
+            except (IsthmusError, OSError) as error:
+                _log.error("operator_context_not_renewed", reason=str(error))
+            await asyncio.sleep(CONTEXT_CHECK_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for registry in self.registries.values():
+                registry.sweep()
+
+    # -- ports -------------------------------------------------------------------------------------
+
+    async def _serve_control(self) -> None:
+        control = ControlService(
+            name=self.name,
+            catalog=self.catalog,
+            signer=Signer(catalog=self.catalog, authority=self.credentials.authority),
+            registry=self.registries.get,
+            directories=self._directories,
+        )
+        replication = ReplicationService(self.feed, tables=lambda: self.catalog.tables)
+        await serve_control(
+            self.config.listen.control,
+            (control.handler(), replication.handler(), self.xds.handler()),
+            verifier=self.verifier,
+            leaf=self.credentials.leaf,
+            bundles=self.directory.bundles,
+            listening=lambda: self._listens("control"),
+        )
+
+    async def _serve_api(self) -> None:
+        await serve_api(
+            self.config.listen.api,
+            (*self._resource_api().routes(), *self._operations().routes()),
+            leaf=self.credentials.leaf,
+            bundles=self.directory.bundles,
+            listening=lambda: self._listens("api"),
+        )
+
+    def _listens(self, port: str) -> None:
+        self._waiting_for.discard(port)
+        _log.info("listening", controller=self.name, port=port, address=getattr(self.config.listen, port))
+
+    def _resource_api(self) -> ResourceApi:
+        return ResourceApi(
+            cluster=self.cluster,
+            catalog=self.catalog,
+            proposer=self.proposer,
+            watches=self.watches,
+            verifier=self.verifier,
+        )
+
+    def _operations(self) -> Operations:
+        return Operations(
+            id=self.config.id,
+            cluster=self.cluster,
+            catalog=self.catalog,
+            admission=Admission(
+                cluster=self.cluster,
+                catalog=self.catalog,
+                proposer=self.proposer,
+                authority=self.credentials.authority,
+            ),
+            verifier=self.verifier,
+            views=self.views,
+            proxies=self.proxies,
+            raft_status=self.engine.status,
+            create_token=self._create_token,
+        )
+
+    async def _create_token(self, request: TokenRequest) -> TokenReply:
+        return await create_token(
+            request,
+            tables=self.catalog.tables,
+            now_ms=self.catalog.now_ms,
+            proposer=self.proposer,
+            cluster=self.cluster,
+            pin=spki_pin(self.credentials.root.certificate_der),
+        )
+
+    # -- what others ask ---------------------------------------------------------------------------
+
+    def proxies(self) -> list[dict[str, object]]:
+        """Return one entry for each connected proxy, for `isthmus proxy status`."""
+        return [
+            {
+                "proxy": proxy.id,
+                "cluster": proxy.cluster,
+                "peer": proxy.peer,
+                "version": proxy.user_agent,
+                "kinds": [
+                    {
+                        "kind": kind.type_url.rpartition(".")[2],
+                        "state": kind.status,
+                        "resources": kind.sent,
+                        "error": kind.error,
+                        "quarantined": kind.quarantined,
+                    }
+                    for kind in proxy.types
+                ],
+            }
+            for proxy in self.xds.status()
+        ]
+
+    def readiness(self) -> tuple[bool, Facts]:
+        """Ready means: serves what it has. A leader is not needed for that (invariant F1)."""
+        status = self.engine.status()
+        return not self._waiting_for, {
+            "role": status.role,
+            "leader": status.leader,
+            "revision": self.catalog.revision,
+            "members": status.members,
+            "missing": [
+                f"{port} is not served yet: the log is being replayed or fetched"
+                for port in sorted(self._waiting_for)
+            ],
+        }
+
+    async def _directories(self) -> AsyncIterator[Directory]:
+        directory = self.directory.current
+        yield directory
+        while True:
+            directory = await self.directory.newer_than(directory.revision)
+            yield directory
+
+    def _command_schema(self) -> int:
+        return command_schema(one.spec.protocol for one in self.directory.current.controllers)
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, callback: object, *arguments: object) -> None:
+    """Call `callback` on the loop, from the Raft thread; when the loop is gone the process is ending."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)  # type: ignore[arg-type]
+    except RuntimeError:
+        _log.debug("loop_closed")
+
+
+def _is_directory(change: Change) -> bool:
+    return change.table == "resources" and ResourceKey.decode(change.key).kind in DIRECTORY_KINDS
+
+
+def _is_endpoint_of(change: Change, cluster: str) -> bool:
+    return change.table == "endpoints" and EndpointKey.decode(change.key).cluster == cluster
+
+
+def _all_changed(tables: Tables, registry: ClusterRegistry) -> tuple[Change, ...]:
+    """Return the endpoints of a cluster as if each had just changed, also those that are gone."""
+    there = {
+        key: value
+        for key, value in tables.endpoints.items()
+        if EndpointKey.decode(key).cluster == registry.cluster
+    }
+    gone = (Change("endpoints", key, None) for key, _ in registry.rows() if key not in there)
+    return (*(Change("endpoints", key, value) for key, value in there.items()), *gone)

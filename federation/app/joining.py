@@ -1,0 +1,87 @@
+"""`isthmus cluster join`: a cluster becomes part of a federation by a one-time token.
+
+The keys are made first and kept, so that a join that was cut short can be repeated: the federation
+gives the same answer to the same root.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from certs.core.token import JoinToken
+from federation.agent.directory import save_directory
+from federation.agent.folder_lock import hold_folder
+from federation.api.admission import join_message
+from federation.api.client import ApiClient
+from federation.api.messages import JoinReply, JoinRequest
+from federation.app.config import ControllerConfig, JoinConfig
+from federation.app.context import write_context
+from federation.app.credentials import Credentials
+from federation.app.founding import cluster_spec_of, controller_of
+from federation.kernel.codec import MALFORMED
+from federation.kernel.errors import InvalidInputError
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """What `isthmus cluster join` did."""
+
+    federation: str
+    revision: int
+    context: Path | None  # None for a remote cluster: its home's operators run it.
+
+
+def join_with_controller(config: ControllerConfig, token: JoinToken) -> Joined:
+    """Join a primary or a witness; afterwards `isthmus controller run` starts it.
+
+    Raises what the federation answers: NotAllowedError, PreconditionError for a used or expired token,
+    AlreadyExistsError for a name that is taken.
+    """
+    _check_token(token, config.cluster.name)
+    data_dir = Path(config.data_dir)
+    with hold_folder(data_dir):
+        credentials = Credentials.create(config)
+        try:
+            request = JoinRequest(
+                secret=token.secret,
+                cluster=config.cluster.name,
+                spec=cluster_spec_of(config.cluster),
+                roots=(credentials.root.bundle().pem().decode(),),
+                controller=controller_of(config, credentials),
+                proof=credentials.root.sign(join_message(token.secret, config.cluster.name)),
+            )
+            reply = _post(request, token)
+            save_directory(data_dir, reply.directory)
+            context = write_context(config, credentials)
+        finally:
+            credentials.close()
+    return Joined(federation=reply.directory.federation, revision=reply.revision, context=context)
+
+
+def join_remote(config: JoinConfig, token: JoinToken) -> Joined:
+    """Make a remote cluster known; it uses its home's trust domain and controllers."""
+    _check_token(token, config.cluster.name)
+    section = config.cluster
+    if section.role != "remote":
+        raise InvalidInputError(
+            f'cluster.role: {section.role!r}: expected "remote"; others have a controller to run'
+        )
+    spec = cluster_spec_of(section)
+    if not spec.trust_domain:
+        spec = msgspec.structs.replace(spec, trust_domain=token.trust_domain)
+    reply = _post(JoinRequest(secret=token.secret, cluster=section.name, spec=spec), token)
+    return Joined(federation=reply.directory.federation, revision=reply.revision, context=None)
+
+
+def _check_token(token: JoinToken, cluster: str) -> None:
+    if token.purpose != "cluster" or token.cluster != cluster:
+        raise InvalidInputError(
+            f"the token lets a {token.purpose} into cluster {token.cluster}, the configuration is of cluster {cluster}"
+        )
+
+
+def _post(request: JoinRequest, token: JoinToken) -> JoinReply:
+    answer = ApiClient.of_token(token).call("POST", "/v1/join", msgspec.json.encode(request))
+    try:
+        return msgspec.json.decode(answer, type=JoinReply)
+    except MALFORMED as error:
+        raise InvalidInputError(f"the controller's answer to join cannot be read: {error}") from error

@@ -1,0 +1,79 @@
+"""The controller's xDS part: one live view for each cluster whose proxies it feeds.
+
+It follows the feed of its own process through the same messages as any other follower, so that it
+could run in a process of its own.
+"""
+
+import asyncio
+import contextlib
+
+import structlog
+
+from discovery.core.model import ServiceKey
+from discovery.core.view import Service
+from federation.replication.feed import Feed
+from federation.replication.followed_view import FollowedView
+from federation.replication.state import FollowerState
+from gateways.core.compile import ViewCompiler
+from gateways.runtime.compiled import CompiledSource
+
+# A millisecond of compiling for each; the event loop must not stand still for longer than a few.
+SERVICES_PER_SLICE = 8
+
+_log = structlog.get_logger("views")
+
+
+class LiveViews:
+    """Keeps the views of every joined cluster compiled, and answers what a cluster sees."""
+
+    def __init__(self, feed: Feed, source: CompiledSource) -> None:
+        self._feed = feed
+        self._source = source
+        self._views: dict[str, FollowedView] = {}
+        self._wanted: asyncio.Queue[str] = asyncio.Queue()
+        self._known: set[str] = set()
+
+    def want(self, cluster: str) -> None:
+        """Begin to serve a cluster that joined; again: nothing."""
+        if cluster not in self._known:
+            self._known.add(cluster)
+            self._wanted.put_nowait(cluster)  # Bounded by the number of clusters.
+
+    def service(self, cluster: str, key: ServiceKey) -> Service | None:
+        """Return a service as `cluster` sees it."""
+        followed = self._views.get(cluster)
+        return None if followed is None else followed.view.service(key)
+
+    async def run(self) -> None:
+        """Follow for every wanted cluster until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                cluster = await self._wanted.get()
+                tasks.create_task(self._follow(cluster), name=f"view/{cluster}")
+
+    async def _follow(self, cluster: str) -> None:
+        state = FollowerState(cluster)
+        followed = FollowedView(state)
+        compiler: ViewCompiler | None = None
+        async with contextlib.aclosing(self._feed.subscribe(cluster, state.request())) as answers:
+            async for answer in answers:
+                update = state.apply(answer)
+                if update.empty or not state.complete:
+                    continue
+                changed = followed.take(update)
+                if compiler is None:
+                    compiler = ViewCompiler(cluster, followed.view)
+                    await _compile_all(compiler, changed)
+                    self._views[cluster] = followed
+                    self._source.add(compiler)
+                    _log.info("view_ready", cluster=cluster, services=len(changed), revision=state.revision)
+                else:
+                    self._source.update(cluster, changed)
+
+
+async def _compile_all(compiler: ViewCompiler, keys: frozenset[ServiceKey]) -> None:
+    ordered = sorted(keys)
+    compiler.update(())  # The roots, which may be all there is.
+    for start in range(0, len(ordered), SERVICES_PER_SLICE):
+        compiler.update(ordered[start : start + SERVICES_PER_SLICE])
+        await asyncio.sleep(0)

@@ -1,0 +1,88 @@
+"""The consensus engine of one controller: addresses, certificates and timing as the catalog has them."""
+
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from certs.core.verifier import Verifier
+from certs.runtime.identity import LeafIdentity
+from certs.runtime.tls import client_context, server_context
+from consensus.core.contract import MemberAddress, StateMachine
+from consensus.core.timing import Timing
+from consensus.runtime.embedded import EmbeddedEngine
+from federation.agent.directory import DirectoryStore
+from federation.api.messages import Directory, NamedController
+from federation.app.config import ControllerConfig
+from federation.kernel.errors import PreconditionError, UnavailableError
+from federation.kernel.units import duration_ms
+
+RAFT_DIRECTORY = "raft"
+
+
+class RaftSecurity:
+    """Mutual TLS between members: each connection is judged by the newest bundles."""
+
+    def __init__(self, leaf: LeafIdentity, directory: DirectoryStore, verifier: Verifier) -> None:
+        self._leaf = leaf
+        self._directory = directory
+        self._verifier = verifier
+
+    def server_context(self) -> ssl.SSLContext:
+        """A context for accepted connections."""
+        return server_context(self._leaf, self._directory.bundles(), client="required")
+
+    def client_context(self) -> ssl.SSLContext:
+        """A context for dialled connections."""
+        return client_context(self._leaf, self._directory.bundles())
+
+    def verify(self, peer_chain_der: Sequence[bytes]) -> str:
+        """Return the peer's SPIFFE ID; raises BadIdentityError."""
+        return str(self._verifier.verify(peer_chain_der, purpose="client"))
+
+
+def member_address(controller: NamedController) -> MemberAddress:
+    """A controller as consensus knows it: members are named by their cluster, one for each."""
+    return MemberAddress(
+        id=controller.spec.cluster, address=controller.spec.raft, identity=controller.spec.identity
+    )
+
+
+def members_of(directory: Directory) -> tuple[MemberAddress, ...]:
+    """Every controller that votes or may come to vote."""
+    return tuple(member_address(controller) for controller in directory.controllers if controller.spec.raft)
+
+
+async def run_engine(engine: EmbeddedEngine) -> None:
+    """Run the engine until cancelled.
+
+    Raises PreconditionError for what only a person can change, a port that is taken or a failing disk:
+    `UnavailableError` would ask to try again.
+    """
+    try:
+        await engine.run()
+    except UnavailableError as error:
+        raise PreconditionError(f"raft: {error.message}") from error
+
+
+def make_engine(
+    config: ControllerConfig,
+    *,
+    machine: StateMachine,
+    directory: DirectoryStore,
+    leaf: LeafIdentity,
+    verifier: Verifier,
+    founding: bool = False,
+) -> EmbeddedEngine:
+    """Return the engine of this controller; one that joins starts from the members that it was told of."""
+    members = members_of(directory.current)
+    me = next(member for member in members if member.id == config.cluster.name)
+    bootstrap = (me,) if founding else tuple(member for member in members if member.id != me.id)
+    return EmbeddedEngine(
+        me,
+        directory=Path(config.data_dir) / RAFT_DIRECTORY,
+        machine=machine,
+        bootstrap=bootstrap or (me,),
+        security=RaftSecurity(leaf, directory, verifier),
+        timing=Timing(round_trip_ms=duration_ms(config.raft.round_trip)),
+        federation=directory.current.federation,
+    )

@@ -1,0 +1,210 @@
+"""`isthmus init`, `isthmus cluster ...`, `isthmus token ...`: who belongs to the federation."""
+
+import asyncio
+import getpass
+import tomllib
+from pathlib import Path
+
+import click
+
+from certs.core.token import parse_token
+from federation.api.tokens import TokenRequest, check_request
+from federation.app.config import ControllerConfig, JoinConfig
+from federation.cli.output import print_json, print_table, say
+from federation.cli.session import (
+    Session,
+    config_option,
+    context_option,
+    output_option,
+    read_config,
+    read_text,
+    read_token,
+)
+from federation.kernel.errors import InvalidInputError, NotFoundError
+from federation.kernel.units import duration_ms
+
+
+@click.command()
+@config_option
+@click.option("--name", required=True, help="Name of the new federation, such as prod.")
+@click.option(
+    "--root-export",
+    type=click.Path(path_type=Path),
+    help="Write an encrypted copy of the trust domain's root key here: keep it off this machine.",
+)
+@click.option(
+    "--export-passphrase-file",
+    type=click.Path(path_type=Path),
+    help="File with the passphrase of the copy; asked for when not given.",
+)
+def init(config_path: Path, name: str, root_export: Path | None, export_passphrase_file: Path | None) -> None:
+    """Found a federation: this controller becomes its first member."""
+    from federation.app.founding import found
+
+    config = read_config(config_path, ControllerConfig)
+    passphrase = b""
+    if root_export is not None:
+        passphrase = _export_passphrase(export_passphrase_file)
+    founded = asyncio.run(found(config, name=name, root_export=root_export, export_passphrase=passphrase))
+    say(f"federation {founded.federation} founded by cluster {config.cluster.name}")
+    if founded.root_export is None:
+        say(
+            "the root key of this trust domain exists on this machine only:"
+            " run init with --root-export FILE to keep an encrypted copy elsewhere"
+        )
+    say(f"next: isthmus controller run --config {config_path}")
+    say(f"      export ISTHMUS_CONTEXT={founded.context}")
+
+
+def _export_passphrase(path: Path | None) -> bytes:
+    if path is not None:
+        return read_text(path).strip().encode()
+    first = getpass.getpass("passphrase of the exported root key: ")
+    if first != getpass.getpass("again: "):
+        raise InvalidInputError("the two passphrases differ")
+    return first.encode()
+
+
+@click.group()
+def cluster() -> None:
+    """Clusters of the federation."""
+
+
+@cluster.command("join")
+@config_option
+@click.option("--token", "token_text", help="The join token, from isthmus token create --cluster NAME.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="File that holds it.")
+def join(config_path: Path, token_text: str | None, token_file: Path | None) -> None:
+    """Join a federation by a one-time token.
+
+    A primary or a witness brings its controller's configuration; a remote cluster, which has no
+    controller, a file with its [cluster] section only.
+    """
+    from federation.app.joining import join_remote, join_with_controller
+
+    text = read_token(token_text, token_file)
+    if text is None:
+        raise InvalidInputError("--token or --token-file is missing")
+    token = parse_token(text)
+    if _is_remote(config_path):
+        joined = join_remote(read_config(config_path, JoinConfig), token)
+        say(f"cluster {token.cluster} joined federation {joined.federation}")
+        say(f"next, at its home: isthmus token create --purpose agent --cluster {token.cluster} ...")
+        return
+    config = read_config(config_path, ControllerConfig)
+    joined = join_with_controller(config, token)
+    say(f"cluster {token.cluster} joined federation {joined.federation}")
+    say(f"next: isthmus controller run --config {config_path}")
+    say(f"      export ISTHMUS_CONTEXT={joined.context}")
+
+
+def _is_remote(path: Path) -> bool:
+    try:
+        section = tomllib.loads(read_text(path)).get("cluster")
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(f"{path}: not a TOML file: {error}") from error
+    return isinstance(section, dict) and section.get("role") == "remote"
+
+
+@cluster.command("list")
+@context_option
+@output_option
+def list_clusters(context_directory: str, output: str) -> None:
+    """List the clusters that joined."""
+    answer = Session(context_directory).get("/v1/status")
+    if output == "json":
+        print_json(answer["clusters"])
+        return
+    _print_clusters(answer["clusters"])
+
+
+@cluster.command("status")
+@click.argument("name", required=False)
+@context_option
+@output_option
+def cluster_status(name: str | None, context_directory: str, output: str) -> None:
+    """Show clusters with their controllers, endpoints and gateways."""
+    answer = Session(context_directory).get("/v1/status")
+    clusters = [one for one in answer["clusters"] if name in (None, one["name"])]
+    if not clusters:
+        raise NotFoundError(f"cluster {name} has not joined: isthmus cluster list names those that have")
+    if output == "json":
+        print_json(clusters)
+        return
+    _print_clusters(clusters)
+
+
+def _print_clusters(clusters: list[dict[str, object]]) -> None:
+    print_table(
+        ("name", "role", "trust domain", "region", "home", "controllers", "endpoints", "gateways"),
+        [
+            (
+                one["name"],
+                one["role"],
+                one["trustDomain"],
+                one["region"],
+                one["home"],
+                ",".join(map(str, one["controllers"])),  # type: ignore[call-overload]
+                f"{one['readyEndpoints']}/{one['endpoints']}",
+                one["gateways"],
+            )
+            for one in clusters
+        ],
+    )
+
+
+@click.group()
+def token() -> None:
+    """Join tokens: one-time permissions to enter."""
+
+
+@token.command("create")
+@click.option(
+    "--cluster", "cluster_name", required=True, help="The cluster that joins, or that the process belongs to."
+)
+@click.option(
+    "--purpose",
+    type=click.Choice(["cluster", "agent", "gateway", "dns"]),
+    default="cluster",
+    show_default=True,
+    help="What the token lets in.",
+)
+@click.option("--namespace", default="", help="Agents: namespace of the workloads.")
+@click.option("--service-account", default="", help="Agents: service account of the workloads.")
+@click.option(
+    "--workload-group",
+    default="",
+    help="Agents: the WorkloadGroup of the namespace that says what the machine runs, and as whom.",
+)
+@click.option("--ttl", default="10m", show_default=True, help="How long it may be used.")
+@context_option
+@output_option
+def create(
+    cluster_name: str,
+    purpose: str,
+    namespace: str,
+    service_account: str,
+    workload_group: str,
+    ttl: str,
+    context_directory: str,
+    output: str,
+) -> None:
+    """Create a token and print it: it cannot be shown again."""
+    try:
+        ttl_ms = duration_ms(ttl)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"--ttl: {error.message}") from error
+    request = TokenRequest(
+        purpose=purpose,  # type: ignore[arg-type]  # checked by click
+        cluster=cluster_name,
+        namespace=namespace,
+        service_account=service_account,
+        workload_group=workload_group,
+        ttl_ms=ttl_ms,
+    )
+    check_request(request)
+    answer = Session(context_directory).send("POST", "/v1/tokens", request)
+    if output == "json":
+        print_json(answer)
+    else:
+        click.echo(answer["token"])

@@ -1,0 +1,60 @@
+"""`isthmus`: the operator's command. Verbs as in kubectl; every error says what, where, and what to do."""
+
+import sys
+from importlib.metadata import version
+
+import click
+
+from federation.cli.federation_commands import cluster, init, token
+from federation.cli.output import EXIT_FAILED, exit_code, say
+from federation.cli.process_commands import agent, controller, demo, dns, gateway
+from federation.cli.resource_commands import apply, delete, get
+from federation.cli.status_commands import proxy, resolve, status
+from federation.kernel.errors import IsthmusError, cause_of
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done, 1 failed, 2 bad input or usage, 3 not found, 4 conflict, 5 unavailable or timed out.",
+)
+@click.version_option(version("isthmus"), prog_name="isthmus")
+def cli() -> None:
+    """Federation of service meshes across clusters, clouds, VMs and racks."""
+
+
+for command in (
+    init,
+    cluster,
+    token,
+    controller,
+    agent,
+    gateway,
+    dns,
+    apply,
+    get,
+    delete,
+    resolve,
+    proxy,
+    status,
+    demo,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the command: our errors become one line and an exit status."""
+    try:
+        try:
+            cli(prog_name="isthmus")
+        except BaseExceptionGroup as group:
+            raise cause_of(group) from group
+    except IsthmusError as error:
+        say(f"isthmus: {error.message}")
+        sys.exit(exit_code(error))
+    except OSError as error:  # Of a file or disk, not translated where it happened.
+        say(f"isthmus: {error}")
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

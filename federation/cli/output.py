@@ -1,0 +1,59 @@
+"""What commands print: data on standard output, talk on standard error."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from federation.kernel.errors import Code, IsthmusError
+
+# Documented in docs/reference/cli.md; scripts rely on them.
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_FOUND = 3
+EXIT_CONFLICT = 4
+EXIT_UNAVAILABLE = 5
+
+_EXIT_CODES = {
+    Code.INVALID_ARGUMENT: EXIT_USAGE,
+    Code.NOT_FOUND: EXIT_NOT_FOUND,
+    Code.ALREADY_EXISTS: EXIT_CONFLICT,
+    Code.ABORTED: EXIT_CONFLICT,
+    Code.UNAVAILABLE: EXIT_UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED: EXIT_UNAVAILABLE,
+}
+
+
+def exit_code(error: IsthmusError) -> int:
+    """Return the exit status of a command that failed so."""
+    return _EXIT_CODES.get(error.code, EXIT_FAILED)
+
+
+def say(text: str) -> None:
+    """Tell the operator something that is not data."""
+    click.echo(text, err=True)
+
+
+def print_json(value: object) -> None:
+    """Print data for programs, indented."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print data for people, as kubectl does: no borders, upper-case headings."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.upper(), no_wrap=True, overflow="ignore")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    # Piped into a program there is no width to fit into; a narrow terminal wraps by itself.
+    width = max(200, *(sum(len(str(cell)) + 3 for cell in row) for row in (columns, *rows)))
+    # What a cell holds is text: brackets and colons in it mean nothing to rich.
+    console = Console(
+        file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
+    console.print(table)

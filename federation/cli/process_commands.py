@@ -1,0 +1,107 @@
+"""`isthmus controller|agent|gateway|dns run`, `isthmus demo`: the processes themselves.
+
+Each command imports its process when it runs: a quick `isthmus get` must not wait for gRPC and xDS.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from federation.agent.config import AgentConfig, GatewayConfig
+from federation.app.config import ControllerConfig, DnsConfig
+from federation.cli.session import config_option, read_config, read_token
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def token_options(command: F) -> F:
+    """`--token` and `--token-file`, needed at the first start only."""
+    command = click.option("--token", "token_text", help="Join token; needed at the first start only.")(
+        command
+    )
+    return click.option("--token-file", type=click.Path(path_type=Path), help="File that holds it.")(command)
+
+
+@click.group()
+def controller() -> None:
+    """The control plane's process."""
+
+
+@controller.command("run")
+@config_option
+def run_controller_command(config_path: Path) -> None:
+    """Run a controller until SIGTERM."""
+    from federation.app.controller import run_controller
+
+    asyncio.run(run_controller(read_config(config_path, ControllerConfig)))
+
+
+@click.group()
+def agent() -> None:
+    """The process beside workloads, with their sidecar Envoy."""
+
+
+@agent.command("run")
+@config_option
+@token_options
+def run_agent_command(config_path: Path, token_text: str | None, token_file: Path | None) -> None:
+    """Run an agent until SIGTERM; it enrolls first if it never did."""
+    from federation.agent.agent import run_agent
+    from federation.app.telemetry import set_up_logging
+
+    config = read_config(config_path, AgentConfig)
+    set_up_logging(config.log)
+    asyncio.run(run_agent(config, read_token(token_text, token_file)))
+
+
+@click.group()
+def gateway() -> None:
+    """The east-west gateway of a cluster."""
+
+
+@gateway.command("run")
+@config_option
+@token_options
+def run_gateway_command(config_path: Path, token_text: str | None, token_file: Path | None) -> None:
+    """Run a gateway until SIGTERM, which drains it; it enrolls first if it never did."""
+    from federation.agent.gateway import run_gateway
+    from federation.app.telemetry import set_up_logging
+
+    config = read_config(config_path, GatewayConfig)
+    set_up_logging(config.log)
+    asyncio.run(run_gateway(config, read_token(token_text, token_file)))
+
+
+@click.group()
+def dns() -> None:
+    """The DNS process of a cluster."""
+
+
+@dns.command("run")
+@config_option
+@token_options
+def run_dns_command(config_path: Path, token_text: str | None, token_file: Path | None) -> None:
+    """Answer DNS until SIGTERM; it enrolls first if it never did."""
+    from federation.app.dns import run_dns
+
+    asyncio.run(run_dns(read_config(config_path, DnsConfig), read_token(token_text, token_file)))
+
+
+@click.command()
+@click.option("--report", type=click.Path(path_type=Path), help="Write the figures to this file (JSON).")
+@click.option(
+    "--work-dir",
+    type=click.Path(path_type=Path),
+    help="Keep logs and data here; default: a temporary directory, removed afterwards.",
+)
+def demo(report: Path | None, work_dir: Path | None) -> None:
+    """Run a federation on this machine, lose clusters under load, and report what callers noticed.
+
+    Needs no root: every process lives on a private loopback address. Exits 1 if a request failed.
+    """
+    from chaos.demo import run_demo
+
+    raise SystemExit(run_demo(report=report, work_dir=work_dir))

@@ -1,0 +1,105 @@
+"""`isthmus status|resolve|proxy status`: what is, seen from one controller."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from federation.cli.output import print_json, print_table, say
+from federation.cli.session import Session, context_option, output_option
+
+
+@click.command()
+@context_option
+@output_option
+def status(context_directory: str, output: str) -> None:
+    """Show the controller's place in the federation."""
+    answer = Session(context_directory).get("/v1/status")
+    if output == "json":
+        print_json(answer)
+        return
+    raft = answer["raft"]
+    age = raft["lastLeaderContactMsAgo"]
+    print_table(
+        ("what", "value"),
+        [
+            ("federation", answer["federation"]),
+            ("controller", f"{answer['cluster']}/{answer['id']}"),
+            ("role", raft["role"]),
+            ("leader", raft["leader"] or "none"),
+            ("term", raft["term"]),
+            ("members", ", ".join(raft["members"])),
+            ("connected", ", ".join(raft["connected"]) or "none"),
+            ("revision", answer["revision"]),
+            ("leader heard", "never" if age is None else f"{age} ms ago"),
+            ("protocol", answer["protocol"]),
+        ],
+    )
+    say("")
+    print_table(
+        ("cluster", "role", "trust domain", "endpoints", "gateways"),
+        [
+            (
+                one["name"],
+                one["role"],
+                one["trustDomain"],
+                f"{one['readyEndpoints']}/{one['endpoints']}",
+                one["gateways"],
+            )
+            for one in answer["clusters"]
+        ],
+    )
+
+
+@click.command()
+@click.argument("name")
+@click.option("--from", "viewer", required=True, metavar="CLUSTER", help="Where the caller is.")
+@context_option
+@output_option
+def resolve(name: str, viewer: str, context_directory: str, output: str) -> None:
+    """Show where a call to NAME goes from CLUSTER: orders.shop, or the full DNS name."""
+    answer: dict[str, Any] = Session(context_directory).get(
+        f"/v1/resolve?{urlencode({'name': name, 'from': viewer})}"
+    )
+    if output == "json":
+        print_json(answer)
+        return
+    say(f"{answer['host']} as {viewer} sees it: ports {', '.join(map(str, answer['ports']))}")
+    print_table(
+        ("order", "cluster", "reached by", "address", "ready"),
+        [
+            (
+                order,
+                owner["cluster"],
+                "endpoint" if owner["direct"] else "gateway",
+                target["address"],
+                target["ready"],
+            )
+            for order, owner in enumerate(answer["owners"])
+            for target in owner["targets"]
+        ],
+    )
+
+
+@click.group()
+def proxy() -> None:
+    """Envoys that this controller feeds."""
+
+
+@proxy.command("status")
+@context_option
+@output_option
+def proxy_status(context_directory: str, output: str) -> None:
+    """Show, for each proxy and kind of resource, whether it has the newest configuration."""
+    answer = Session(context_directory).get("/v1/proxies")
+    if output == "json":
+        print_json(answer)
+        return
+    print_table(
+        ("proxy", "cluster", "kind", "state", "resources", "error"),
+        [
+            (one["proxy"], one["cluster"], kind["kind"], kind["state"], kind["resources"], kind["error"])
+            for one in answer
+            for kind in one["kinds"]
+        ],
+    )

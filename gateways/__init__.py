@@ -1,0 +1,1 @@
+"""Envoy: translation of catalog views and their delivery."""

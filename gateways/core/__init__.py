@@ -1,0 +1,1 @@
+"""Pure: catalog view to xDS resources; one ADS stream as a state machine."""

@@ -1,0 +1,1 @@
+"""xDS over gRPC, Envoy processes."""

@@ -1,0 +1,94 @@
+"""The controller's source: what its views compile to, for the proxies of every cluster that it serves."""
+
+from collections.abc import Iterable, Mapping
+
+from discovery.core.model import ServiceKey
+from federation.kernel.errors import UnavailableError
+from gateways.core.ads import Ack
+from gateways.core.compile import Dirty, ProxyConfig, ViewCompiler
+from gateways.core.proxy import check_peer, decode_proxy
+from gateways.core.wire import XdsResource
+from gateways.runtime.source import DirtyNames, NodeInfo
+
+
+class CompiledSource:
+    """Serves one compiler per cluster.
+
+    A cluster is served once it was added, and that must not happen before its view is complete: a proxy
+    would be told to remove what the view does not have yet (invariant F2).
+    """
+
+    def __init__(self) -> None:
+        self._compilers: dict[str, ViewCompiler] = {}
+        self._subscriptions: dict[str, set[CompiledSubscription]] = {}
+
+    def add(self, compiler: ViewCompiler) -> None:
+        """Begin to serve the proxies of the compiler's cluster; its view has been compiled whole."""
+        self._compilers[compiler.cluster] = compiler
+        self._subscriptions.setdefault(compiler.cluster, set())
+
+    def remove(self, cluster: str) -> None:
+        """Stop to accept streams of a cluster that left; the running ones keep what they have."""
+        self._compilers.pop(cluster, None)
+
+    def update(self, cluster: str, changed: Iterable[ServiceKey]) -> Dirty:
+        """Recompile services of one cluster's view and wake the streams that are touched."""
+        dirty = self._compilers[cluster].update(changed)
+        for subscription in self._subscriptions[cluster]:
+            subscription.apply(dirty)
+        return dirty
+
+    def open(self, node: NodeInfo, peer: str) -> "CompiledSubscription":
+        """Begin to serve a proxy.
+
+        Raises InvalidInputError for a malformed description, BadIdentityError when the peer may not speak
+        for the proxy, UnavailableError while its cluster's view is not ready here.
+        """
+        proxy = decode_proxy(node.description, node_id=node.id)
+        check_peer(proxy, peer)
+        compiler = self._compilers.get(proxy.cluster)
+        if compiler is None:
+            raise UnavailableError(
+                f"this controller has no view of cluster {proxy.cluster!r} yet: expected one of"
+                f" {', '.join(sorted(self._compilers)) or 'none'}"
+            )
+        subscriptions = self._subscriptions[proxy.cluster]
+        subscription = CompiledSubscription(ProxyConfig(compiler, proxy), subscriptions)
+        subscriptions.add(subscription)
+        return subscription
+
+
+class CompiledSubscription:
+    """One proxy's part of a compiled view."""
+
+    def __init__(self, config: ProxyConfig, registry: "set[CompiledSubscription]") -> None:
+        self._config = config
+        self._registry = registry
+        self._dirty = DirtyNames()
+
+    def apply(self, dirty: Dirty) -> None:
+        """Follow an update of the compiler."""
+        self._dirty.add(self._config.apply(dirty))
+
+    def get(self, type_url: str, name: str) -> XdsResource | None:
+        """One resource, or None."""
+        return self._config.get(type_url, name)
+
+    def names(self, type_url: str) -> Iterable[str]:
+        """The names of all resources of a type."""
+        return self._config.names(type_url)
+
+    def take_dirty(self) -> Mapping[str, set[str]]:
+        """The names that may have changed."""
+        return self._dirty.take()
+
+    async def wait(self) -> None:
+        """Return when there is something to take."""
+        await self._dirty.wait()
+
+    def on_ack(self, ack: Ack) -> None:
+        """Nothing to do: the service keeps each stream's status."""
+
+    def close(self) -> None:
+        """Stop to follow."""
+        self._registry.discard(self)

@@ -1,0 +1,77 @@
+"""Where an xDS service finds configuration, and the small thing that both of our sources share.
+
+A controller serves compiled views (`compiled`), an agent what it relays (`relay_store`); the service
+(`xds_service`) knows only the two protocols below. Everything here runs on one event loop.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from gateways.core.ads import Ack
+from gateways.core.wire import XdsResource
+
+
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How the proxy introduced itself in the stream's first request."""
+
+    id: str
+    cluster: str
+    description: str  # JSON of `gateways.core.proxy.Proxy`; empty when it sent none.
+    user_agent: str
+
+
+class Subscription(Protocol):
+    """One stream's view of a source."""
+
+    def get(self, type_url: str, name: str) -> XdsResource | None:
+        """One resource, or None."""
+
+    def names(self, type_url: str) -> Iterable[str]:
+        """The names of all resources of a type."""
+
+    def take_dirty(self) -> Mapping[str, set[str]]:
+        """The names, by type, that may have changed since the last call."""
+
+    async def wait(self) -> None:
+        """Return when there is something to take."""
+
+    def on_ack(self, ack: Ack) -> None:
+        """The proxy accepted or, if `ack.error`, rejected a response."""
+
+    def close(self) -> None:
+        """The stream ended."""
+
+
+class ResourceSource(Protocol):
+    """What a service serves."""
+
+    def open(self, node: NodeInfo, peer: str) -> Subscription:
+        """Begin to serve one proxy; raises IsthmusError to refuse it. `peer` is its identity, or empty."""
+
+
+class DirtyNames:
+    """Names to look at again, and a way to wait for some. Bounded by the names that exist."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+        self._event = asyncio.Event()
+
+    def add(self, changed: Mapping[str, Iterable[str]]) -> None:
+        """Note changed names by type."""
+        for type_url, names in changed.items():
+            self._names.setdefault(type_url, set()).update(names)
+        if self._names:
+            self._event.set()
+
+    def take(self) -> dict[str, set[str]]:
+        """Return what was noted, and forget it."""
+        self._event.clear()
+        taken, self._names = self._names, {}
+        return taken
+
+    async def wait(self) -> None:
+        """Return when something is noted."""
+        await self._event.wait()

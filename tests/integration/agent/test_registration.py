@@ -1,0 +1,261 @@
+"""The registration streams, against a controller in this process over real gRPC with mutual TLS."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from discovery.core.model import Endpoint, EndpointKey, EndpointPort
+from federation.agent.directory import DirectoryStore
+from federation.agent.registration import Registrar
+from federation.api.messages import AgentHello, Directory
+from tests.integration.agent.fake_controller import FakeController, directory_of
+from tests.support.loopback import LoopbackBlock
+from tests.support.pki import TestDomain
+from tests.support.wait import eventually_async
+
+WAIT_S = 15.0
+
+StoreOf = Callable[[Directory], DirectoryStore]
+Loopback = Callable[[], LoopbackBlock]
+
+
+def endpoint(name: str) -> Endpoint:
+    return Endpoint(
+        key=EndpointKey("shop", "orders", "alpha", name),
+        address="127.106.0.9",
+        ports=(EndpointPort(name="http", service_port=8080, listen_port=15006),),
+        identity="spiffe://alpha.example/ns/shop/sa/orders",
+        ready=False,
+        agent="a1",
+    )
+
+
+ONE, TWO = endpoint("one"), endpoint("two")
+
+
+@asynccontextmanager
+async def running(registrar: Registrar) -> AsyncIterator[Registrar]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(registrar.run())
+        try:
+            yield registrar
+        finally:
+            task.cancel()
+
+
+def registrar(
+    domain: TestDomain, store: DirectoryStore, *endpoints: Endpoint, cluster: str = "alpha"
+) -> Registrar:
+    return Registrar(
+        endpoints, incarnation=1000, cluster=cluster, identity=domain.agent(cluster), directory=store
+    )
+
+
+async def connected(agent: Registrar, *controllers: FakeController) -> None:
+    names = {controller.named.name for controller in controllers}
+    await eventually_async(
+        lambda: {name for name, stream in agent.streams.items() if stream.connected} >= names,
+        timeout_s=WAIT_S,
+        message=lambda: f"connected: { {n: s.error for n, s in agent.streams.items()} }",
+    )
+
+
+async def test_nothing_is_declared_before_every_probe_has_a_result(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with FakeController(domain, "alpha", loopback().host(1)) as controller:
+        controller.lease_ms = 600  # Heartbeats every 200 ms show that the stream lives.
+        async with running(registrar(domain, store_of(directory_of(controller)), ONE, TWO)) as agent:
+            await connected(agent, controller)
+            agent.set_ready({ONE.key: True})
+            await eventually_async(lambda: controller.heartbeats >= 2, timeout_s=WAIT_S)
+            assert controller.declared == []
+            assert agent.level(ONE.key) == "waiting"
+            agent.set_ready({TWO.key: False})
+            await eventually_async(lambda: agent.level(TWO.key) == "global", timeout_s=WAIT_S)
+    assert [hello.incarnation for hello in controller.hellos] == [1000]
+    assert controller.callers == ["spiffe://alpha.example/isthmus/alpha/agent/a1"]
+    assert [message.complete for message in controller.declared] == [True]
+    assert {key.name: row.ready for key, row in controller.rows.items()} == {"one": True, "two": False}
+
+
+async def test_only_what_changed_is_declared_afterwards(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with (
+        FakeController(domain, "alpha", loopback().host(1)) as controller,
+        running(registrar(domain, store_of(directory_of(controller)), ONE, TWO)) as agent,
+    ):
+        agent.set_ready({ONE.key: True, TWO.key: True})
+        await eventually_async(lambda: agent.level(TWO.key) == "global", timeout_s=WAIT_S)
+        agent.set_ready({ONE.key: False})
+        await eventually_async(lambda: len(controller.declared) == 2, timeout_s=WAIT_S)
+    first, second = controller.declared
+    assert [row.key for row in second.put] == [ONE.key]
+    assert second.put[0].version > max(row.version for row in first.put)
+
+
+async def test_a_controller_that_is_down_costs_the_others_nothing_and_gets_the_whole_list_when_it_is_back(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    block = loopback()
+    late = FakeController(domain, "alpha", block.host(2), id="c2")
+    async with (
+        FakeController(domain, "alpha", block.host(1)) as controller,
+        running(registrar(domain, store_of(directory_of(controller, late)), ONE)) as agent,
+    ):
+        agent.set_ready({ONE.key: True})
+        await eventually_async(lambda: agent.level(ONE.key) == "global", timeout_s=WAIT_S)
+        assert agent.streams["alpha-c2"].error
+        async with late:
+            await eventually_async(lambda: late.complete, timeout_s=WAIT_S)
+        assert late.rows == controller.rows
+
+
+async def test_a_lost_stream_is_opened_again_with_the_whole_list(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with (
+        FakeController(domain, "alpha", loopback().host(1)) as controller,
+        running(registrar(domain, store_of(directory_of(controller)), ONE)) as agent,
+    ):
+        agent.set_ready({ONE.key: True})
+        await eventually_async(lambda: agent.level(ONE.key) == "global", timeout_s=WAIT_S)
+        await controller.stop()
+        await eventually_async(lambda: not agent.streams["alpha-c1"].connected, timeout_s=WAIT_S)
+        controller.rows.clear()
+        agent.set_ready({ONE.key: False})  # Meanwhile the application died.
+        await controller.start()
+        await eventually_async(lambda: len(controller.hellos) == 2 and controller.rows, timeout_s=WAIT_S)
+    assert controller.declared[-1].complete
+    assert controller.rows[ONE.key].ready is False
+
+
+async def test_a_local_acknowledgement_is_shown_as_local(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with FakeController(domain, "alpha", loopback().host(1)) as controller:
+        controller.ack_level = "local"
+        async with running(registrar(domain, store_of(directory_of(controller)), ONE)) as agent:
+            agent.set_ready({ONE.key: True})
+            await eventually_async(lambda: agent.level(ONE.key) == "local", timeout_s=WAIT_S)
+
+
+async def test_a_refused_endpoint_is_shown_with_the_reason_and_the_others_stand(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with FakeController(domain, "alpha", loopback().host(1)) as controller:
+        controller.refuse[ONE.key] = "address 127.106.0.9 is outside the ranges of alpha"
+        async with running(registrar(domain, store_of(directory_of(controller)), ONE, TWO)) as agent:
+            agent.set_ready({ONE.key: True, TWO.key: True})
+            await eventually_async(lambda: agent.level(TWO.key) == "global", timeout_s=WAIT_S)
+            stream = agent.streams["alpha-c1"]
+            await eventually_async(lambda: ONE.key in stream.refusals, timeout_s=WAIT_S)
+            assert "outside the ranges" in stream.refusals[ONE.key]
+            assert agent.level(ONE.key) == "declared"
+            # A change of the endpoint is said again, and may be accepted then.
+            controller.refuse.clear()
+            agent.set_ready({ONE.key: False})
+            await eventually_async(lambda: agent.level(ONE.key) == "global", timeout_s=WAIT_S)
+            assert stream.refusals == {}
+
+
+async def test_leaving_declares_unready_first_and_removes_at_the_end(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with (
+        FakeController(domain, "alpha", loopback().host(1)) as controller,
+        running(registrar(domain, store_of(directory_of(controller)), ONE)) as agent,
+    ):
+        agent.set_ready({ONE.key: True})
+        await eventually_async(lambda: agent.level(ONE.key) == "global", timeout_s=WAIT_S)
+        assert await agent.declare_unready(timeout_s=WAIT_S)
+        assert controller.rows[ONE.key].ready is False
+        agent.set_ready({ONE.key: True})  # A probe that comes late changes nothing any more.
+        assert await agent.remove_all(timeout_s=WAIT_S)
+        assert controller.rows == {}
+    assert [ready for _, ready in controller.history] == [True, False]
+
+
+async def test_leaving_does_not_wait_for_controllers_that_are_not_there(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    nobody = FakeController(domain, "alpha", loopback().host(1))
+    async with running(registrar(domain, store_of(directory_of(nobody)), ONE)) as agent:
+        agent.set_ready({ONE.key: True})
+        assert await agent.declare_unready(timeout_s=WAIT_S) is False
+
+
+async def test_a_remote_cluster_registers_with_its_home(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with FakeController(domain, "alpha", loopback().host(1)) as home:
+        store = store_of(directory_of(home, homes={"delta": "alpha"}))
+        async with running(registrar(domain, store, ONE, cluster="delta")) as agent:
+            agent.set_ready({ONE.key: True})
+            await eventually_async(lambda: home.complete, timeout_s=WAIT_S)
+    assert home.callers == ["spiffe://alpha.example/isthmus/delta/agent/a1"]
+
+
+async def test_a_newer_directory_moves_the_streams(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    block = loopback()
+    async with (
+        FakeController(domain, "alpha", block.host(1)) as old,
+        FakeController(domain, "alpha", block.host(2), id="c2") as new,
+    ):
+        store = store_of(directory_of(old))
+        async with running(registrar(domain, store, ONE)) as agent:
+            agent.set_ready({ONE.key: True})
+            await eventually_async(lambda: old.complete, timeout_s=WAIT_S)
+            old.say(_update(directory_of(new, revision=2)))
+            await eventually_async(lambda: new.complete, timeout_s=WAIT_S)
+            await eventually_async(lambda: set(agent.streams) == {"alpha-c2"}, timeout_s=WAIT_S)
+    assert store.current.revision == 2
+
+
+async def test_a_directory_that_names_nobody_is_refused_and_the_streams_stay(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with FakeController(domain, "alpha", loopback().host(1)) as controller:
+        store = store_of(directory_of(controller))
+        async with running(registrar(domain, store, ONE)) as agent:
+            await connected(agent, controller)
+            controller.say(_update(directory_of(revision=9)))
+            agent.set_ready({ONE.key: True})
+            await eventually_async(lambda: agent.level(ONE.key) == "global", timeout_s=WAIT_S)
+    assert store.current.revision == 1
+
+
+async def test_a_false_controller_is_told_nothing(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback, tmp_path: object
+) -> None:
+    """A controller of the same trust domain, but of another cluster, answers at the address."""
+    async with FakeController(domain, "beta", loopback().host(1)) as impostor:
+        real = FakeController(domain, "alpha", impostor.host)
+        async with running(registrar(domain, store_of(directory_of(real)), ONE)) as agent:
+            agent.set_ready({ONE.key: True})
+            await eventually_async(
+                lambda: "alpha-c1" in agent.streams and agent.streams["alpha-c1"].error, timeout_s=WAIT_S
+            )
+    assert impostor.hellos == []
+
+
+async def test_garbage_from_a_controller_closes_the_stream_and_is_said(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with (
+        FakeController(domain, "alpha", loopback().host(1)) as controller,
+        running(registrar(domain, store_of(directory_of(controller)), ONE)) as agent,
+    ):
+        await connected(agent, controller)
+        controller.say({"type": "nonsense"})
+        await eventually_async(lambda: len(controller.hellos) == 2, timeout_s=WAIT_S)
+    assert controller.hellos == [AgentHello(incarnation=1000)] * 2
+
+
+def _update(directory: Directory) -> object:
+    from federation.api.messages import DirectoryUpdate
+
+    return DirectoryUpdate(directory=directory)

@@ -1,0 +1,154 @@
+"""`isthmus` as operators run it, against the controller: both outputs and the documented exit codes."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certs.core.token import parse_token
+from tests.integration.controller.installation import ISTHMUS, Controller
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+POLICY = """\
+apiVersion: federation.isthmus.dev/v1alpha1
+kind: ExportPolicy
+metadata: {name: cli, namespace: shop}
+spec: {services: [%s]}
+"""
+
+
+@pytest.fixture
+def isthmus(controller: Controller) -> Run:
+    def run(
+        *arguments: str, context: Path | None = None, text: str = ""
+    ) -> "subprocess.CompletedProcess[str]":
+        place = context or controller.installation.context
+        done = subprocess.run(
+            [*ISTHMUS, *arguments],
+            env={**os.environ, "ISTHMUS_CONTEXT": str(place)},
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+def ok(done: "subprocess.CompletedProcess[str]") -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(done: "subprocess.CompletedProcess[str]", code: int, message: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("isthmus: ")
+    assert message in done.stderr
+
+
+def test_an_object_is_created_configured_shown_and_deleted(isthmus: Run, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY % "orders")
+    assert ok(isthmus("apply", "-f", str(path))) == "exportpolicy/cli created\n"
+    changed = json.loads(ok(isthmus("apply", "-f", "-", "-o", "json", text=POLICY % '"*"')))
+    assert (changed["metadata"]["generation"], changed["spec"]) == (2, {"services": ["*"]})
+    shown = json.loads(ok(isthmus("get", "exportpolicies", "cli", "-n", "shop", "-o", "json")))
+    assert shown == changed
+    table = ok(isthmus("get", "exportpolicies")).splitlines()
+    assert table[0].split() == ["CLUSTER", "NAMESPACE", "NAME", "REVISION", "CREATED"]
+    assert ["alpha", "shop", "cli", shown["metadata"]["resourceVersion"]] in [
+        row.split()[:4] for row in table
+    ]
+    stale = json.dumps({**changed, "metadata": {**changed["metadata"], "resourceVersion": "1"}})
+    refused(isthmus("apply", "-f", "-", text=stale), 4, "is at revision")
+    assert ok(isthmus("delete", "exportpolicy", "cli", "-n", "shop")) == "exportpolicy/cli deleted\n"
+    refused(isthmus("get", "exportpolicy", "cli", "-n", "shop"), 3, "does not exist")
+
+
+def test_status_says_the_same_to_people_and_to_programs(isthmus: Run) -> None:
+    status: dict[str, Any] = json.loads(ok(isthmus("status", "-o", "json")))
+    assert (status["cluster"], status["id"], status["raft"]["role"]) == ("alpha", "c1", "leader")
+    text = ok(isthmus("status"))
+    assert status["federation"] in text
+    assert "alpha/c1" in text
+    names = [one["name"] for one in json.loads(ok(isthmus("cluster", "list", "-o", "json")))]
+    assert "alpha" in names
+    assert ok(isthmus("cluster", "status", "alpha")).splitlines()[1].split()[:2] == ["alpha", "primary"]
+
+
+def test_a_token_is_printed_alone_so_that_scripts_can_take_it(isthmus: Run) -> None:
+    token = parse_token(
+        ok(isthmus("token", "create", "--purpose", "dns", "--cluster", "alpha", "--ttl", "1m"))
+    )
+    assert (token.purpose, token.cluster) == ("dns", "alpha")
+    answer = json.loads(ok(isthmus("token", "create", "--cluster", "new", "-o", "json")))
+    assert parse_token(answer["token"]).purpose == "cluster"
+
+
+def test_proxies_and_endpoints_are_empty_lists_while_there_are_none(isthmus: Run) -> None:
+    assert json.loads(ok(isthmus("proxy", "status", "-o", "json"))) == []
+    assert ok(isthmus("proxy", "status")).split()[:2] == ["PROXY", "CLUSTER"]
+    assert json.loads(ok(isthmus("get", "endpoints", "-n", "nowhere", "-o", "json"))) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ("resolve", "orders.nowhere", "--from", "alpha"),
+            3,
+            "nowhere/orders is not visible to cluster alpha",
+        ),
+        (
+            ("resolve", "orders", "--from", "alpha"),
+            2,
+            "'orders' names no service, expected SERVICE.NAMESPACE",
+        ),
+        (("resolve", "orders.shop", "--from", "mars"), 3, "Cluster/mars does not exist"),
+        (("get", "pods"), 3, "no kind 'pods': expected one of"),
+        (("get", "clusters", "mars"), 3, "Cluster/mars does not exist"),
+        (("get", "clusters", "a/../b?c d"), 3, "does not exist"),
+        (("cluster", "status", "mars"), 3, "cluster mars has not joined"),
+        (("delete", "cluster", "alpha"), 1, "cannot be deleted"),
+        (("token", "create", "--purpose", "dns", "--cluster", "mars"), 3, "Cluster/mars does not exist"),
+    ],
+)
+def test_a_refusal_is_one_line_with_its_exit_status(
+    isthmus: Run, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    refused(isthmus(*arguments), code, message)
+
+
+def test_a_controller_that_does_not_answer_exits_5_naming_its_address(
+    isthmus: Run, controller: Controller, tmp_path: Path
+) -> None:
+    source, copy = controller.installation.context, tmp_path / "context"
+    copy.mkdir(mode=0o700)
+    for file in source.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+        (copy / file.name).chmod(0o600)
+    dead = controller.installation.host.rpartition(".")[0] + ".200:7445"
+    text = (copy / "context.toml").read_text()
+    (copy / "context.toml").write_text(text.replace(f"{controller.installation.host}:7445", dead))
+    refused(isthmus("status", context=copy), 5, f"no controller answers: {dead}: Connection refused")
+
+
+def test_a_server_that_is_another_cluster_is_not_believed(
+    isthmus: Run, controller: Controller, tmp_path: Path
+) -> None:
+    copy = tmp_path / "context"
+    copy.mkdir(mode=0o700)
+    for file in controller.installation.context.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+        (copy / file.name).chmod(0o600)
+    text = (copy / "context.toml").read_text()
+    (copy / "context.toml").write_text(text.replace('cluster = "alpha"', 'cluster = "beta"'))
+    refused(isthmus("status", context=copy), 1, "expected a controller of beta")

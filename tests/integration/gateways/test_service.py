@@ -1,0 +1,184 @@
+"""The xDS service over real gRPC, without Envoy: whom it refuses, and that it survives what strangers send."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import msgspec
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+
+from gateways.core.ads import TYPES_MAX
+from gateways.core.wire import CLUSTER
+from gateways.runtime import xds_service
+from gateways.runtime.xds_client import node_of
+from tests.integration.gateways.mesh import Controller
+from tests.support.loopback import LoopbackBlock
+from tests.unit.gateways.builders import DictView, endpoint, owner, roots, service, sidecar
+
+CALL_TIMEOUT_S = 30
+AGENT = "spiffe://alpha.example/isthmus/alpha/agent/a1"
+
+
+@pytest.fixture
+def controller(loopback: Callable[[], LoopbackBlock]) -> Controller:
+    block = loopback()
+    view = DictView("alpha")
+    view.trust(roots("alpha"))
+    view.put(service(owner("alpha", [endpoint("alpha")], local=True)))
+    return Controller(view, block.host(1), block.port(block.host(1)))
+
+
+@asynccontextmanager
+async def serving(controller: Controller) -> AsyncIterator[grpc.aio.Channel]:
+    await controller.start()
+    try:
+        async with grpc.aio.insecure_channel(controller.target) as channel:
+            yield channel
+    finally:
+        await controller.stop()
+
+
+def stream(channel: Any, *, peer: str = AGENT) -> Any:
+    method = channel.stream_stream(
+        xds_service.PATH, response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString
+    )
+    return method(metadata=(("peer", peer),), timeout=CALL_TIMEOUT_S)
+
+
+def first_request(**node: Any) -> Any:
+    request = discovery_pb2.DeltaDiscoveryRequest(type_url=CLUSTER, node=node_of(sidecar()))
+    for field, value in node.items():
+        setattr(request.node, field, value)
+    return request
+
+
+async def ends_with(call: Any) -> tuple[grpc.StatusCode, str]:
+    try:
+        async for _ in call:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
+
+
+async def is_served(channel: Any) -> list[str]:
+    call = stream(channel)
+    await call.write(first_request().SerializeToString())
+    response = await call.read()
+    call.cancel()
+    return [resource.name for resource in response.resources]
+
+
+def without_description() -> Any:
+    request = first_request()
+    request.node.metadata.Clear()
+    return request
+
+
+def of_cluster(name: str) -> Any:
+    proxy = msgspec.structs.replace(sidecar(), cluster=name)
+    return discovery_pb2.DeltaDiscoveryRequest(type_url=CLUSTER, node=node_of(proxy))
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "peer", "status", "text"),
+    [
+        pytest.param(
+            first_request().SerializeToString(),
+            "spiffe://alpha.example/isthmus/alpha/agent/other",
+            grpc.StatusCode.UNAUTHENTICATED,
+            "may not speak for sidecar 's1'",
+            id="another-agent",
+        ),
+        pytest.param(
+            without_description().SerializeToString(),
+            AGENT,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "metadata.isthmus is missing",
+            id="no-description",
+        ),
+        pytest.param(
+            first_request(id="another").SerializeToString(),
+            AGENT,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "expected the node's own id 'another'",
+            id="another-proxy's-description",
+        ),
+        pytest.param(
+            of_cluster("beta").SerializeToString(),
+            "spiffe://beta.example/isthmus/beta/agent/a1",
+            grpc.StatusCode.UNAVAILABLE,
+            "no view of cluster 'beta' yet",
+            id="a-cluster-not-ready-here",
+        ),
+        pytest.param(
+            first_request().SerializeToString().replace(CLUSTER.encode(), b""),
+            AGENT,
+            None,
+            "",
+            id="damaged",
+        ),
+        pytest.param(b"\xff\xff\xff\xff", AGENT, None, "", id="no-protobuf"),
+    ],
+)
+def test_a_bad_stream_is_refused_with_its_reason_and_the_next_one_is_served(
+    controller, request_bytes, peer, status, text
+):
+    async def scenario() -> None:
+        async with serving(controller) as channel:
+            call = stream(channel, peer=peer)
+            await call.write(request_bytes)
+            found, details = await ends_with(call)
+            assert found != grpc.StatusCode.OK
+            assert status is None or (found == status and text in details), (found, details)
+            assert len(await is_served(channel)) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_says_nothing_is_ended(controller, monkeypatch):
+    monkeypatch.setattr(xds_service, "FIRST_REQUEST_TIMEOUT_S", 0.05)
+
+    async def scenario() -> None:
+        async with serving(controller) as channel:
+            found, details = await ends_with(stream(channel))
+            assert (found, details) == (grpc.StatusCode.INVALID_ARGUMENT, "no xds request within 0.05 s")
+
+    asyncio.run(scenario())
+
+
+def test_streams_are_bounded(controller, monkeypatch):
+    monkeypatch.setattr(xds_service, "STREAMS_MAX", 1)
+
+    async def scenario() -> None:
+        async with serving(controller) as channel:
+            one = stream(channel)
+            await one.write(first_request().SerializeToString())
+            await one.read()
+            found, details = await ends_with(stream(channel))
+            assert (found, details) == (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "1 proxies are connected here already",
+            )
+            one.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_breaks_its_bounds_later_is_ended_too(controller):
+    async def scenario() -> None:
+        async with serving(controller) as channel:
+            call = stream(channel)
+            await call.write(first_request().SerializeToString())
+            # The last of these is one too many; a write after it would meet a stream that is gone.
+            for number in range(TYPES_MAX):
+                request = discovery_pb2.DeltaDiscoveryRequest(type_url=f"type-{number}")
+                await call.write(request.SerializeToString())
+            found, details = await ends_with(call)
+            assert found == grpc.StatusCode.RESOURCE_EXHAUSTED, details
+            assert controller.service.status() == ()
+
+    asyncio.run(scenario())

@@ -1,0 +1,197 @@
+"""Leases of agents on a clock of the test's own: silence removes nothing before its time."""
+
+import pytest
+
+from discovery.core.declarations import Declaration
+from discovery.core.model import Change, Endpoint
+from federation.api.registry import ClusterRegistry
+from federation.kernel.errors import StaleRevisionError
+from tests.unit.discovery.builders import Log, endpoint, founded
+
+LEASE_MS = 10_000
+
+
+class World:
+    """A registry of alpha, its clock, and what it told."""
+
+    def __init__(self, log: Log | None = None) -> None:
+        self.log = log or founded()
+        self.now_s = 0.0
+        self.told: list[Change] = []
+        self.registry = ClusterRegistry(
+            "alpha",
+            catalog=self.log.catalog,
+            lease_ms=LEASE_MS,
+            clock=lambda: self.now_s,
+            changed=lambda _cluster, changes: self.told.extend(changes),
+        )
+
+    def connect(
+        self, *rows: Endpoint, agent: str = "agent-1", incarnation: int = 1, sequence: int = 1
+    ) -> object:
+        session = object()
+        self.registry.open(agent, incarnation, session)
+        self.say(session, *rows, agent=agent, incarnation=incarnation, sequence=sequence)
+        return session
+
+    def say(
+        self,
+        session: object,
+        *rows: Endpoint,
+        agent: str = "agent-1",
+        incarnation: int = 1,
+        sequence: int = 1,
+    ):  # type: ignore[no-untyped-def]
+        said = Declaration(agent=agent, incarnation=incarnation, sequence=sequence, put=rows, complete=True)
+        return self.registry.declare(said, session)
+
+    def names(self) -> set[str]:
+        return {key.decode().rpartition("\0")[2] for key, _ in self.registry.rows()}
+
+    def after(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.registry.sweep()
+
+
+ROW = endpoint(name="one")
+
+
+def test_a_lost_agents_rows_stay_until_its_lease_ends() -> None:
+    world = World()
+    session = world.connect(ROW)
+    world.after(100)  # Its stream lives: whoever reads it notices silence.
+    world.registry.heard("agent-1")
+    world.registry.close("agent-1", session)
+    world.after(9.999)
+    assert world.names() == {"one"}
+    world.after(0.001)
+    assert world.names() == set()
+    assert world.told[-1].value is None
+    assert world.registry.agents() == {"agent-1": "ended"}
+
+
+def test_coming_back_in_time_renews_the_lease() -> None:
+    world = World()
+    world.registry.close("agent-1", world.connect(ROW))
+    world.after(9)
+    session = world.connect(ROW)
+    world.after(9)
+    world.registry.close("agent-1", session)
+    world.after(0.5)
+    assert world.names() == {"one"}
+
+
+def test_a_restarted_agents_rows_stay_until_its_list_is_complete() -> None:
+    world = World()
+    world.registry.close("agent-1", world.connect(ROW, endpoint(name="two")))
+    session = object()
+    world.registry.open("agent-1", 2, session)
+    assert world.names() == {"one", "two"}
+    world.say(session, endpoint(name="two", version=(2, 1)), incarnation=2)
+    assert world.names() == {"two"}
+
+
+def test_a_stream_that_was_replaced_changes_nothing_any_more() -> None:
+    world = World()
+    old = world.connect(ROW)
+    new = world.connect(ROW, incarnation=2)
+    version = world.registry.version
+    assert world.say(old, endpoint(name="late")).changes == ()
+    assert world.registry.version == version
+    world.registry.close("agent-1", old)  # Its end is not the agent's.
+    world.after(100)
+    assert world.registry.agents() == {"agent-1": "live"}
+    world.registry.close("agent-1", new)
+    assert world.registry.agents() == {"agent-1": "lost"}
+
+
+def test_an_earlier_start_of_an_agent_is_not_let_in_again() -> None:
+    world = World()
+    world.connect(ROW, incarnation=5)
+    with pytest.raises(StaleRevisionError, match="incarnation 4 is older than 5"):
+        world.registry.open("agent-1", 4, object())
+
+
+def test_what_the_catalog_holds_at_the_start_has_one_lease_to_come_back() -> None:
+    log = founded()
+    assert log.publish("alpha", ROW, endpoint(name="two", agent="agent-2")).code == 0
+    world = World(log)
+    assert world.names() == {"one", "two"}
+    assert set(world.registry.agents().values()) == {"unheard"}
+    world.after(5)
+    assert world.names() == {"one", "two"}
+    world.connect(ROW)  # The first one back: the lease of the others begins with the last common silence.
+    world.after(9.999)
+    assert world.names() == {"one", "two"}
+    world.after(0.001)
+    assert world.names() == {"one"}
+
+
+def test_when_all_agents_fall_silent_at_once_nothing_is_withdrawn() -> None:
+    world = World()
+    one = world.connect(ROW)
+    two = world.connect(endpoint(name="two", agent="agent-2"), agent="agent-2")
+
+    world.registry.close("agent-1", one)
+    world.registry.close("agent-2", two)
+    world.after(1_000)
+
+    assert world.names() == {"one", "two"}
+
+
+def test_after_a_common_silence_each_agent_has_a_whole_lease_to_return() -> None:
+    world = World()
+    one = world.connect(ROW)
+    two = world.connect(endpoint(name="two", agent="agent-2"), agent="agent-2")
+    world.registry.close("agent-1", one)
+    world.registry.close("agent-2", two)
+    world.after(1_000)
+
+    world.connect(ROW, incarnation=1)
+    world.after(LEASE_MS / 1000 - 1)
+    assert world.names() == {"one", "two"}
+
+    world.after(2)
+    assert world.names() == {"one"}
+
+
+def test_rows_of_other_clusters_are_not_taken_at_the_start() -> None:
+    log = founded()
+    assert log.publish("beta", endpoint("beta")).code == 0
+    assert World(log).names() == set()
+
+
+def test_rows_that_return_from_another_controller_get_a_whole_new_lease() -> None:
+    world = World()
+    world.registry.close("agent-1", world.connect(ROW))
+    world.after(10)
+    assert world.names() == set()
+    world.now_s += 1_000
+    later = endpoint(name="one", version=(9, 1))
+    assert world.log.publish("alpha", later).code == 0
+    world.registry.absorb(tuple(world.log.catalog.history(0)[-1][1]))
+    assert world.names() == {"one"}
+    world.after(0)
+    world.after(9.999)
+    assert world.names() == {"one"}
+    world.after(0.001)
+    assert world.names() == set()
+
+
+def test_bad_rows_are_refused_one_by_one_and_every_declaration_counts_as_a_version() -> None:
+    world = World()
+    session = world.connect(ROW)
+    version = world.registry.version
+    declared = world.say(session, ROW, endpoint(name="bad", address="nowhere"))
+    assert [key.name for key, _ in declared.refused] == ["bad"]
+    assert world.names() == {"one"}
+    assert world.registry.version == version + 1
+    assert world.registry.dirty.is_set()
+
+
+async def test_whoever_waits_for_a_version_hears_the_revision_that_holds_it() -> None:
+    world = World()
+    world.registry.published(3, 17)
+    assert await world.registry.wait_published(3) == 17
+    world.registry.published(2, 16)  # Late news change nothing.
+    assert await world.registry.wait_published(2) == 17

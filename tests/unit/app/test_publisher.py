@@ -1,0 +1,171 @@
+"""Publishing against a real catalog: fences, retries and batches."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from discovery.core.commands import AcquireLease, Command, PublishEndpoints, Tick
+from discovery.core.declarations import Declaration
+from discovery.core.model import Endpoint
+from federation.api.proposer import Proposer
+from federation.api.registry import ClusterRegistry
+from federation.app.publisher import LEASE_TTL_MS, Publisher
+from federation.kernel.errors import InvalidInputError, OutcomeUnknownError
+from tests.support.wait import eventually_async
+from tests.unit.api.logs import CatalogLog
+from tests.unit.discovery.builders import Log, endpoint, founded
+
+WAIT_S = 20.0
+
+
+class World:
+    """One controller of alpha with one agent."""
+
+    def __init__(self, before: Callable[[Command], None] = lambda _command: None) -> None:
+        self.log = founded()
+        self.wire = CatalogLog(self.log, before)
+        self.registry = ClusterRegistry(
+            "alpha", catalog=self.log.catalog, lease_ms=10_000, clock=lambda: 0.0, changed=lambda *_: None
+        )
+        self.log.catalog.on_change(lambda _revision, changes: self.registry.absorb(changes))
+        self.session = object()
+        self.registry.open("agent-1", 1, self.session)
+
+    def declare(self, *rows: Endpoint, sequence: int = 1, complete: bool = True) -> None:
+        said = Declaration(agent="agent-1", incarnation=1, sequence=sequence, put=rows, complete=complete)
+        assert self.registry.declare(said, self.session).refused == ()
+
+    def published(self) -> set[str]:
+        return {key.decode().rpartition("\0")[2] for key, _ in self.log.catalog.tables.endpoints.items()}
+
+    def kinds(self) -> list[type]:
+        return [type(command.body) for command in self.wire.proposed]
+
+    async def publishing(self, condition: Callable[[], bool], *, holder: str = "alpha-c1") -> None:
+        """Run a publisher until the condition holds."""
+        publisher = Publisher(
+            self.registry,
+            holder=holder,
+            catalog=self.log.catalog,
+            proposer=Proposer(self.wire, cluster="alpha"),
+        )
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(publisher.run())
+            await eventually_async(condition, timeout_s=WAIT_S)
+            running.cancel()
+
+    def settled(self) -> bool:
+        return self.registry.published_version == self.registry.version
+
+
+def rows(count: int) -> list[Endpoint]:
+    return [endpoint(name=f"e{number}") for number in range(count)]
+
+
+async def test_what_was_declared_becomes_global_and_is_acknowledged_with_its_revision() -> None:
+    world = World()
+    world.declare(*rows(3))
+    await world.publishing(world.settled)
+    assert world.published() == {"e0", "e1", "e2"}
+    assert world.kinds() == [AcquireLease, PublishEndpoints]
+    assert await world.registry.wait_published(1) == world.log.catalog.revision
+
+
+async def test_many_endpoints_go_in_several_batches_under_one_fence() -> None:
+    world = World()
+    world.declare(*rows(600))
+    await world.publishing(world.settled)
+    assert len(world.published()) == 600
+    batches = [one.body for one in world.wire.proposed if isinstance(one.body, PublishEndpoints)]
+    assert len(batches) > 2
+    assert len({batch.fence for batch in batches}) == 1
+    assert sum(len(batch.put) for batch in batches) == 600
+
+
+async def test_nothing_new_is_not_proposed() -> None:
+    world = World()
+    world.declare(*rows(2))
+    await world.publishing(world.settled)
+    count = len(world.wire.proposed)
+    world.declare(*rows(2), sequence=1)
+    await world.publishing(world.settled)
+    assert len(world.wire.proposed) == count
+
+
+async def test_a_withdrawn_endpoint_goes_globally() -> None:
+    world = World()
+    world.declare(*rows(2))
+    await world.publishing(world.settled)
+    said = Declaration(agent="agent-1", incarnation=1, sequence=2, remove=(rows(1)[0].key,))
+    world.registry.declare(said, world.session)
+    await world.publishing(world.settled)
+    assert world.published() == {"e1"}
+
+
+async def test_a_publisher_that_lost_its_fence_acquires_the_lease_again() -> None:
+    stolen = iter([True])
+    log: list[Log] = []
+
+    def before(command: Command) -> None:
+        if isinstance(command.body, PublishEndpoints) and next(stolen, False):
+            # Meanwhile the lease ran out, another controller had it, and its own ran out as well.
+            for moment in (1, 2):
+                log[0].send("alpha", Tick(now_ms=1_000_000 * moment))
+                if moment == 1:
+                    assert log[0].lease("publish/alpha", "alpha-c2", ttl_ms=1).lease.granted  # type: ignore[union-attr]
+
+    world = World(before)
+    log.append(world.log)
+    world.declare(*rows(2))
+    await world.publishing(world.settled)
+    assert world.published() == {"e0", "e1"}
+    assert world.kinds() == [AcquireLease, PublishEndpoints, AcquireLease, PublishEndpoints]
+    fences = [one.body.fence for one in world.wire.proposed if isinstance(one.body, PublishEndpoints)]
+    assert fences[0] < fences[1]
+
+
+async def test_while_another_holds_the_lease_nothing_is_published_and_afterwards_everything() -> None:
+    world = World()
+    assert world.log.lease("publish/alpha", "alpha-c2", ttl_ms=LEASE_TTL_MS).lease is not None
+    world.declare(*rows(2))
+    await world.publishing(lambda: world.kinds().count(AcquireLease) >= 2)
+    assert PublishEndpoints not in world.kinds()
+    assert world.published() == set()
+    assert not world.settled()
+    assert len(dict(world.registry.rows())) == 2  # Nothing of the cluster's own stopped.
+    world.log.tick(1_000_000)
+    await world.publishing(world.settled)
+    assert world.published() == {"e0", "e1"}
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknownError("lost"), InvalidInputError("nonsense")])
+async def test_a_failed_batch_is_repeated_without_harm(error: Exception) -> None:
+    failing = iter([True, True, False])
+
+    def before(command: Command) -> None:
+        if isinstance(command.body, PublishEndpoints) and next(failing, False):
+            raise error
+
+    world = World(before)
+    world.declare(*rows(3))
+    await world.publishing(world.settled)
+    assert world.published() == {"e0", "e1", "e2"}
+
+
+async def test_what_is_declared_while_a_batch_travels_is_published_by_the_next() -> None:
+    more = iter([True])
+    worlds: list[World] = []
+
+    def before(command: Command) -> None:
+        if isinstance(command.body, PublishEndpoints) and next(more, False):
+            said = Declaration(
+                agent="agent-1", incarnation=1, sequence=2, put=(endpoint(name="late", version=(1, 2)),)
+            )
+            worlds[0].registry.declare(said, worlds[0].session)
+
+    world = World(before)
+    worlds.append(world)
+    world.declare(*rows(1))
+    await world.publishing(lambda: world.settled() and world.published() == {"e0", "late"})
+    assert world.registry.published_version == 2

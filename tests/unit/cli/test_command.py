@@ -1,0 +1,250 @@
+"""The operator's command: usage, exit codes, output, and one line for every error."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from federation.cli import main as command
+from federation.cli.main import cli, main
+from federation.cli.output import exit_code, print_json, print_table
+from federation.cli.resource_commands import VALUES_MAX, kind_named, path_of
+from federation.kernel import errors
+from federation.kernel.errors import IsthmusError, NotFoundError
+
+Run = Callable[..., tuple[int, str, str]]
+GRANT = "apiVersion: federation.isthmus.dev/v1alpha1\nkind: Grant\n"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `isthmus ARGUMENTS` in this process; return exit status, standard output and standard error."""
+    monkeypatch.setenv("ISTHMUS_CONTEXT", str(tmp_path / "no-context"))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["isthmus", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, output.out, output.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("get",),
+        ("get", "clusters", "--nonsense"),
+        ("get", "clusters", "-o", "yaml"),
+        ("apply",),
+        ("delete", "grant"),
+        ("resolve", "orders.shop"),
+        ("token", "create"),
+        ("token", "create", "--cluster", "a", "--purpose", "king"),
+        ("init", "--name", "x"),
+        ("controller", "run"),
+        ("cluster", "join"),
+    ],
+)
+def test_wrong_usage_exits_2_and_shows_how(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("Usage: isthmus")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), *((name,) for name in cli.commands), ("token", "create"), ("cluster", "join")]
+)
+def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*arguments, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("get", "clusters"), 3, "no-context/context.toml: No such file or directory: name an operator's context"),
+        (("token", "create", "--cluster", "a", "--ttl", "10"), 2, "--ttl: '10' is not a duration"),
+        (("token", "create", "--cluster", "A"), 2, "cluster: 'A' is not a name"),
+        (("token", "create", "--cluster", "a", "--purpose", "agent"), 2, "namespace: '' is not a name"),
+        (("controller", "run", "--config", "no-file.toml"), 3, "no-file.toml: No such file or directory"),
+        (("apply", "-f", "no-file.yaml"), 3, "no-file.yaml: No such file or directory"),
+        (("cluster", "join", "--config", "x.toml"), 2, "--token or --token-file is missing"),
+        (("cluster", "join", "--config", "x.toml", "--token", "x"), 2, "this is not a join token"),
+        (("cluster", "join", "--config", "x.toml", "--token", "x", "--token-file", "y"), 2, "give one of them"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line_and_an_exit_status(
+    run: Run, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    found, out, err = run(*arguments)
+    assert found == code
+    assert out == ""
+    assert err.startswith("isthmus: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML"),
+        ("a: \x01", "not YAML"),
+        ("a: 2026-99-99", "not YAML: month must be in 1..12"),
+        ("[" * 5_000, "not YAML"),
+        ("- a\n- b\n", "document 1 is not an object"),
+        ("just text", "document 1 is not an object"),
+        (GRANT + "metadata: {name: a}\n---\n1", "document 2 is not an object"),
+        ("a: {null: 1}", "document 1 holds what JSON cannot say"),
+        ("a: &a [*a]", f"document 1 has more than {VALUES_MAX} values"),
+        ("a: &a [1,1,1,1,1,1,1,1]\n" + "".join(f"{new}: &{new} [{','.join([f'*{old}'] * 8)}]\n" for old, new in ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi"]), "values, those of aliases included"),
+        ("kind: Grant", "document 1: apiVersion is None, expected"),
+        (GRANT, "document 1: metadata.name is missing"),
+        (GRANT + "metadata: {name: 1}", "metadata.name is missing"),
+        (GRANT + "metadata: {name: a, namespace: 1}", "metadata.namespace is 1, expected text"),
+        (GRANT + "metadata: {name: a, cluster: }", "metadata.cluster is None, expected text"),
+        (GRANT.replace("Grant", "Pod") + "metadata: {name: a}", "kind is 'Pod', expected one of"),
+        (GRANT.replace("Grant", "[1]") + "metadata: {name: a}", "kind is [1], expected one of"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_makes_no_sense_is_named_before_anything_is_sent(
+    run: Run, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "no-context").mkdir(exist_ok=True)
+    path = tmp_path / "objects.yaml"
+    path.write_text(text)
+    code, _, err = run("apply", "-f", str(path))
+    if "context.toml" in err:
+        pytest.fail(f"the manifest was accepted: {err}")
+    assert code == 2, err
+    assert f"isthmus: {path}: " in err
+    assert message in err
+
+
+def test_a_manifest_that_is_too_large_or_no_text_is_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_bytes(b"x" * (1024 * 1024 + 1))
+    assert run("apply", "-f", str(path))[::2] == (2, f"isthmus: {path}: larger than 1048576 bytes\n")
+    path.write_bytes(b"\xff\xfe")
+    assert "not UTF-8 text" in run("apply", "-f", str(path))[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('cluster = "a"\n', "missing required field `trust_domain`"),
+        ('cluster = "a"\ntrust_domain = "a"\napi = []\n', "api is empty: expected at least one host:port"),
+        ('cluster = "a"\ntrust_domain = "a"\napi = ["here"]\n', "api: 'here' is not an address"),
+        ("x", "not a TOML file"),
+    ],
+)
+def test_a_damaged_context_is_named(run: Run, tmp_path: Path, text: str, message: str) -> None:
+    context = tmp_path / "context"
+    context.mkdir(mode=0o700)
+    (context / "roots.pem").write_text("")
+    (context / "context.toml").write_text(text)
+    code, _, err = run("status", "--context", str(context))
+    assert code == 2
+    assert str(context / "context.toml") in err
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidInputError, 2),
+        (errors.NotFoundError, 3),
+        (errors.AlreadyExistsError, 4),
+        (errors.StaleRevisionError, 4),
+        (errors.UnavailableError, 5),
+        (errors.OutcomeUnknownError, 5),
+        (errors.PreconditionError, 1),
+        (errors.NotAllowedError, 1),
+        (errors.BadIdentityError, 1),
+        (errors.CorruptError, 1),
+        (errors.CompactedError, 1),
+        (IsthmusError, 1),
+    ],
+)
+def test_exit_codes_are_those_that_are_documented(error: type[IsthmusError], code: int) -> None:
+    assert exit_code(error("why")) == code
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (NotFoundError("x is gone"), 3, "isthmus: x is gone\n"),
+        (ExceptionGroup("g", [ExceptionGroup("h", [NotFoundError("x is gone")])]), 3, "isthmus: x is gone\n"),
+        (
+            PermissionError(13, "Permission denied", "/data"),
+            1,
+            "isthmus: [Errno 13] Permission denied: '/data'\n",
+        ),
+    ],
+    ids=["plain", "in-groups", "of-the-system"],
+)
+def test_an_error_of_a_process_is_one_line_however_it_arrives(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: Exception,
+    code: int,
+    line: str,
+) -> None:
+    def failing(**_arguments: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(command, "cli", failing)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(**_arguments: object) -> None:
+        raise ExceptionGroup("g", [NotFoundError("ours"), ZeroDivisionError("a defect")])
+
+    monkeypatch.setattr(command, "cli", failing)
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("clusters", "Cluster"), ("Cluster", "Cluster"), ("GRANT", "Grant")]
+)
+def test_a_kind_is_found_by_any_of_its_names(text: str, kind: str) -> None:
+    assert kind_named(text).name == kind
+
+
+def test_paths_follow_the_kind_and_nothing_in_a_name_escapes_its_segment() -> None:
+    base = "/apis/federation.isthmus.dev/v1alpha1"
+    assert (
+        path_of(kind_named("grants"), cluster="a", namespace="n", name="g")
+        == f"/clusters/a{base}/namespaces/n/grants/g"
+    )
+    assert path_of(kind_named("clusters"), cluster="a", namespace="n", name="c") == f"{base}/clusters/c"
+    assert path_of(kind_named("clusters"), name="../a?b#c d") == f"{base}/clusters/..%2Fa%3Fb%23c%20d"
+
+
+def test_json_output_is_json_and_a_table_has_a_column_for_each_heading(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    value = {"items": [{"name": "a", "n": 1}]}
+    print_json(value)
+    assert json.loads(capsys.readouterr().out) == value
+    print_table(("name", "what"), [("a", "x" * 300), ("[b]", 2), ("", None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "WHAT"]
+    assert lines[1].split() == ["a", "x" * 300]
+    assert lines[2].split() == ["[b]", "2"]
+    assert len(lines) == 4
+    print_table(("name",), [])
+    assert capsys.readouterr().out.split() == ["NAME"]
