@@ -10,7 +10,7 @@ from discovery.core.commands import Put
 from discovery.core.kinds import JoinTokenSpec, WorkloadGroupSpec, decode_spec
 from discovery.core.model import ResourceKey
 from discovery.core.tables import Tables
-from federation.api.directory import build_directory, cluster_spec, resource
+from federation.api.directory import build_directory, cluster_spec, resource, resources
 from federation.api.messages import Message
 from federation.api.proposer import Proposer
 from federation.kernel.errors import InvalidInputError, NotFoundError, PreconditionError
@@ -18,6 +18,9 @@ from federation.kernel.names import check_label, check_name
 
 TTL_MS_DEFAULT = 600_000
 TTL_MS_MAX = 7 * 86_400_000
+# An expired token is kept for a day, so that a late user hears "expired" instead of "unknown".
+TOKEN_KEPT_MS = 86_400_000
+TOKENS_COLLECTED_MAX = 32
 
 
 class TokenRequest(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +131,17 @@ def read_group(tables: Tables, key: ResourceKey) -> WorkloadGroupSpec:
     spec = decode_spec("WorkloadGroup", row.spec, where=str(key))
     assert isinstance(spec, WorkloadGroupSpec)
     return spec
+
+
+def collectable(tables: Tables, now_ms: int) -> list[ResourceKey]:
+    """Return tokens that expired TOKEN_KEPT_MS ago or earlier, at most TOKENS_COLLECTED_MAX."""
+    found: list[ResourceKey] = []
+    for row, spec in resources(tables, "JoinToken"):
+        if isinstance(spec, JoinTokenSpec) and spec.expires_ms + TOKEN_KEPT_MS <= now_ms:
+            found.append(row.key)
+        if len(found) >= TOKENS_COLLECTED_MAX:
+            break
+    return found
 
 
 def token_name(secret_sha256: str) -> str:

@@ -139,7 +139,10 @@ class Controller:
             await self.engine.ready.wait()
             _log.info("log_replayed", revision=self.catalog.revision, cluster=self.cluster)
             duties = LeaderDuties(
-                self.engine, self.proposer, members=lambda: members_of(self.directory.current)
+                self.engine,
+                self.proposer,
+                catalog=self.catalog,
+                members=lambda: members_of(self.directory.current),
             )
             tasks.create_task(duties.run(), name="controller/duties")
             if self.witness:

@@ -1,4 +1,4 @@
-"""What the leader does for everybody: federation time, and votes for members that joined."""
+"""What the leader does for everybody: federation time, votes for members that joined, old tokens."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,12 +7,15 @@ import structlog
 
 from certs.runtime.clock import utc_now
 from consensus.core.contract import Consensus, MemberAddress
-from discovery.core.commands import Tick
+from discovery.core.catalog import Catalog
+from discovery.core.commands import Delete, Tick
 from federation.api.proposer import Proposer
+from federation.api.tokens import collectable
 from federation.kernel.errors import IsthmusError
 
 # Leases and tokens live for seconds at least; a finer clock would only fill the log.
 TICK_S = 0.5
+COLLECT_EVERY_MS = 60_000
 _ADD_TIMEOUT_MS = 10_000
 
 _log = structlog.get_logger("duties")
@@ -26,11 +29,14 @@ class LeaderDuties:
         consensus: Consensus,
         proposer: Proposer,
         *,
+        catalog: Catalog,
         members: Callable[[], tuple[MemberAddress, ...]],
     ) -> None:
         self._consensus = consensus
         self._proposer = proposer
+        self._catalog = catalog
         self._members = members
+        self._collected_ms = 0
 
     async def run(self) -> None:
         """Act every half second until cancelled."""
@@ -41,6 +47,7 @@ class LeaderDuties:
                         Tick(now_ms=int(utc_now().timestamp() * 1000)), timeout_ms=2_000
                     )
                     await self._add_member()
+                    await self._collect_tokens()
                 except IsthmusError as error:
                     _log.info("duty_postponed", reason=error.message)
             await asyncio.sleep(TICK_S)
@@ -53,3 +60,14 @@ class LeaderDuties:
                 await self._consensus.add_member(member, timeout_ms=_ADD_TIMEOUT_MS)
                 _log.info("member_added", member=member.id)
                 return
+
+    async def _collect_tokens(self) -> None:
+        """Delete what nobody can use any more: it would count against the federation's size for ever."""
+        now_ms = self._catalog.now_ms
+        if now_ms - self._collected_ms < COLLECT_EVERY_MS:
+            return
+        self._collected_ms = now_ms
+        expired = collectable(self._catalog.tables, now_ms)
+        if expired:
+            await self._proposer.write(*(Delete(key=key) for key in expired))
+            _log.info("tokens_collected", count=len(expired))

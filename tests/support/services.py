@@ -11,7 +11,7 @@ from typing import Protocol
 
 from federation.kernel.units import duration_ms
 from tests.support.processes import Process, ProcessSet
-from tests.support.systemd_units import PROGRAM, Unit, check_units, read_unit
+from tests.support.systemd_units import PROGRAM, UNITS, Unit, check_units
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STOP_TIMEOUT_S = 90.0  # systemd's own default.
@@ -77,26 +77,25 @@ class Services:
     def _unit(self, machine: Place, name: str) -> tuple[Unit, str]:
         """Return a unit, the page's own or one of deploy/systemd, and its instance."""
         prefix, at, instance = name.partition("@")
+        if at:
+            return Unit(machine.real((UNITS / f"{prefix}@.service").read_text())), instance
         own = machine.path(f"/etc/systemd/system/{name}.service")
-        if not at or own.exists():
-            text = own.read_text().replace("/usr/bin/python3", str(self._programs / "python3"))
-            own.write_text(text)
-            check_units([own])
-            return Unit(text), instance
-        return read_unit(f"{prefix}@.service"), instance
+        text = own.read_text().replace("/usr/bin/python3", str(self._programs / "python3"))
+        own.write_text(text)
+        check_units([own])
+        return Unit(text), instance
 
     def _start_unit(self, machine: Place, name: str) -> None:
         unit, instance = self._unit(machine, name)
         credentials = machine.path(f"/run/credentials/{name}.service")
         credentials.mkdir(parents=True, exist_ok=True)
         for credential, (source, default) in unit.credentials(instance).items():
-            file = machine.path(source)
+            file = Path(source)
             (credentials / credential).write_text(file.read_text() if file.exists() else default)
         for state in unit.all("StateDirectory"):
             path = machine.path(f"/var/lib/{state.replace('%i', instance)}")
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [machine.real(word) for word in unit.command(instance, credentials="CREDENTIALS")]
-        command = [word.replace("CREDENTIALS", str(credentials)) for word in command]
+        command = unit.command(instance, credentials=str(credentials))
         if command[0] == PROGRAM:
             command[0] = str(self._programs / "isthmus")
         self._start(machine, name, command)

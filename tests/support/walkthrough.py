@@ -37,7 +37,7 @@ ROOTS = ("/etc/isthmus", "/etc/systemd/system", "/var/lib/isthmus", "/srv", "/mn
 DNS_PORT = 5353
 
 # Generous: a machine that is busy with other tests needs several seconds for each command.
-COMMAND_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 40.0
 
 
 class Machine:
@@ -154,7 +154,8 @@ class Walkthrough:
             ("dig", f'exec {shlex.quote(str(tool("dig")))} -p {DNS_PORT} "$@"'),
             # Users of the page's machines are whoever runs the test.
             ("runuser", 'test "$1" = -u && test "$3" = -- && shift 3 && exec "$@"'),
-            ("install", 'test "$1 $2 $5" = "-d -o -m" && exec mkdir -p -m "$6" "$7"'),
+            ("chown", 'test "$#" = 2 && test -e "$2"'),
+            ("install", 'test "$1 $2 $4" = "-d -o -m" && exec mkdir -p -m "$5" "$6"'),
         ):
             starter = self._programs / name
             starter.write_text(f"#!/bin/sh\n{script}\n")

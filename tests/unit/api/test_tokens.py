@@ -10,7 +10,15 @@ from discovery.core.kinds import ClusterSpec
 from federation.api.admission import check_proof, join_message
 from federation.api.messages import JoinRequest
 from federation.api.proposer import Proposer
-from federation.api.tokens import TTL_MS_MAX, TokenReply, TokenRequest, create_token, find_token
+from federation.api.tokens import (
+    TOKEN_KEPT_MS,
+    TTL_MS_MAX,
+    TokenReply,
+    TokenRequest,
+    collectable,
+    create_token,
+    find_token,
+)
 from federation.kernel.errors import (
     BadIdentityError,
     InvalidInputError,
@@ -66,6 +74,15 @@ async def test_a_token_leads_here_and_is_found_by_its_secret_alone(request_: dic
     assert (spec.secret_sha256, spec.expires_ms) == (token_hash(token.secret), reply.expires_ms)
     assert find_token(log.catalog.tables, token.secret[:-1] + bytes([token.secret[-1] ^ 1])) is None
     assert find_token(log.catalog.tables, b"") is None
+
+
+async def test_a_token_is_collected_a_day_after_it_expired_and_not_before() -> None:
+    log = federation()
+    reply = await create(log, purpose="dns", cluster="alpha", ttl_ms=5_000)
+    due_ms = reply.expires_ms + TOKEN_KEPT_MS
+
+    assert collectable(log.catalog.tables, due_ms - 1) == []
+    assert [one.name for one in collectable(log.catalog.tables, due_ms)] == [reply.name]
 
 
 async def test_two_tokens_have_nothing_in_common() -> None:

@@ -1,0 +1,1 @@
+"""Measurements of real processes: `make bench` writes docs/benchmarks.md and build/bench.json."""
