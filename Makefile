@@ -17,6 +17,8 @@ TOOLS_DONE := .tools/.tools-done
 
 # Options for one's own runs: make test PYTEST_ARGS='-k dns', make demo DEMO_ARGS='--report out.json'.
 PYTEST_ARGS ?=
+# Test processes side by side, but for the end-to-end tests.
+WORKERS ?= 2
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 
@@ -32,13 +34,15 @@ demo: $(PROJECT_DONE) ## federate three clusters on this machine, kill one under
 
 .PHONY: test
 test: setup lint ## everything: make check, then integration and end-to-end tests (under 8 minutes)
-	@echo '==> all tests'
-	$(BIN)/python -m pytest --durations=10 --durations-min=2 tests $(PYTEST_ARGS)
+	@echo '==> unit, property and integration tests'
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=5 tests/unit tests/property tests/integration $(PYTEST_ARGS)
+	@echo '==> end-to-end tests, one at a time: each has the machine for itself'
+	$(BIN)/python -m pytest --durations=10 --durations-min=5 tests/e2e $(PYTEST_ARGS)
 
 .PHONY: check
 check: lint ## quick: formatting, lint, types, import rule, unit and property tests (under 2 minutes)
 	@echo '==> unit and property tests'
-	$(BIN)/python -m pytest $(wildcard tests/unit tests/property) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/property $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(PROJECT_DONE) ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)

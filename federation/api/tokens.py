@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from certs.core.token import SECRET_BYTES, JoinToken, format_token, token_hash
+from certs.runtime.clock import utc_now
 from discovery.core.commands import Put
 from discovery.core.kinds import JoinTokenSpec, WorkloadGroupSpec, decode_spec
 from discovery.core.model import ResourceKey
@@ -104,7 +105,7 @@ async def create_token(
         purpose=request.purpose,
         cluster=request.cluster,
         secret_sha256=token_hash(secret),
-        expires_ms=now_ms + request.ttl_ms,
+        expires_ms=(now_ms or _clock_ms()) + request.ttl_ms,
         namespace=request.namespace,
         service_account=service_account,
         workload_group=request.workload_group,
@@ -113,6 +114,14 @@ async def create_token(
     key = ResourceKey("", "JoinToken", "", name)
     await proposer.write(Put(key=key, spec=msgspec.json.encode(record), expected_revision=0))
     return TokenReply(token=format_token(token), name=name, expires_ms=record.expires_ms)
+
+
+def _clock_ms() -> int:
+    """Return what the first tick of a new federation will say, to within the members' clocks.
+
+    Until then federation time is 0, and a token that lives from there would be long expired a moment later.
+    """
+    return int(utc_now().timestamp() * 1000)
 
 
 def group_key(cluster: str, namespace: str, name: str) -> ResourceKey:

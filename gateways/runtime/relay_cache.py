@@ -7,7 +7,9 @@ the agent are not in it.
 
 import asyncio
 import hashlib
+import itertools
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +45,9 @@ class RelayCache:
     def __init__(self, store: RelayStore, path: Path) -> None:
         self._store = store
         self._path = path
+        self._copies = itertools.count(1)
+        self._newest = 0  # Number of the newest copy written.
+        self._writing = threading.Lock()
 
     def load(self) -> bool:
         """Fill the store from the file; return whether there was a good one. A bad one is moved aside."""
@@ -65,7 +70,10 @@ class RelayCache:
         try:
             while True:
                 await self._store.changed.wait()
-                await asyncio.sleep(DEBOUNCE_S)
+                if self._path.exists():
+                    await asyncio.sleep(DEBOUNCE_S)
+                else:  # Without any copy there is nothing to start from: the first one does not wait.
+                    await self._store.ready.wait()
                 await self.save()
         finally:
             if self._store.changed.is_set():
@@ -75,11 +83,11 @@ class RelayCache:
         """Write the file now, off the event loop."""
         if self._store.ready.is_set():
             self._store.changed.clear()
-            await asyncio.to_thread(self._put, self._encode())
+            await asyncio.to_thread(self._put, self._encode(), next(self._copies))
 
     def _write(self) -> None:
         if self._store.ready.is_set():
-            self._put(self._encode())
+            self._put(self._encode(), next(self._copies))
 
     def _encode(self) -> bytes:
         content = _Content(
@@ -89,7 +97,14 @@ class RelayCache:
         )
         return _encoder.encode(content)
 
-    def _put(self, body: bytes) -> None:
+    def _put(self, body: bytes, number: int) -> None:
+        """Replace the file. A write that was cancelled goes on in its thread: it must not undo a later one."""
+        with self._writing:
+            if number > self._newest:
+                self._newest = number
+                self._replace(body)
+
+    def _replace(self, body: bytes) -> None:
         temporary = self._path.with_name(self._path.name + ".tmp")
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(file, "wb") as stream:

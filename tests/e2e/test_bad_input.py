@@ -31,6 +31,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         alpha = demo_topology(block.prefix)[0]
         with Lab((alpha,), tmp_path_factory.mktemp("lab"), print) as lab:
             lab.build()
+            cache = lab.data_dir(CLUSTER, AGENT) / "xds.cache"
+            eventually(cache.exists, timeout_s=20.0, message="the agent has a copy of its configuration")
             yield lab
 
 

@@ -37,7 +37,7 @@ ROOTS = ("/etc/isthmus", "/etc/systemd/system", "/var/lib/isthmus", "/srv", "/mn
 DNS_PORT = 5353
 
 # Generous: a machine that is busy with other tests needs several seconds for each command.
-COMMAND_TIMEOUT_S = 40.0
+COMMAND_TIMEOUT_S = 120.0
 
 
 class Machine:

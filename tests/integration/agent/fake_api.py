@@ -12,7 +12,7 @@ from certs.core.certificate import spki_pin
 from certs.core.issuance import csr_public_key
 from certs.core.token import JoinToken, format_token, token_hash
 from certs.runtime.tls import server_context
-from discovery.core.kinds import ClusterSpec
+from discovery.core.kinds import ClusterSpec, WorkloadGroupSpec
 from federation.api.messages import Directory, EnrollReply, EnrollRequest
 from tests.support.pki import TestDomain
 
@@ -29,6 +29,7 @@ class FakeApi:
         self.directory = directory
         self.identity = domain.controller(cluster, "api1")
         self.lose_answers = 0
+        self.template: WorkloadGroupSpec | None = None  # Of the group `machines`.
         self.requests: list[EnrollRequest] = []
         self._tokens: dict[str, str] = {}  # Hash to purpose.
         self._claims: dict[str, str] = {}
@@ -98,6 +99,8 @@ class FakeApi:
             directory=self.directory,
             namespace="shop" if is_agent else "",
             workload_identity=f"spiffe://{domain}/ns/shop/sa/orders" if is_agent else "",
+            workload_group="" if self.template is None else "machines",
+            template=self.template,
         )
 
 

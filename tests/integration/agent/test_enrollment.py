@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from certs.core.token import parse_token
 from certs.runtime.identity import LeafIdentity
+from discovery.core.kinds import GroupPort, WorkloadGroupSpec
 from federation.agent.directory import DirectoryStore
 from federation.agent.enrollment import (
     ENROLLMENT_FILE,
@@ -58,6 +60,35 @@ async def test_a_token_becomes_an_identity_a_directory_and_an_enrollment_on_disk
     assert load_enrollment(data_dir) == enrollment
     assert str(LeafIdentity.load(data_dir / IDENTITY_FOLDER).spiffe_id) == enrollment.identity
     assert DirectoryStore.open(data_dir).current == api.directory
+
+
+GROUP = WorkloadGroupSpec(
+    service_account="orders",
+    service="orders",
+    ports=(GroupPort(name="http", port=8080),),
+    labels={"version": "v1"},
+)
+
+
+async def test_a_workload_groups_template_is_on_disk_with_the_enrollment(
+    domain: TestDomain, loopback: Loopback, data_dir: Path
+) -> None:
+    async with api_at(domain, loopback()) as api:
+        api.template = GROUP
+        await enroll(api.token(), "agent", "a1", data_dir)
+    held = load_enrollment(data_dir)
+    assert held is not None
+    assert (held.workload_group, held.template) == ("machines", GROUP)
+
+
+async def test_a_template_that_makes_no_sense_is_refused_and_leaves_no_enrollment(
+    domain: TestDomain, loopback: Loopback, data_dir: Path
+) -> None:
+    async with api_at(domain, loopback()) as api:
+        api.template = msgspec.structs.replace(GROUP, ports=())
+        with pytest.raises(InvalidInputError, match=r"enroll: template: spec\.ports has 0 entries"):
+            await enroll(api.token(), "agent", "a1", data_dir)
+    assert load_enrollment(data_dir) is None
 
 
 async def test_a_second_start_needs_neither_token_nor_controller(

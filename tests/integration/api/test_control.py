@@ -153,7 +153,16 @@ async def test_endpoints_stay_through_a_broken_stream_and_go_when_the_lease_of_a
 ) -> None:
     identity = enrolled(controller, tmp_path / "a", "silent")
     row = endpoint(controller, "silent", "silent-1")
-    async with channel_of(controller, identity) as channel:
+    lively = enrolled(controller, tmp_path / "b", "lively")
+    async with channel_of(controller, identity) as channel, channel_of(controller, lively) as other:
+        # Somebody else goes on: were all silent, it could be the controller that is cut off.
+        beating = await hello(other)
+        await send(beating, Declare(number=1, complete=True))
+
+        async def gone() -> bool:
+            await send(beating, AgentHeartbeat())
+            return "silent-1" not in listed(operator)
+
         call = await hello(channel)
         await send(call, Declare(number=1, put=(row,), complete=True))
         await answers(call, is_global(1))
@@ -164,11 +173,7 @@ async def test_endpoints_stay_through_a_broken_stream_and_go_when_the_lease_of_a
         await send(call, Declare(number=1, put=(row,), complete=True))
         await answers(call, is_global(1))
         # Now it keeps the stream, and says nothing any more.
-        await eventually_async(
-            lambda: "silent-1" not in listed(operator),
-            timeout_s=WAIT_S,
-            message="the silent agent's row goes",
-        )
+        await eventually_async(gone, timeout_s=WAIT_S, interval_s=0.2, message="the silent agent's row goes")
         with pytest.raises(IsthmusError, match=r"silent was silent for 2000 ms"):
             await answers(call, lambda _: False)
 

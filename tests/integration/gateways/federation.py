@@ -1,5 +1,6 @@
 """Two clusters for the tests: views, certificates and the Envoys that one of them consists of."""
 
+import hashlib
 from pathlib import Path
 
 from discovery.core.view import AdmittedSource
@@ -104,6 +105,8 @@ class Federation:
 
     def _member(self, proxy: Proxy, path: str, controllers: list[Controller]) -> Member:
         domain = self.domains[proxy.cluster]
-        member = Member(proxy, domain.trust_domain, self.folder / proxy.id, controllers)
+        # A Unix socket's path has 107 bytes at most, and pytest's own folders take most of them.
+        folder = self.folder / hashlib.sha256(proxy.id.encode()).hexdigest()[:6]
+        member = Member(proxy, domain.trust_domain, folder, controllers)
         member.set_certificate(domain.leaf(path).pem())
         return member

@@ -6,12 +6,14 @@ import pytest
 
 from certs.core.token import parse_token, token_hash
 from certs.runtime.authority import RootAuthority
+from certs.runtime.clock import utc_now
 from discovery.core.kinds import ClusterSpec
 from federation.api.admission import check_proof, join_message
 from federation.api.messages import JoinRequest
 from federation.api.proposer import Proposer
 from federation.api.tokens import (
     TOKEN_KEPT_MS,
+    TTL_MS_DEFAULT,
     TTL_MS_MAX,
     TokenReply,
     TokenRequest,
@@ -83,6 +85,21 @@ async def test_a_token_is_collected_a_day_after_it_expired_and_not_before() -> N
 
     assert collectable(log.catalog.tables, due_ms - 1) == []
     assert [one.name for one in collectable(log.catalog.tables, due_ms)] == [reply.name]
+
+
+async def test_a_token_made_before_the_first_tick_of_a_federation_is_good_after_it() -> None:
+    log = federation()
+    reply = await create_token(
+        TokenRequest(purpose="dns", cluster="alpha"),
+        tables=log.catalog.tables,
+        now_ms=0,
+        proposer=Proposer(CatalogLog(log), cluster="alpha"),
+        cluster="alpha",
+        pin="0" * 64,
+    )
+    first_tick_ms = int(utc_now().timestamp() * 1000)
+    assert first_tick_ms < reply.expires_ms <= first_tick_ms + TTL_MS_DEFAULT
+    assert collectable(log.catalog.tables, first_tick_ms) == []
 
 
 async def test_two_tokens_have_nothing_in_common() -> None:

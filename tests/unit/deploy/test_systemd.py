@@ -30,6 +30,7 @@ HARDENED = {
     "RestrictSUIDSGID": "yes",
     "SystemCallFilter": "@system-service",
     "SystemCallArchitectures": "native",
+    "MemoryDenyWriteExecute": "yes",
     "UMask": "0077",
     "StateDirectoryMode": "0700",
     "Restart": "on-failure",
