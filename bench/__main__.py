@@ -5,6 +5,7 @@ Exit status 0, or 1 when a section could not be measured, and the document says 
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -43,6 +44,7 @@ def main() -> int:
             parser.error(f"{name!r} is no section: expected some of {', '.join(SECTIONS)}")
     directory = Path(tempfile.mkdtemp(prefix="isthmus-bench-"))
     set_up_logging("error")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C: end everything, leave nothing.
     facts = machine.facts(directory)
     try:
         runs = _run(wanted or list(SECTIONS), directory)
