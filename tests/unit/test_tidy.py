@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PACKAGES = ("federation", "consensus", "discovery", "gateways", "certs", "chaos")
+PACKAGES = ("federation", "consensus", "discovery", "gateways", "certs", "chaos", "bench")
 
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
