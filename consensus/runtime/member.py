@@ -155,8 +155,8 @@ class Member:
             self._proposals.submit(proposal)
         self._raft.doTick(0.0)
         self._raft.finish_cycle()
+        self._publish_status()  # First: whoever is told that a change is done must see it in the status.
         self._intake.deliver()
-        self._publish_status()
 
     def _deliver(self, sender: str, message: Message) -> None:
         # Bounded by what the connections read in one turn of the loop: the next cycle follows it.

@@ -337,7 +337,7 @@ class _Pem:
         (an_operator, NotAllowedError, "expected an agent or a gateway"),
         (a_workload, NotAllowedError, "expected an agent or a gateway"),
         (two_names, BadIdentityError, "URI"),
-        (a_name_of_another_domain, BadIdentityError, ""),
+        (a_name_of_another_domain, BadIdentityError, "."),
     ],
 )
 async def test_only_enrolled_agents_and_gateways_of_this_cluster_register(
