@@ -214,7 +214,9 @@ class FollowerState:
         for change in answer.changes:
             check_row(change)
         changes = tuple(
-            change for change in answer.changes if self._table(change.table).get(change.key) != change.value
+            change
+            for change in _last(answer.changes)
+            if self._table(change.table).get(change.key) != change.value
         )
         return self._advance(answer.revision, changes)
 
@@ -252,7 +254,7 @@ class FollowerState:
             if not self.local_served:
                 raise InvalidInputError("local changes came before the complete local list")
             return self._own_changed(
-                tuple(change for change in answer.changes if self.own.get(change.key) != change.value)
+                tuple(change for change in _last(answer.changes) if self.own.get(change.key) != change.value)
             )
         self._list.add(answer.changes)
         if not answer.complete:
@@ -289,3 +291,8 @@ def _difference(table: TableName, old: Table, new: dict[bytes, bytes]) -> Iterat
     for key, value in new.items():
         if old.get(key) is None:
             yield Change(table, key, value)
+
+
+def _last(changes: Iterable[Change]) -> Iterable[Change]:
+    """Return the last change of each row: what an earlier one of the same revision said is over."""
+    return {(change.table, change.key): change for change in changes}.values()

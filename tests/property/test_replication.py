@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from discovery.core.model import Change
@@ -152,6 +152,9 @@ class Scenario:
             quiet = quiet + 1 if isinstance(await self.read(), Heartbeat) else 0
 
 
+# A row that one revision, or one message, sets and removes came to stay with a follower that had never had it.
+@example(steps=[("read", 1), ("commit", [export(FOREIGN, "orders"), gone(export(FOREIGN, "orders"))])])
+@example(steps=[("read", 12), ("local", [endpoint("a"), gone(endpoint("a"))])])
 @settings(max_examples=150)
 @given(steps=steps)
 def test_a_follower_ends_up_with_what_the_controllers_have(steps: list[tuple[str, object]]) -> None:
