@@ -4,7 +4,7 @@ import http.client
 
 from msgspec import Struct, json
 
-from chaos.topology import METRICS_PORT
+from chaos.lab.topology import METRICS_PORT
 
 _TIMEOUT_S = 5.0
 

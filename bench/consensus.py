@@ -11,8 +11,8 @@ import msgspec
 from bench.log_member import Members, Request, prepare
 from bench.records import Figure, Measured, of_rounds, quantile
 from bench.session import Session
-from chaos.guardian import Guardian, environment_of
-from chaos.processes import LabError
+from chaos.lab.guardian import Guardian, environment_of
+from chaos.lab.processes import LabError
 
 TITLE = "Log: durable writes of three members"
 ROUNDS = 5

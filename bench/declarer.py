@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from certs.runtime.identity import LeafIdentity
-from chaos import topology
-from chaos.lab import Lab
-from chaos.processes import LabError
+from chaos.lab import topology
+from chaos.lab.federation import Lab
+from chaos.lab.processes import LabError
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
 from federation.agent.config import INBOUND_PORT_FIRST
 from federation.agent.control import RegisterCall, open_channel, receive, register, send

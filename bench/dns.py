@@ -10,9 +10,9 @@ from bench.dns_process import NAMESPACE, READY, service_name
 from bench.machine import cpu_s
 from bench.records import Measured, of_rounds
 from bench.session import Session
-from chaos.guardian import Guardian, environment_of
-from chaos.processes import LabError, LabProcess, wait_until
-from chaos.topology import DNS_PORT
+from chaos.lab.guardian import Guardian, environment_of
+from chaos.lab.processes import LabError, LabProcess, wait_until
+from chaos.lab.topology import DNS_PORT
 
 TITLE = "DNS: CPU per answered query over UDP"
 ROUNDS = 10

@@ -13,10 +13,10 @@ from bench.asking import readiness
 from bench.load import BEGUN, read_log
 from bench.records import SLOW_MS, Figure, Measured, Window, of_rounds, window
 from bench.session import BenchLab, Session
-from chaos import topology
-from chaos.lab import now_s
-from chaos.processes import LabProcess, wait_until
-from chaos.records import Plan, Target
+from chaos.lab import topology
+from chaos.lab.federation import now_s
+from chaos.lab.processes import LabProcess, wait_until
+from chaos.load.records import Plan, Target
 
 TITLE = "Failover: what callers notice of a kill -9"
 ROUNDS = 5

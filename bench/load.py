@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 
 from bench.records import Sample
-from chaos.records import Plan, Target
+from chaos.load.records import Plan, Target
 
 BEGUN = "begun"
 

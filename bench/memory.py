@@ -5,8 +5,8 @@ import time
 from bench.machine import Memory, memory_of
 from bench.records import Figure, Measured, of_rounds
 from bench.session import BenchLab, Session
-from chaos import envoys
-from chaos.processes import LabError
+from chaos.lab import envoys
+from chaos.lab.processes import LabError
 
 TITLE = "Memory of each kind of process"
 SETTLE_S = 5.0  # After the start of everything.

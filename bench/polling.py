@@ -6,8 +6,8 @@ from typing import Self
 
 from msgspec import Struct
 
-from chaos import topology
-from chaos.processes import LabError
+from chaos.lab import topology
+from chaos.lab.processes import LabError
 
 # Each answer is one request of an application or a direct answer of Envoy; a faster pace would take the cores
 # from what is measured.

@@ -7,7 +7,7 @@ from bench.asking import readiness
 from bench.declarer import declaring
 from bench.records import Measured, of_rounds
 from bench.session import BenchLab, Session
-from chaos.processes import LabError
+from chaos.lab.processes import LabError
 
 TITLE = "Controller rejoin: started again until it follows"
 ROUNDS = 5

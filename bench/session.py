@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from chaos.lab import Lab
-from chaos.loopback import LoopbackBlock, claim_block
-from chaos.topology import AgentPlan, ClusterPlan, demo_topology
+from chaos.lab.federation import Lab
+from chaos.lab.loopback import LoopbackBlock, claim_block
+from chaos.lab.topology import AgentPlan, ClusterPlan, demo_topology
 
 Say = Callable[[str], None]
 

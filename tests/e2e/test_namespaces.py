@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.namespaces import Namespaces, remove_stale
-from chaos.topology import routed_topology
+from chaos.lab.namespaces import Namespaces, remove_stale
+from chaos.lab.topology import routed_topology
 from tests.support.processes import ProcessSet
 from tests.support.tools import tool
 from tests.support.wait import eventually
@@ -25,8 +25,8 @@ CONNECT_TIMEOUT_S = 0.5
 MAKER = """
 import sys, time
 from pathlib import Path
-from chaos.namespaces import Namespaces
-from chaos.topology import routed_topology
+from chaos.lab.namespaces import Namespaces
+from chaos.lab.topology import routed_topology
 with Namespaces(routed_topology("10.77")[:2], ip=Path(sys.argv[1]), nft=Path(sys.argv[2])):
     print("made", flush=True)
     time.sleep(600)

@@ -11,13 +11,13 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from chaos import scenarios
-from chaos.dns_watch import ask_dns
-from chaos.lab import Lab, now_s
-from chaos.namespaces import Namespaces
-from chaos.records import Result
-from chaos.stage import Stage
-from chaos.topology import routed_topology
+from chaos.lab.federation import Lab, now_s
+from chaos.lab.namespaces import Namespaces
+from chaos.lab.topology import routed_topology
+from chaos.load.dns_watch import ask_dns
+from chaos.load.records import Result
+from chaos.scenarios import disasters as scenarios
+from chaos.scenarios.stage import Stage
 from federation.cli.output import EXIT_UNAVAILABLE
 from federation.cli.session import Session
 from tests.support.tools import tool

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from bench.polling import Poller, Seen
-from chaos.processes import LabError
+from chaos.lab.processes import LabError
 
 
 def answer(status: int, body: bytes = b"x") -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.guardian import Guardian, marked
+from chaos.lab.guardian import Guardian, marked
 from tests.support.processes import ProcessSet
 from tests.support.tools import tool
 from tests.support.wait import eventually
@@ -14,7 +14,7 @@ from tests.support.wait import eventually
 LABORATORY = """
 import subprocess, sys, time
 from pathlib import Path
-from chaos.guardian import Guardian, environment_of
+from chaos.lab.guardian import Guardian, environment_of
 directory = Path(sys.argv[1])
 guardian = Guardian(directory)
 guardian.start()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chaos.load import due
-from chaos.records import Plan
+from chaos.load.client import due
+from chaos.load.records import Plan
 
 PLAN = Plan(targets=(), rate_per_s=100, count_max=500)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.processes import LabError, LabProcess, parent_of
+from chaos.lab.processes import LabError, LabProcess, parent_of
 from tests.support.wait import eventually
 
 # Says that it runs, then ends in order at SIGTERM, with status 7.

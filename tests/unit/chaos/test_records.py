@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from chaos.records import (
+from chaos.load.records import (
     Event,
     Record,
     RequestLine,

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from chaos.demo import Report, conclude
-from chaos.dns_watch import Check
-from chaos.records import Result
+from chaos.load.dns_watch import Check
+from chaos.load.records import Result
 
 RESULT = Result(
     name="cluster-dies",

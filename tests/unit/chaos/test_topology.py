@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from chaos.topology import ClusterPlan, demo_topology, routed_topology
+from chaos.lab.topology import ClusterPlan, demo_topology, routed_topology
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from chaos.processes import LabError
-from chaos.topology import ClusterPlan
+from chaos.lab.processes import LabError
+from chaos.lab.topology import ClusterPlan
 
 _PREFIX = "isthmus-lab"
 _NAMES = re.compile(rf"{_PREFIX}-(\d+)-")

@@ -4,13 +4,13 @@ import os
 import signal
 from collections.abc import Callable
 
-from chaos import envoys, topology
-from chaos.dns_watch import Check, DnsWatch
-from chaos.lab import Lab
-from chaos.processes import LabProcess, wait_until
-from chaos.records import Result
-from chaos.restarts import ColdRestarts, start_cluster
-from chaos.stage import Stage
+from chaos.lab import envoys, topology
+from chaos.lab.federation import Lab
+from chaos.lab.processes import LabProcess, wait_until
+from chaos.load.dns_watch import Check, DnsWatch
+from chaos.load.records import Result
+from chaos.scenarios.restarts import ColdRestarts, start_cluster
+from chaos.scenarios.stage import Stage
 
 HOLD_S = 6.0  # Between a fault and the recovery: longer than every timeout and ejection on the way.
 RECOVERY_TIMEOUT_S = 90.0

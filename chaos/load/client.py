@@ -1,6 +1,6 @@
 """An open-loop client: sends on schedule whatever comes back, never retries, logs one line per request.
 
-    python -m chaos.load PLAN.json LOG.jsonl SENT.json
+    python -m chaos.load.client PLAN.json LOG.jsonl SENT.json
 
 It writes "begun" when it sends the first request, and stops at SIGTERM. A request has failed when no 2xx has come within `deadline_ms` of the time at which it was to be sent,
 so that a client that is itself held up cannot hide an outage (coordinated omission).
@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from chaos.records import Plan, RequestLine, Sent, Target
+from chaos.load.records import Plan, RequestLine, Sent, Target
 from federation.kernel.codec import MALFORMED
 
 BEGUN = "begun"

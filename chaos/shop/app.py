@@ -1,6 +1,6 @@
 """The demo's application: answers every request with who it is and who called.
 
-python -m chaos.app --cluster alpha --instance a1 --listen stock=127.0.0.1:8080 --listen ...
+python -m chaos.shop.app --cluster alpha --instance a1 --listen stock=127.0.0.1:8080 --listen ...
 """
 
 import argparse

@@ -7,7 +7,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from chaos.processes import LabError
+from chaos.lab.processes import LabError
 
 _TIMEOUT_S = 5.0
 

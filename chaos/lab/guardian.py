@@ -1,6 +1,6 @@
 """Ends what a laboratory leaves behind, however the laboratory ended.
 
-    python -m chaos.guardian DIRECTORY < PIPE
+    python -m chaos.lab.guardian DIRECTORY < PIPE
 
 The kernel kills the children of a dead laboratory, but not what they started: an Envoy outlives its agent on
 purpose. Every process of a laboratory carries the laboratory's directory in its environment, and so does
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from chaos.processes import STOP_TIMEOUT_S, kill_pid
+from chaos.lab.processes import STOP_TIMEOUT_S, kill_pid
 
 MARK = "ISTHMUS_LABORATORY"
 _POLL_S = 0.02
@@ -35,7 +35,7 @@ class Guardian:
     def start(self) -> None:
         """Start it, before anything that it is to end."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "chaos.guardian", str(self._directory)],
+            [sys.executable, "-m", "chaos.lab.guardian", str(self._directory)],
             stdin=subprocess.PIPE,
             process_group=0,
         )

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from chaos import topology
-from chaos.envoys import envoy_stats
-from chaos.guardian import Guardian, environment_of
-from chaos.places import Loopback, Place
-from chaos.processes import LabError, LabProcess, wait_until
-from chaos.topology import AgentPlan, ClusterPlan
+from chaos.lab import topology
+from chaos.lab.envoys import envoy_stats
+from chaos.lab.guardian import Guardian, environment_of
+from chaos.lab.places import Loopback, Place
+from chaos.lab.processes import LabError, LabProcess, wait_until
+from chaos.lab.topology import AgentPlan, ClusterPlan
 
 COMMAND_TIMEOUT_S = 90.0
 READY_TIMEOUT_S = 90.0
@@ -127,7 +127,15 @@ class Lab:
         """Start the applications behind an agent."""
         for name, workloads in agent.apps().items():
             listens = [f"--listen={one.service}={agent.address}:{one.port}" for one in workloads]
-            command = [sys.executable, "-m", "chaos.app", "--cluster", cluster.name, "--instance", agent.name]
+            command = [
+                sys.executable,
+                "-m",
+                "chaos.shop.app",
+                "--cluster",
+                cluster.name,
+                "--instance",
+                agent.name,
+            ]
             self.run(f"{cluster.name}/{name}", cluster.name, [*command, *listens])
 
     # -- processes ---------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import dns.query
 import dns.rcode
 from msgspec import Struct
 
-from chaos import topology
-from chaos.lab import Lab
+from chaos.lab import topology
+from chaos.lab.federation import Lab
 
 _PERIOD_S = 0.05
 _TIMEOUT_S = 2.0

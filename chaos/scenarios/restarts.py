@@ -7,11 +7,11 @@ import os
 import signal
 from functools import partial
 
-from chaos import envoys
-from chaos.dns_watch import Check, DnsWatch, ask_dns
-from chaos.lab import Lab
-from chaos.processes import LabError, parent_of, wait_until
-from chaos.stage import Stage
+from chaos.lab import envoys
+from chaos.lab.federation import Lab
+from chaos.lab.processes import LabError, parent_of, wait_until
+from chaos.load.dns_watch import Check, DnsWatch, ask_dns
+from chaos.scenarios.stage import Stage
 
 TIMEOUT_S = 60.0
 _DNS_RETRY_S = 0.2  # A question that came too early gets no answer at all.

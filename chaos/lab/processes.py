@@ -31,7 +31,7 @@ class LabProcess:
     def start(self) -> None:
         """Start it; the kernel ends it with the laboratory (PR_SET_PDEATHSIG), however that ends.
 
-        What it starts itself is the guardian's business (`chaos.guardian`). Call it from the main thread:
+        What it starts itself is the guardian's business (`chaos.lab.guardian`). Call it from the main thread:
         the death signal follows the thread that starts a process.
         """
         if self.running():

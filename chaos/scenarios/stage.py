@@ -8,11 +8,11 @@ from typing import Self
 
 import msgspec
 
-from chaos import topology
-from chaos.lab import Lab, now_s
-from chaos.load import BEGUN
-from chaos.processes import LabError, wait_until
-from chaos.records import Event, Plan, Record, RequestLine, Result, Sent, Target, summarize
+from chaos.lab import topology
+from chaos.lab.federation import Lab, now_s
+from chaos.lab.processes import LabError, wait_until
+from chaos.load.client import BEGUN
+from chaos.load.records import Event, Plan, Record, RequestLine, Result, Sent, Target, summarize
 
 RATE_PER_S = 200.0
 STEADY_S = 3.0  # Of load before the first fault.
@@ -54,7 +54,7 @@ class Stage:
         plan, log, sent = (self._path(kind) for kind in ("plan.json", "jsonl", "sent.json"))
         plan.write_bytes(msgspec.json.encode(self._plan))
         cluster = next(iter(self._plan.targets)).caller
-        command = [sys.executable, "-m", "chaos.load", str(plan), str(log), str(sent)]
+        command = [sys.executable, "-m", "chaos.load.client", str(plan), str(log), str(sent)]
         self._process = self._lab.run(f"load/{self.name}", cluster, command)
         wait_until(lambda: self._process.logged(BEGUN), f"the load of {self.name} begins", _BEGIN_TIMEOUT_S)
         time.sleep(self._steady_s)

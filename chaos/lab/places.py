@@ -1,4 +1,4 @@
-"""Where the clusters of a laboratory live: on loopback (`Loopback`), or in `chaos.namespaces`."""
+"""Where the clusters of a laboratory live: on loopback (`Loopback`), or in `chaos.lab.namespaces`."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

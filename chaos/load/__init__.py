@@ -1,0 +1,1 @@
+"""What callers do and see: the open-loop client, its records, and DNS questions."""
