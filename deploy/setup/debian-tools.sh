@@ -31,7 +31,8 @@ fi
 
 "$repository/deploy/setup/debian-download.sh" "${packages[@]}"
 for program in "${missing[@]}"; do
-    binary=$(find "$tools/root" -path "*bin/$program" | head -n 1)
+    # Not an absolute link (sbin/ip is one), which leads out of the folder to a program that is not there.
+    binary=$(find "$tools/root" -path "*bin/$program" -exec test -x {} \; -print | head -n 1)
     [ -n "$binary" ] || fail "the Debian packages hold no $program" "$(as_root)apt-get install -y ${packages[*]}"
     cat >"$tools/bin/$program" <<STARTER
 #!/bin/sh
