@@ -13,6 +13,8 @@ from tests.support.wait import NeverHappenedError, eventually
 STOP_TIMEOUT_S = 15.0
 LOG_TAIL_BYTES = 8 * 1024
 
+_DEFAULT_SIGINT = "--default-signal=INT"
+
 
 class Process:
     """One child process and everything it starts, in one process group.
@@ -38,7 +40,9 @@ class Process:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as output:
             self._child = subprocess.Popen(
-                [str(tool("setpriv")), "--pdeathsig", "KILL", "--", *self.command],
+                # A shell without job control starts its background commands, and so a test run, with SIGINT
+                # ignored, and what is ignored is inherited.
+                [str(tool("setpriv")), "--pdeathsig", "KILL", "--", "env", _DEFAULT_SIGINT, *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

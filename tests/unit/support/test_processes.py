@@ -71,6 +71,19 @@ def test_terminate_lets_the_process_stop_in_order(processes: ProcessSet) -> None
     assert process.terminate() == 7
 
 
+def test_a_child_can_be_interrupted_though_its_test_run_ignores_that(processes: ProcessSet) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = processes.start("interrupted", python(*SLEEPER))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process.wait_for_log("up", timeout_s=30)
+
+    process.send(signal.SIGINT)
+
+    assert process.wait(timeout_s=30) == -signal.SIGINT
+
+
 def test_a_process_that_ends_early_fails_the_wait_at_once_with_its_log(processes: ProcessSet) -> None:
     process = processes.start("broken", python("print('port 53 is taken')", "raise SystemExit(3)"))
 
