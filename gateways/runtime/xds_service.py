@@ -72,6 +72,7 @@ class XdsService:
         self._source = source
         self._peer_of = peer_of
         self._streams: set[_Stream] = set()
+        self._calls = 0  # Streams, those that have not said who they are, and those that are being refused.
 
     def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
         """The handler of the service, for `server.add_generic_rpc_handlers`."""
@@ -96,6 +97,17 @@ class XdsService:
         return tuple(sorted(found, key=lambda proxy: (proxy.cluster, proxy.id)))
 
     async def _delta(self, requests: AsyncIterator[Any], context: Context) -> None:
+        """Serve one call. It counts until its status is sent, and with it all that was written before.
+
+        To a peer that takes nothing that lasts as long as its connection; gRPC offers no way to drop the call.
+        """
+        self._calls += 1
+        try:
+            await self._serve_or_refuse(requests, context)
+        finally:
+            self._calls -= 1
+
+    async def _serve_or_refuse(self, requests: AsyncIterator[Any], context: Context) -> None:
         refusal: IsthmusError | None = None
         try:
             await self._serve(requests, context)
@@ -106,7 +118,7 @@ class XdsService:
             await context.abort(_STATUS_BY_CODE[int(refusal.code)], refusal.message)
 
     async def _serve(self, requests: AsyncIterator[Any], context: Context) -> None:
-        if len(self._streams) >= STREAMS_MAX:
+        if self._calls > STREAMS_MAX:
             raise LimitExceededError(f"{STREAMS_MAX} proxies are connected here already")
         try:
             async with asyncio.timeout(FIRST_REQUEST_TIMEOUT_S):

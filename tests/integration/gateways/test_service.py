@@ -10,12 +10,15 @@ import msgspec
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
-from gateways.core.ads import TYPES_MAX
-from gateways.core.wire import CLUSTER
+from gateways.core.ads import TYPES_MAX, Ack
+from gateways.core.wire import CLUSTER, ENDPOINTS, SECRET, XdsResource, resource_of_bytes
 from gateways.runtime import xds_service
+from gateways.runtime.source import NodeInfo
 from gateways.runtime.xds_client import node_of
+from gateways.runtime.xds_service import XdsService
 from tests.integration.gateways.mesh import Controller
 from tests.support.loopback import LoopbackBlock
+from tests.support.wait import eventually_async
 from tests.unit.gateways.builders import DictView, endpoint, owner, roots, service, sidecar
 
 CALL_TIMEOUT_S = 30
@@ -180,5 +183,97 @@ def test_a_stream_that_breaks_its_bounds_later_is_ended_too(controller):
             found, details = await ends_with(call)
             assert found == grpc.StatusCode.RESOURCE_EXHAUSTED, details
             assert controller.service.status() == ()
+
+    asyncio.run(scenario())
+
+
+class LargeSource:
+    """One resource of each type, so large that a few of them fill the window of a client that does not read."""
+
+    def open(self, _node: NodeInfo, _peer: str) -> "LargeSource":
+        return self
+
+    def get(self, type_url: str, name: str) -> XdsResource:
+        return resource_of_bytes(type_url, name, bytes(1_500_000))
+
+    def names(self, _type_url: str) -> list[str]:
+        return ["large"]
+
+    def take_dirty(self) -> dict[str, set[str]]:
+        return {}
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+    def on_ack(self, ack: Ack) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def half_written(loopback: Callable[[], LoopbackBlock]) -> Callable[[], Any]:
+    """A channel and a call on it whose service waits in the midst of a write, because nobody reads."""
+    block = loopback()
+    target = f"{block.host(1)}:{block.port(block.host(1))}"
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[tuple[grpc.aio.Channel, Any]]:
+        service = XdsService(LargeSource(), peer_of=lambda _context: "")
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        server.add_generic_rpc_handlers((service.handler(),))
+        server.add_insecure_port(target)
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(target) as channel:
+                call = stream(channel)
+                for type_url in (CLUSTER, ENDPOINTS, SECRET, "another", "one-more"):
+                    request = first_request()
+                    request.type_url = type_url
+                    request.resource_names_subscribe.append("large")
+                    await call.write(request.SerializeToString())
+                await eventually_async(
+                    lambda: [len(proxy.types) for proxy in service.status()] == [5], timeout_s=CALL_TIMEOUT_S
+                )
+                yield channel, call
+        finally:
+            await server.stop(0)
+
+    return opened
+
+
+async def break_its_bounds(call: Any) -> None:
+    for number in range(TYPES_MAX):
+        request = discovery_pb2.DeltaDiscoveryRequest(type_url=f"type-{number}")
+        await call.write(request.SerializeToString())
+
+
+def test_a_stream_that_is_refused_in_the_midst_of_a_write_is_told_why(half_written):
+    async def scenario() -> None:
+        async with half_written() as (_, call):
+            await break_its_bounds(call)
+            assert (await ends_with(call))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_stream_counts_until_its_peer_has_taken_what_was_written_to_it(half_written, monkeypatch):
+    monkeypatch.setattr(xds_service, "STREAMS_MAX", 1)
+
+    async def scenario() -> None:
+        async with half_written() as (channel, call):
+            await break_its_bounds(call)
+            another = stream(channel)
+            found, details = await ends_with(another)
+            assert found == grpc.StatusCode.RESOURCE_EXHAUSTED, details
+            call.cancel()
+
+            async def served() -> bool:
+                again = stream(channel)
+                await again.write(first_request().SerializeToString())
+                first = await again.read()
+                again.cancel()
+                return first is not grpc.aio.EOF
+
+            await eventually_async(served, timeout_s=CALL_TIMEOUT_S)
 
     asyncio.run(scenario())
