@@ -6,7 +6,6 @@ from discovery.core.model import (
     Change,
     EndpointKey,
     ResourceKey,
-    TableName,
     unpack_endpoint,
     unpack_resource,
 )
@@ -35,22 +34,31 @@ def check_row(change: Change) -> None:
         raise InvalidInputError(f"{change.table}: row {change.key[:80]!r} holds the row of another key")
 
 
-class Incoming:
-    """A list that is still arriving."""
+class ListBound:
+    """What a list that is still arriving may hold: rows, and not too many bytes of them."""
 
-    def __init__(self, what: str, revision: int = 0, history: str = "") -> None:
-        self.revision = revision
-        self.history = history
-        self.rows: dict[TableName, dict[bytes, bytes]] = {"resources": {}, "endpoints": {}}
+    def __init__(self, what: str) -> None:
         self._what = what
         self._size_bytes = 0
+
+    def row(self, change: Change) -> bytes:
+        """Return the row of `change`; raises `InvalidInputError` for a removal, or one row too many."""
+        if change.value is None:
+            raise InvalidInputError(f"{self._what}: {change.key!r} is a removal, a list has only rows")
+        self._size_bytes += len(change.key) + len(change.value) + ROW_OVERHEAD_BYTES
+        if self._size_bytes > INCOMING_BYTES_MAX:
+            raise InvalidInputError(f"{self._what} has more than {INCOMING_BYTES_MAX} bytes")
+        return change.value
+
+
+class IncomingList:
+    """A local list that is still arriving."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self._bound = ListBound("local list")
 
     def add(self, changes: Iterable[Change]) -> None:
         """Take rows; raises `InvalidInputError` for a removal, or too many bytes."""
         for change in changes:
-            if change.value is None:
-                raise InvalidInputError(f"{self._what}: {change.key!r} is a removal, a list has only rows")
-            self._size_bytes += len(change.key) + len(change.value) + ROW_OVERHEAD_BYTES
-            self.rows[change.table][change.key] = change.value
-        if self._size_bytes > INCOMING_BYTES_MAX:
-            raise InvalidInputError(f"{self._what} has more than {INCOMING_BYTES_MAX} bytes")
+            self.rows[change.key] = self._bound.row(change)

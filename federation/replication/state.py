@@ -23,7 +23,7 @@ from discovery.core.model import (
 )
 from discovery.core.tables import EMPTY_TABLES, Table, Tables
 from federation.kernel.errors import InvalidInputError, PreconditionError
-from federation.replication.incoming import Incoming, check_row
+from federation.replication.incoming import IncomingList, check_row
 from federation.replication.messages import (
     Delta,
     FollowAnswer,
@@ -35,6 +35,7 @@ from federation.replication.messages import (
     SnapshotEnd,
     SnapshotRows,
 )
+from federation.replication.snapshot import IncomingSnapshot
 
 Row = tuple[bytes, bytes]
 
@@ -74,8 +75,8 @@ class FollowerState:
         self.newest_revision = 0  # Of the controller that is followed.
         self.leader_contact_age_ms = 0  # How old that controller's own knowledge is.
         self.local_served = False  # Whether it declares the own cluster's list.
-        self._snapshot: Incoming | None = None
-        self._list: Incoming | None = None
+        self._snapshot: IncomingSnapshot | None = None
+        self._list: IncomingList | None = None
 
     @property
     def revision(self) -> int:
@@ -135,7 +136,9 @@ class FollowerState:
                 self._check_history(answer.history)
                 self._check_not_older(answer.revision)
                 self._opened(answer.revision)
-                self._snapshot = Incoming("snapshot", answer.revision, answer.history)
+                self._snapshot = IncomingSnapshot(
+                    answer.revision, answer.history, copy=self.tables, cluster=self.cluster
+                )
             case Resumed():
                 if not self.complete:
                     raise InvalidInputError("resumed: there is no copy to resume from, expected a snapshot")
@@ -190,18 +193,15 @@ class FollowerState:
                 f"a snapshot ended at revision {answer.revision}, begun was"
                 f" {'none' if incoming is None else incoming.revision}"
             )
-        changes = (
-            *_difference("resources", self.tables.resources, incoming.rows["resources"]),
-            *_difference("endpoints", self.tables.endpoints, incoming.rows["endpoints"]),
-        )
+        tables = incoming.finish()
         self._snapshot = None
-        update = self._advance(answer.revision, changes)
+        update = self._advance(tables, tuple(incoming.changes), incoming.own)
         if self.complete:
             return update
         self.complete, self.history = True, incoming.history
         # Own rows that came before the snapshot were not told to anybody: there was nothing to see them in.
         return Update(
-            revision=self.revision, changes=changes, own=tuple(_puts("endpoints", self.own.items()))
+            revision=self.revision, changes=update.changes, own=tuple(_puts("endpoints", self.own.items()))
         )
 
     def _delta(self, answer: Delta) -> Update:
@@ -218,19 +218,19 @@ class FollowerState:
             for change in _last(answer.changes)
             if self._table(change.table).get(change.key) != change.value
         )
-        return self._advance(answer.revision, changes)
+        own = [change for change in changes if change.table == "endpoints" and self._is_own(change.key)]
+        return self._advance(self.tables.with_changes(changes, answer.revision), changes, own)
 
-    def _advance(self, revision: int, changes: tuple[Change, ...]) -> Update:
-        own = () if self.local_served else tuple(self._merged_into_own(changes))
-        self.tables = self.tables.with_changes(changes, revision)
-        self._set_own(own)
-        return Update(revision=revision, changes=changes, own=own)
+    def _advance(self, tables: Tables, changes: tuple[Change, ...], own: Iterable[Change]) -> Update:
+        """Go on to `tables`, which `changes` lead to; `own` are those of endpoints of the own cluster."""
+        merged = () if self.local_served else tuple(self._merged_into_own(own))
+        self.tables = tables
+        self._set_own(merged)
+        return Update(revision=tables.revision, changes=changes, own=merged)
 
     def _merged_into_own(self, changes: Iterable[Change]) -> Iterator[Change]:
         """Yield what global changes mean for `own` while no controller of the cluster declares it."""
         for change in changes:
-            if change.table != "endpoints" or not self._is_own(change.key):
-                continue
             held = self.own.get(change.key)
             if held is None:
                 if change.value is not None:
@@ -249,7 +249,7 @@ class FollowerState:
                     f"local rows hold {change.key[:80]!r}, expected only endpoints of cluster {self.cluster!r}"
                 )
         if answer.first:
-            self._list = Incoming("local list")
+            self._list = IncomingList()
         if self._list is None:
             if not self.local_served:
                 raise InvalidInputError("local changes came before the complete local list")
@@ -259,7 +259,7 @@ class FollowerState:
         self._list.add(answer.changes)
         if not answer.complete:
             return Update(revision=self.revision)
-        changes = tuple(_difference("endpoints", self.own, self._list.rows["endpoints"]))
+        changes = tuple(_difference("endpoints", self.own, self._list.rows))
         self._list, self.local_served = None, True
         return self._own_changed(changes)
 
