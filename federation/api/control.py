@@ -71,6 +71,7 @@ class ControlService:
         self._registry = registry
         self._directories = directories
         self._streams = 0
+        self._by_record: dict[bytes, set[_AgentStream]] = {}  # Of each Agent record, by its key.
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
@@ -81,6 +82,17 @@ class ControlService:
                 "Register": grpc.stream_stream_rpc_method_handler(self._register),
             },
         )
+
+    def evict(self, record: bytes) -> None:
+        """End the streams of the agent whose Agent record, of this key, was deleted. Call it on the loop."""
+        for stream in self._by_record.get(record, ()):
+            stream.evict()
+
+    def evict_missing(self) -> None:
+        """End the streams of all agents that have no Agent record; for when the whole catalog was replaced."""
+        for record in self._by_record:
+            if record not in self._catalog.tables.resources:
+                self.evict(record)
 
     async def _sign(self, request: bytes, context: Context) -> bytes:
         try:
@@ -124,8 +136,11 @@ class ControlService:
             raise PreconditionError(
                 f"the agent speaks protocol {hello.protocol}, this controller {PROTOCOL_VERSION}"
             )
-        stream = _AgentStream(self._rules(peer, system), registry, hello.incarnation, context)
+        record = agent_key(system.cluster, system.role, system.id).encode()
+        stream = _AgentStream(self._rules(peer, system, record), registry, hello.incarnation, context)
         registry.open(stream.agent, hello.incarnation, stream)
+        streams = self._by_record.setdefault(record, set())
+        streams.add(stream)
         try:
             await stream.put(Welcome(controller=self._name, lease_ms=registry.lease_ms))
             await self._converse(stream, requests)
@@ -133,6 +148,9 @@ class ControlService:
             raise cause_of(group) from None
         finally:
             registry.close(stream.agent, stream)
+            streams.discard(stream)
+            if not streams:
+                self._by_record.pop(record, None)
 
     async def _converse(self, stream: "_AgentStream", requests: AsyncIterator[bytes]) -> None:
         failure: IsthmusError | None = None
@@ -156,8 +174,8 @@ class ControlService:
         async for directory in self._directories():
             await stream.put(DirectoryUpdate(directory=directory))
 
-    def _rules(self, peer: SpiffeId, system: SystemIdentity) -> "AgentRules":
-        value = self._catalog.tables.resources.get(agent_key(system.cluster, system.role, system.id).encode())
+    def _rules(self, peer: SpiffeId, system: SystemIdentity, record: bytes) -> "AgentRules":
+        value = self._catalog.tables.resources.get(record)
         if value is None:
             raise NotAllowedError(f"{peer} is not enrolled, or was evicted")
         return AgentRules(peer, system, read_agent(value))
@@ -213,12 +231,30 @@ class _AgentStream:
         self._sequence = 0
         self._answers: asyncio.Queue[ControllerMessage | None] = asyncio.Queue(ANSWERS_QUEUED_MAX)
         self._to_acknowledge: asyncio.Queue[tuple[int, int]] = asyncio.Queue(ANSWERS_QUEUED_MAX)
+        self._reading: asyncio.Timeout | None = None
 
     async def put(self, message: ControllerMessage) -> None:
         """Queue an answer; a full queue makes the agent wait."""
         await self._answers.put(message)
 
+    def evict(self) -> None:
+        """End `read`, wherever it waits."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.reschedule(asyncio.get_running_loop().time())
+
     async def read(self, requests: AsyncIterator[bytes]) -> None:
+        """Take messages until the agent closes the stream; raises when it is silent or was evicted."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                try:
+                    await self._read(requests)
+                finally:
+                    self._reading = None
+        except TimeoutError as error:
+            raise NotAllowedError(f"{self.agent} was evicted: its Agent record was deleted") from error
+
+    async def _read(self, requests: AsyncIterator[bytes]) -> None:
         """Take messages until the agent closes the stream or is silent for its lease."""
         while True:
             try:

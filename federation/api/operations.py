@@ -11,17 +11,12 @@ from certs.core.verifier import Verifier
 from consensus.core.contract import Status
 from discovery.core.catalog import Catalog
 from discovery.core.kinds import ClusterSpec
-from discovery.core.model import (
-    GATEWAY_SERVICE,
-    SYSTEM_NAMESPACE,
-    Endpoint,
-    EndpointKey,
-    ServiceKey,
-    unpack_endpoint,
-)
+from discovery.core.model import Endpoint, EndpointKey, ServiceKey, unpack_endpoint
+from discovery.core.tables import Tables
 from discovery.core.view import Owner, Service
 from federation.api.admission import Admission
 from federation.api.caller import caller_identity, require_operator
+from federation.api.counts import EndpointCounts, count_endpoints, sliced
 from federation.api.directory import build_directory, cluster_spec, resources
 from federation.api.messages import EnrollRequest, JoinRequest
 from federation.api.rest import json_response, read_body
@@ -126,52 +121,18 @@ class Operations:
                     "journalBytes": raft.journal_bytes,
                     "lastLeaderContactMsAgo": raft.last_leader_contact_ms_ago,
                 },
-                "clusters": self._clusters(),
+                "clusters": await _clusters(tables),
             }
         )
-
-    def _clusters(self) -> list[dict[str, object]]:
-        tables = self._catalog.tables
-        counts: dict[str, list[int]] = {}
-        for key, value in tables.endpoints.items():
-            place = EndpointKey.decode(key)
-            count = counts.setdefault(place.cluster, [0, 0, 0])
-            if (place.namespace, place.service) == (SYSTEM_NAMESPACE, GATEWAY_SERVICE):
-                count[2] += 1
-            else:
-                count[0] += 1
-                count[1] += unpack_endpoint(value).ready
-        controllers = build_directory(tables).controllers
-        found = []
-        for row, spec in resources(tables, "Cluster"):
-            assert isinstance(spec, ClusterSpec)
-            endpoints, ready, gateways = counts.get(row.key.name, [0, 0, 0])
-            found.append(
-                {
-                    "name": row.key.name,
-                    "role": spec.role,
-                    "trustDomain": spec.trust_domain,
-                    "region": spec.region,
-                    "zone": spec.zone,
-                    "network": spec.network,
-                    "home": spec.home,
-                    "controllers": [one.name for one in controllers if one.spec.cluster == row.key.name],
-                    "endpoints": endpoints,
-                    "readyEndpoints": ready,
-                    "gateways": gateways,
-                }
-            )
-        return found
 
     async def _endpoints(self, request: web.Request) -> web.Response:
         self._authorize(request)
         namespace, cluster = request.query.get("namespace", ""), request.query.get("cluster", "")
         prefix = f"{namespace}\0".encode() if namespace else b""
         rows: list[dict[str, object]] = []
-        for _, value in self._catalog.tables.endpoints.items(prefix):
-            endpoint = unpack_endpoint(value)
-            if cluster in ("", endpoint.key.cluster):
-                rows.append(_endpoint_object(endpoint))
+        async for key, value in sliced(self._catalog.tables.endpoints, prefix):
+            if cluster in ("", EndpointKey.decode(key).cluster):
+                rows.append(_endpoint_object(unpack_endpoint(value)))
             if len(rows) >= ENDPOINTS_LISTED_MAX:
                 break
         return json_response(rows)
@@ -213,6 +174,31 @@ def parse_service_name(text: str) -> ServiceKey:
     if len(parts) != 2 or not all(parts):
         raise InvalidInputError(f"name: {text!r} names no service, expected SERVICE.NAMESPACE")
     return ServiceKey(parts[1], parts[0])
+
+
+async def _clusters(tables: Tables) -> list[dict[str, object]]:
+    counts = await count_endpoints(tables.endpoints)
+    controllers = build_directory(tables).controllers
+    found = []
+    for row, spec in resources(tables, "Cluster"):
+        assert isinstance(spec, ClusterSpec)
+        count = counts.get(row.key.name, EndpointCounts())
+        found.append(
+            {
+                "name": row.key.name,
+                "role": spec.role,
+                "trustDomain": spec.trust_domain,
+                "region": spec.region,
+                "zone": spec.zone,
+                "network": spec.network,
+                "home": spec.home,
+                "controllers": [one.name for one in controllers if one.spec.cluster == row.key.name],
+                "endpoints": count.endpoints,
+                "readyEndpoints": count.ready,
+                "gateways": count.gateways,
+            }
+        )
+    return found
 
 
 def _endpoint_object(endpoint: Endpoint) -> dict[str, object]:

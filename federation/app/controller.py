@@ -113,6 +113,13 @@ class Controller:
         self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
         self.views = LiveViews(self.feed, self.source)
         self.watches = WatchHub(self.catalog.history)
+        self.control = ControlService(
+            name=self.name,
+            catalog=self.catalog,
+            signer=Signer(catalog=self.catalog, authority=credentials.authority),
+            registry=self.registries.get,
+            directories=self._directories,
+        )
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
         self._publishers: asyncio.Queue[Publisher] = asyncio.Queue()
@@ -169,6 +176,9 @@ class Controller:
         self.watches.notify()
         if any(_is_directory(change) for change in changes):
             self._learn()
+        for change in changes:
+            if change.table == "resources" and change.value is None:
+                self.control.evict(change.key)
         for cluster, registry in self.registries.items():
             mine = tuple(change for change in changes if _is_endpoint_of(change, cluster))
             if mine:
@@ -180,6 +190,7 @@ class Controller:
         self.watches.notify()
         for registry in self.registries.values():
             registry.absorb(_all_changed(self.catalog.tables, registry))
+        self.control.evict_missing()
         self._learn()
 
     async def _announce(self) -> None:
@@ -252,17 +263,10 @@ class Controller:
     # -- ports -------------------------------------------------------------------------------------
 
     async def _serve_control(self) -> None:
-        control = ControlService(
-            name=self.name,
-            catalog=self.catalog,
-            signer=Signer(catalog=self.catalog, authority=self.credentials.authority),
-            registry=self.registries.get,
-            directories=self._directories,
-        )
         replication = ReplicationService(self.feed, tables=lambda: self.catalog.tables)
         await serve_control(
             self.config.listen.control,
-            (control.handler(), replication.handler(), self.xds.handler()),
+            (self.control.handler(), replication.handler(), self.xds.handler()),
             verifier=self.verifier,
             leaf=self.credentials.leaf,
             bundles=self.directory.bundles,

@@ -1,5 +1,6 @@
 """Control/Register and Control/Sign over real gRPC: an agent speaks for its own endpoints and nobody else's."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -215,6 +216,26 @@ async def test_a_newer_start_of_an_agent_silences_the_older_one(
         await send(late, AgentHello(incarnation=1500))
         with pytest.raises(StaleRevisionError, match="incarnation 1500 is older than 2000"):
             await receive(late)
+
+
+async def test_an_agent_whose_record_is_deleted_is_cut_off_at_once_and_its_neighbour_is_not(
+    controller: Controller, operator: Caller, tmp_path: Path
+) -> None:
+    async with (
+        channel_of(controller, enrolled(controller, tmp_path / "a", "unwanted")) as channel,
+        channel_of(controller, enrolled(controller, tmp_path / "b", "welcome")) as other,
+    ):
+        unwanted, welcome = await hello(channel), await hello(other)
+        await asyncio.to_thread(operator.ok, "DELETE", f"/clusters/alpha{BASE}/agents/agent.unwanted")
+        with pytest.raises(NotAllowedError, match="unwanted was evicted: its Agent record was deleted"):
+            async with asyncio.timeout(WAIT_S):
+                await answers(unwanted, lambda _: False)
+        await send(welcome, Declare(number=1, complete=True))
+        await answers(welcome, is_global(1))
+        again = register(channel)
+        await send(again, AgentHello(incarnation=2000))
+        with pytest.raises(NotAllowedError, match="is not enrolled, or was evicted"):
+            await receive(again)
 
 
 async def test_a_gateway_registers_itself_and_nothing_else(
