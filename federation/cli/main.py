@@ -6,7 +6,7 @@ from importlib.metadata import version
 import click
 
 from federation.cli.federation_commands import cluster, init, token
-from federation.cli.output import EXIT_FAILED, exit_code, say
+from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
 from federation.cli.process_commands import agent, controller, demo, dns, gateway
 from federation.cli.resource_commands import apply, delete, get
 from federation.cli.status_commands import proxy, resolve, status
@@ -51,6 +51,8 @@ def main() -> None:
     except IsthmusError as error:
         say(f"isthmus: {error.message}")
         sys.exit(exit_code(error))
+    except BrokenPipeError:
+        leave_quietly()
     except OSError as error:  # Of a file or disk, not translated where it happened.
         say(f"isthmus: {error}")
         sys.exit(EXIT_FAILED)

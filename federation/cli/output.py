@@ -1,8 +1,9 @@
 """What commands print: data on standard output, talk on standard error."""
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -31,6 +32,13 @@ _EXIT_CODES = {
 def exit_code(error: IsthmusError) -> int:
     """Return the exit status of a command that failed so."""
     return _EXIT_CODES.get(error.code, EXIT_FAILED)
+
+
+def leave_quietly() -> NoReturn:
+    """End because whoever read our output, such as `grep -q`, has seen enough: nothing to complain about."""
+    # What is still buffered would be written at the interpreter's end, and fail there, aloud.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(EXIT_FAILED)
 
 
 def say(text: str) -> None:

@@ -1,9 +1,13 @@
 """The operator's command: usage, exit codes, output, and one line for every error."""
 
+import asyncio
+import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -248,3 +252,29 @@ def test_json_output_is_json_and_a_table_has_a_column_for_each_heading(
     assert len(lines) == 4
     print_table(("name",), [])
     assert capsys.readouterr().out.split() == ["NAME"]
+
+
+async def _say_in_a_task() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(asyncio.to_thread(click.echo, "news"))
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        pytest.param(lambda: click.echo("news"), id="at-once"),
+        pytest.param(lambda: print_table(["name"], [["news"]]), id="a-table"),
+        pytest.param(lambda: asyncio.run(_say_in_a_task()), id="in-a-task"),
+    ],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch, talk: Callable[[], None]
+) -> None:
+    monkeypatch.setitem(cli.commands, "talk", click.Command("talk", callback=talk))
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = os.fdopen(writer, "w")
+    monkeypatch.setattr("sys.stdout", output)
+    assert run("talk") == (1, "", "")
+    with contextlib.suppress(BrokenPipeError):  # What click left in it.
+        output.close()
