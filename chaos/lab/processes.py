@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+# In the environment of a process, and so of all that it starts: its log file, which no other process has.
+MARK = "ISTHMUS_LABORATORY_PROCESS"
 STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.02
 _TAIL_BYTES = 4096
@@ -25,7 +27,7 @@ class LabProcess:
         self.name = name
         self.command = tuple(command)
         self.log_path = log_path
-        self._environment = dict(environment)
+        self._environment = {**environment, MARK: str(log_path)}
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -61,13 +63,12 @@ class LabProcess:
         return self._child is not None and self._child.returncode is None and self._end() is None
 
     def kill(self) -> None:
-        """`kill -9` of the process and everything that it started; nothing if that was done before."""
-        if self._child is None or self._child.returncode is not None:
+        """`kill -9` of the process and everything that it or its predecessors started; wait until it is gone."""
+        if self._child is None:
             return
-        for member in _members(self._child.pid):
-            kill_pid(member)
+        signal_all([self], signal.SIGKILL)
         self._child.wait(STOP_TIMEOUT_S)
-        wait_until(lambda: not _members(self.pid), f"the processes of {self.name} end", STOP_TIMEOUT_S)
+        wait_until(lambda: not family([self]), f"the processes of {self.name} end", STOP_TIMEOUT_S)
 
     def kill_alone(self) -> None:
         """`kill -9` of the process, not of what it started."""
@@ -125,8 +126,30 @@ def parent_of(pid: int) -> int:
     return _table().get(pid, ("", 0, 0))[1]
 
 
-def _members(group: int) -> list[int]:
-    return [pid for pid, (_, _, its_group) in _table().items() if its_group == group]
+def family(processes: Iterable[LabProcess]) -> list[int]:
+    """Return the living processes that these are and that they started, an Envoy that was taken over too."""
+    marks = {f"{MARK}={process.log_path}".encode() for process in processes}
+    found = []
+    for pid in _table():
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # It ended while we looked, or belongs to somebody else.
+        if not marks.isdisjoint(variables):
+            found.append(pid)
+    return found
+
+
+def signal_all(processes: Iterable[LabProcess], number: signal.Signals) -> None:
+    """Send a signal to these and to all that they started, in one sweep: it meets them at one moment."""
+    for pid in family(processes):
+        send_signal(pid, number)
+
+
+def stopped_all(pids: Iterable[int]) -> bool:
+    """True when each of these is stopped (SIGSTOP) or has ended."""
+    states = _table()
+    return all(states[pid][0] == "T" for pid in pids if pid in states)
 
 
 def _table() -> dict[int, tuple[str, int, int]]:
@@ -147,7 +170,12 @@ def _table() -> dict[int, tuple[str, int, int]]:
 
 def kill_pid(pid: int) -> None:
     """`kill -9`; nothing if it has ended."""
+    send_signal(pid, signal.SIGKILL)
+
+
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Send a signal; nothing if it has ended."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return  # It ended by itself.
