@@ -1,6 +1,6 @@
 """The application that is called: says who it is, and how often the caller's Envoy had to try.
 
-python -m bench.app --cluster alpha --instance a1 --listen stock=127.0.0.1:8080 --listen ...
+python -m bench.app --service orders --cluster beta --instance beta-1 --listen 127.0.0.1:8081
 """
 
 import argparse
@@ -27,24 +27,24 @@ def _application(service: str, cluster: str, instance: str) -> web.Application:
     return application
 
 
-async def _serve(cluster: str, instance: str, listens: list[str]) -> None:
-    for listen in listens:
-        service, _, address = listen.partition("=")
-        host, _, port = address.rpartition(":")
-        runner = web.AppRunner(_application(service, cluster, instance), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, host, int(port)).start()
+async def _serve(application: web.Application, listen: str) -> None:
+    host, _, port = listen.rpartition(":")
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, int(port)).start()
     await asyncio.Event().wait()
 
 
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--service", required=True)
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--instance", required=True)
-    parser.add_argument("--listen", action="append", required=True, help="SERVICE=HOST:PORT")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT")
     options = parser.parse_args()
-    asyncio.run(_serve(options.cluster, options.instance, options.listen))
+    application = _application(options.service, options.cluster, options.instance)
+    asyncio.run(_serve(application, options.listen))
 
 
 if __name__ == "__main__":

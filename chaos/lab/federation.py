@@ -1,6 +1,5 @@
 """One federation of real processes: founded, joined and enrolled by the command that operators use."""
 
-import http.client
 import json
 import subprocess
 import sys
@@ -11,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from chaos.lab import topology
+from chaos.lab import asking, configs, recovery, topology
 from chaos.lab.envoys import envoy_stats
 from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.places import Loopback, Place
 from chaos.lab.processes import LabError, LabProcess, wait_until
-from chaos.lab.topology import AgentPlan, ClusterPlan
+from chaos.lab.topology import AgentPlan, ClusterPlan, Workload
 
 COMMAND_TIMEOUT_S = 90.0
 READY_TIMEOUT_S = 90.0
+_RECOVERY_POLL_S = 0.2  # What recovers needs this machine's few cores.
 
 Say = Callable[[str], None]
 
@@ -34,6 +34,7 @@ class Lab:
         self.directory = directory.absolute()
         self.place: Place = place or Loopback()
         self.processes: dict[str, LabProcess] = {}
+        self.resting: set[str] = set()  # Those of them that are not meant to run now.
         self._say = say
         self._environment = environment_of(self.directory)
         self._guardian = Guardian(self.directory)
@@ -76,14 +77,17 @@ class Lab:
 
     def _tokens(self) -> dict[tuple[ClusterPlan, str, str], str]:
         """Create every process's token, by (cluster, kind of process, name)."""
-        wanted = []
+        wanted: dict[tuple[ClusterPlan, str, str], str] = {}
         for cluster in self.serving():
-            wanted += [(cluster, kind, kind) for kind in ("gateway", "dns")]
+            wanted |= {(cluster, kind, kind): "" for kind in ("gateway", "dns")}
             for agent in cluster.agents:
                 self.write_agent(cluster, agent)
-                wanted.append((cluster, "agent", agent.name))
+                wanted[cluster, "agent", agent.name] = agent.group
         with ThreadPoolExecutor(max_workers=4) as pool:  # A command costs mostly waiting.
-            tokens = pool.map(lambda one: self.create_token(one[0], one[0].name, one[1]), wanted)
+            tokens = pool.map(
+                lambda one: self.create_token(one[0][0], one[0][0].name, one[0][1], group=one[1]),
+                wanted.items(),
+            )
             return dict(zip(wanted, tokens, strict=True))
 
     def serving(self) -> list[ClusterPlan]:
@@ -114,7 +118,7 @@ class Lab:
     def _apply_policies(self, cluster: ClusterPlan) -> None:
         domains = tuple(sorted({one.trust_domain for one in self.serving()}))
         path = self.directory / cluster.name / "policies.yaml"
-        path.write_text(topology.policies(cluster, domains))
+        path.write_text(configs.manifests(cluster, domains))
         self.isthmus("apply", "-f", str(path), at=self.clusters[cluster.home or cluster.name])
 
     def enroll_agent(self, cluster: ClusterPlan, agent: AgentPlan) -> None:
@@ -125,18 +129,24 @@ class Lab:
 
     def start_apps(self, cluster: ClusterPlan, agent: AgentPlan) -> None:
         """Start the applications behind an agent."""
-        for name, workloads in agent.apps().items():
-            listens = [f"--listen={one.service}={agent.address}:{one.port}" for one in workloads]
-            command = [
-                sys.executable,
-                "-m",
-                "chaos.shop.app",
-                "--cluster",
-                cluster.name,
-                "--instance",
-                agent.name,
-            ]
-            self.run(f"{cluster.name}/{name}", cluster.name, [*command, *listens])
+        for workload in agent.workloads:
+            self.run(
+                f"{cluster.name}/{workload.app}", cluster.name, self.app_command(cluster, agent, workload)
+            )
+
+    def app_command(self, cluster: ClusterPlan, agent: AgentPlan, workload: Workload) -> list[str]:
+        """The command that serves one workload; it calls on by plain names where its calls are captured."""
+        outbound = [] if cluster.capture else [f"--outbound={agent.address}:{topology.OUTBOUND_PORT}"]
+        return [
+            sys.executable,
+            "-m",
+            "chaos.shop.app",
+            f"--service={workload.service}",
+            f"--cluster={cluster.name}",
+            f"--instance={agent.name}",
+            f"--listen={agent.address}:{workload.port}",
+            *outbound,
+        ]
 
     # -- processes ---------------------------------------------------------------------------------
 
@@ -187,10 +197,11 @@ class Lab:
         )
         return done.returncode, done.stdout, done.stderr
 
-    def create_token(self, issuer: ClusterPlan, cluster: str, purpose: str) -> str:
-        """Create a join token at `issuer`, or at its home where it has no controller."""
+    def create_token(self, issuer: ClusterPlan, cluster: str, purpose: str, *, group: str = "") -> str:
+        """Create a join token at `issuer`, or at its home where it has no controller; of a WorkloadGroup if given."""
         home = self.clusters[issuer.home or issuer.name]
-        extra = ("--namespace", topology.NAMESPACE, "--service-account", "shop") if purpose == "agent" else ()
+        account = ("--workload-group", group) if group else ("--service-account", topology.SERVICE_ACCOUNT)
+        extra = ("--namespace", topology.NAMESPACE, *account) if purpose == "agent" else ()
         arguments = ("token", "create", "--purpose", purpose, "--cluster", cluster, *extra)
         return self.isthmus(*arguments, at=home).strip()
 
@@ -199,10 +210,12 @@ class Lab:
         answer: dict[str, Any] = json.loads(self.isthmus("status", "-o", "json", at=cluster))
         return answer
 
-    def call(self, caller: str, service: str, *, address: str = "") -> tuple[int, dict[str, Any]]:
+    def call(
+        self, caller: str, service: str, *, path: str = "/", address: str = ""
+    ) -> tuple[int, dict[str, Any]]:
         """Call a service from a cluster: through its first agent's sidecar, or the one at `address`."""
         with self.place.inside(caller):
-            return call(address or self.clusters[caller].agents[0].address, service)
+            return asking.call(address or self.clusters[caller].agents[0].address, service, path=path)
 
     def wait_controller(self, cluster: ClusterPlan) -> None:
         """Wait until a controller says that it is ready."""
@@ -212,14 +225,13 @@ class Lab:
             if not process.running():
                 raise LabError(f"{process.name} ended:\n{process.tail()}")
             with self.place.inside(cluster.name):
-                return _http_ready(cluster.controller, topology.METRICS_PORT)
+                return asking.ready(cluster.controller)
 
         wait_until(ready, f"{process.name} is ready, see {process.log_path}", READY_TIMEOUT_S)
 
     def wait_serving(self) -> None:
         """Wait until every cluster reaches every service."""
-        agents = [agent for cluster in self.serving() for agent in cluster.agents]
-        services = sorted({workload.service for agent in agents for workload in agent.workloads})
+        services = sorted({service for cluster in self.serving() for service in cluster.services})
         for caller in self.serving():
             for service in services:
                 wait_until(
@@ -234,18 +246,26 @@ class Lab:
     def wait_healthy(self) -> None:
         """Wait until no sidecar thinks any endpoint or gateway dead: a recovered one is used as before only then."""
         wait_until(
-            lambda: not self._thought_dead(), "every sidecar finds every endpoint healthy", READY_TIMEOUT_S
+            lambda: not any(recovery.thought_dead(self)),
+            "every sidecar finds every endpoint healthy",
+            READY_TIMEOUT_S,
         )
 
-    def _thought_dead(self) -> bool:
-        return any(
-            stats[name] > stats[f"{name.removesuffix('total')}healthy"]
-            for cluster in self.serving()
-            for agent in cluster.agents
-            for stats in (envoy_stats(self.data_dir(cluster.name, agent.name), ".membership_"),)
-            for name in stats
-            if name.startswith("cluster.outbound|") and name.endswith(".membership_total")
-        )
+    def leader(self) -> str:
+        """The cluster of the log's leader as a majority of the controllers that run says, "" if there is none."""
+        return recovery.leader_of(recovery.facts_of(self))
+
+    def recovered(self) -> bool:
+        """True when nothing is missing: see `chaos.lab.recovery`."""
+        return not recovery.missing(self)
+
+    def wait_recovered(self) -> None:
+        """Wait until everything runs, serves, and is known as in the beginning; raises LabError saying what is not."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while missing := recovery.missing(self):
+            if time.monotonic() > deadline:
+                raise LabError(f"not recovered within {READY_TIMEOUT_S:g} s: {missing}")
+            time.sleep(_RECOVERY_POLL_S)
 
     def gateway_connections(self, cluster: str, service: str) -> int:
         """How many connections for `service` the gateway of `cluster` has let through to its endpoints."""
@@ -258,12 +278,12 @@ class Lab:
     def _write(self, cluster: ClusterPlan, kind: str) -> str:
         data_dir = self.data_dir(cluster.name, kind)
         if kind == "cluster":
-            return self._write_file(cluster, kind, topology.cluster_section(cluster))
+            return self._write_file(cluster, kind, configs.cluster_section(cluster))
         return self._write_file(cluster, kind, _CONFIGS[kind](cluster, data_dir))
 
     def write_agent(self, cluster: ClusterPlan, agent: AgentPlan) -> str:
         """Write an agent's configuration and return its path."""
-        text = topology.agent_config(agent, self.data_dir(cluster.name, agent.name))
+        text = configs.agent_config(agent, self.data_dir(cluster.name, agent.name))
         return self._write_file(cluster, agent.name, text)
 
     def _write_file(self, cluster: ClusterPlan, name: str, text: str) -> str:
@@ -274,38 +294,11 @@ class Lab:
 
 
 _CONFIGS: dict[str, Callable[[ClusterPlan, Path], str]] = {
-    "controller": topology.controller_config,
-    "gateway": topology.gateway_config,
-    "dns": topology.dns_config,
+    "controller": configs.controller_config,
+    "gateway": configs.gateway_config,
+    "dns": configs.dns_config,
 }
 _ISTHMUS = (sys.executable, "-m", "federation.cli.main")
-
-
-def call(address: str, service: str, *, timeout_s: float = 2.0) -> tuple[int, dict[str, Any]]:
-    """Call a service through the sidecar at `address`; status 0 when it cannot be reached."""
-    connection = http.client.HTTPConnection(address, topology.OUTBOUND_PORT, timeout=timeout_s)
-    try:
-        connection.request(
-            "GET", "/", headers={"Host": f"{service}.{topology.NAMESPACE}:{topology.SERVICE_PORT}"}
-        )
-        response = connection.getresponse()
-        body = response.read()
-        return response.status, json.loads(body) if response.status == 200 else {}
-    except (OSError, http.client.HTTPException, json.JSONDecodeError):
-        return 0, {}
-    finally:
-        connection.close()
-
-
-def _http_ready(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=2.0)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def now_s() -> float:

@@ -1,22 +1,31 @@
-"""The demo's federation: which clusters, processes, services and addresses there are."""
+"""The demo's federation: which clusters, processes, services and addresses there are.
+
+Every cluster has a frontend. catalogue and orders live in two clusters each, on different sides of every region;
+payments lives in one cluster alone, the remote one, so that a purchase always crosses clusters.
+"""
 
 import ipaddress
-from pathlib import Path
 
 from msgspec import Struct
 
 NAMESPACE = "shop"
+SERVICE_ACCOUNT = "shop"
 SERVICE_PORT = 8080
 RAFT_PORT, CONTROL_PORT, API_PORT, METRICS_PORT = 7443, 7444, 7445, 7446
 OUTBOUND_PORT, GATEWAY_PORT, DNS_PORT = 15001, 15443, 5353
+_DNS_PORT_OF_RESOLVERS = 53
 _APP_PORT_FIRST = 8081
+
+# The order in which a purchase passes through the shop (`chaos.shop.app`).
+SERVICES = ("frontend", "catalogue", "orders", "payments")
+LATE_SERVICE = "returns"  # Registered by a late agent.
 
 
 class Workload(Struct, frozen=True, kw_only=True):
-    """One instance of a service, and the application process that serves it."""
+    """One instance of a service, served by an application process of its own."""
 
     service: str
-    app: str  # Name of the application process; several services may share one.
+    app: str  # Name of the application process.
     port: int  # Where the application listens.
 
 
@@ -26,13 +35,7 @@ class AgentPlan(Struct, frozen=True, kw_only=True):
     name: str  # Also the instance that its applications call themselves.
     address: str
     workloads: tuple[Workload, ...]
-
-    def apps(self) -> dict[str, list[Workload]]:
-        """The application processes behind this agent."""
-        found: dict[str, list[Workload]] = {}
-        for workload in self.workloads:
-            found.setdefault(workload.app, []).append(workload)
-        return found
+    group: str = ""  # The WorkloadGroup that says what it serves; empty: its own configuration does.
 
 
 class ClusterPlan(Struct, frozen=True, kw_only=True):
@@ -48,6 +51,7 @@ class ClusterPlan(Struct, frozen=True, kw_only=True):
     dns: str
     gateway: str
     agents: tuple[AgentPlan, ...]
+    capture: bool = False  # Applications call plain names, and their agents capture that.
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -61,43 +65,66 @@ class ClusterPlan(Struct, frozen=True, kw_only=True):
         """False for a witness, which has neither agents nor gateways."""
         return bool(self.gateway)
 
+    @property
+    def dns_port(self) -> int:
+        """Where its DNS process answers: at the port that resolvers ask, where applications resolve by it."""
+        return _DNS_PORT_OF_RESOLVERS if self.capture else DNS_PORT
 
-# Which services each agent runs. "stock" has an application process of its own, to be killed alone.
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The services that it has instances of."""
+        return tuple(sorted({one.service for agent in self.agents for one in agent.workloads}))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Its WorkloadGroups; each has the name of its service."""
+        return tuple(agent.group for agent in self.agents if agent.group)
+
+    def instances(self, service: str) -> tuple[str, ...]:
+        """The instances of a service that it has."""
+        return tuple(
+            agent.name for agent in self.agents if service in (one.service for one in agent.workloads)
+        )
+
+
+# Which services each agent runs. Those of gamma are virtual machines and bare metal: one service each, by a group.
 _WORKLOADS = {
-    ("alpha", "alpha-1"): ("alpha", "catalogue", "orders", "stock"),
-    ("beta", "beta-1"): ("beta", "catalogue", "orders", "payments", "stock"),
-    ("beta", "beta-2"): ("orders", "stock"),
-    ("delta", "delta-1"): ("delta", "payments", "stock"),
+    ("alpha", "alpha-1"): ("frontend", "catalogue"),
+    ("alpha", "alpha-2"): ("catalogue",),
+    ("beta", "beta-1"): ("frontend", "orders"),
+    ("gamma", "gamma-1"): ("frontend",),
+    ("gamma", "gamma-2"): ("catalogue",),
+    ("delta", "delta-1"): ("frontend", "orders", "payments"),
 }
-LATE_SERVICE = "returns"  # Registered by the late agent of beta.
-SHARED_SERVICES = ("catalogue", "orders", "payments", "stock")  # Each has instances in two clusters or more.
+_CLUSTERS_OF_GROUPS = ("gamma",)
 _SHAPES = (
     # name, role, region, home
     ("alpha", "primary", "eu-west", ""),
     ("beta", "primary", "us-east", ""),
+    ("gamma", "primary", "onprem", ""),
     ("delta", "remote", "eu-west", "alpha"),
-    ("witness", "witness", "eu-north", ""),
 )
 # Hosts within a cluster's range.
 _CONTROLLER, _DNS, _GATEWAY, _AGENT_FIRST, _LATE_AGENT = 1, 2, 3, 10, 20
 
 
 def demo_topology(prefix: str) -> tuple[ClusterPlan, ...]:
-    """Return the clusters on the block `prefix`.0/24: two primaries, a remote cluster, a witness."""
+    """Return the clusters on the block `prefix`.0/24: three primaries and a remote cluster."""
     return tuple(_cluster(*shape, f"{prefix}.{64 * position}/26") for position, shape in enumerate(_SHAPES))
 
 
-def routed_topology(prefix: str) -> tuple[ClusterPlan, ...]:
+def routed_topology(prefix: str, *, capture: bool = False) -> tuple[ClusterPlan, ...]:
     """Return the same clusters, each on a range `prefix`.N.0/24 of its own."""
-    return tuple(_cluster(*shape, f"{prefix}.{number}.0/24") for number, shape in enumerate(_SHAPES, start=1))
+    return tuple(
+        _cluster(*shape, f"{prefix}.{number}.0/24", capture=capture)
+        for number, shape in enumerate(_SHAPES, start=1)
+    )
 
 
-def _cluster(name: str, role: str, region: str, home: str, cidr: str) -> ClusterPlan:
-    agents = [
-        _agent(agent, _host(cidr, _AGENT_FIRST + position), services)
-        for position, ((cluster, agent), services) in enumerate(_WORKLOADS.items())
-        if cluster == name
-    ]
+def _cluster(
+    name: str, role: str, region: str, home: str, cidr: str, *, capture: bool = False
+) -> ClusterPlan:
+    placed = [(agent, services) for (cluster, agent), services in _WORKLOADS.items() if cluster == name]
     return ClusterPlan(
         name=name,
         role=role,
@@ -106,9 +133,18 @@ def _cluster(name: str, role: str, region: str, home: str, cidr: str) -> Cluster
         trust_domain=f"{home or name}.example",
         cidr=cidr,
         controller="" if role == "remote" else _host(cidr, _CONTROLLER),
-        dns="" if role == "witness" else _host(cidr, _DNS),
-        gateway="" if role == "witness" else _host(cidr, _GATEWAY),
-        agents=tuple(agents),
+        dns=_host(cidr, _DNS),
+        gateway=_host(cidr, _GATEWAY),
+        agents=tuple(
+            _agent(
+                agent,
+                _host(cidr, _AGENT_FIRST + position),
+                services,
+                group=services[0] if name in _CLUSTERS_OF_GROUPS else "",
+            )
+            for position, (agent, services) in enumerate(placed)
+        ),
+        capture=capture,
     )
 
 
@@ -116,16 +152,12 @@ def _host(cidr: str, number: int) -> str:
     return str(ipaddress.ip_network(cidr)[number])
 
 
-def _agent(name: str, address: str, services: tuple[str, ...]) -> AgentPlan:
+def _agent(name: str, address: str, services: tuple[str, ...], *, group: str = "") -> AgentPlan:
     workloads = tuple(
-        Workload(
-            service=service,
-            app=f"app-{name}-stock" if service == "stock" else f"app-{name}",
-            port=_APP_PORT_FIRST + position,
-        )
+        Workload(service=service, app=f"app-{name}-{service}", port=_APP_PORT_FIRST + position)
         for position, service in enumerate(services)
     )
-    return AgentPlan(name=name, address=address, workloads=workloads)
+    return AgentPlan(name=name, address=address, workloads=workloads, group=group)
 
 
 def late_agent(cluster: ClusterPlan, *services: str) -> AgentPlan:
@@ -133,56 +165,11 @@ def late_agent(cluster: ClusterPlan, *services: str) -> AgentPlan:
     return _agent(f"{cluster.name}-late", _host(cluster.cidr, _LATE_AGENT), services)
 
 
-def controller_config(cluster: ClusterPlan, data_dir: Path) -> str:
-    """The controller's configuration file."""
-    ports = {"raft": RAFT_PORT, "control": CONTROL_PORT, "api": API_PORT, "metrics": METRICS_PORT}
-    listen = "".join(f'{name} = "{cluster.controller}:{port}"\n' for name, port in ports.items())
-    return (
-        f'id = "c1"\ndata_dir = "{data_dir}"\n\n{cluster_section(cluster)}\n[listen]\n{listen}\n'
-        '[agents]\nlease = "10s"\n'
-    )
+def service_host(service: str) -> str:
+    """The Host header by which a sidecar knows a service."""
+    return f"{service}.{NAMESPACE}:{SERVICE_PORT}"
 
 
-def cluster_section(cluster: ClusterPlan) -> str:
-    """The `[cluster]` section: all that a remote cluster's join needs."""
-    home = f'home = "{cluster.home}"\n' if cluster.home else ""
-    domain = "" if cluster.home else f'trust_domain = "{cluster.trust_domain}"\n'
-    return (
-        f'[cluster]\nname = "{cluster.name}"\nrole = "{cluster.role}"\nregion = "{cluster.region}"\n'
-        f'{domain}{home}ranges = ["{cluster.cidr}"]\n'
-    )
-
-
-def agent_config(agent: AgentPlan, data_dir: Path) -> str:
-    """The agent's configuration file."""
-    workloads = "".join(
-        f'\n[[workload]]\nservice = "{workload.service}"\nport = {SERVICE_PORT}\n'
-        f'app = "{agent.address}:{workload.port}"\n'
-        '[workload.probe]\nkind = "http"\ninterval = "500ms"\n'
-        for workload in agent.workloads
-    )
-    return (
-        f'id = "{agent.name}"\ndata_dir = "{data_dir}"\naddress = "{agent.address}"\n'
-        f'outbound = "{agent.address}:{OUTBOUND_PORT}"\ndrain = "1s"\n{workloads}'
-    )
-
-
-def gateway_config(cluster: ClusterPlan, data_dir: Path) -> str:
-    """The gateway's configuration file."""
-    return f'id = "gw1"\ndata_dir = "{data_dir}"\nlisten = "{cluster.gateway}:{GATEWAY_PORT}"\ndrain = "1s"\n'
-
-
-def dns_config(cluster: ClusterPlan, data_dir: Path) -> str:
-    """The DNS process's configuration file."""
-    return f'id = "dns1"\ndata_dir = "{data_dir}"\nlisten = ["{cluster.dns}:{DNS_PORT}"]\n'
-
-
-def policies(cluster: ClusterPlan, trust_domains: tuple[str, ...]) -> str:
-    """What a cluster exports, and to whom it grants it: everything of the shop to the whole federation."""
-    sources = "".join(f"\n  - trustDomains: [{domain}]" for domain in trust_domains)
-    head = "apiVersion: federation.isthmus.dev/v1alpha1"
-    place = f"metadata: {{name: shop, namespace: {NAMESPACE}, cluster: {cluster.name}}}"
-    return (
-        f'{head}\nkind: ExportPolicy\n{place}\nspec: {{services: ["*"]}}\n---\n'
-        f'{head}\nkind: Grant\n{place}\nspec:\n  services: ["*"]\n  sources:{sources}\n'
-    )
+def plain_name(service: str) -> str:
+    """The host and port by which an application calls a service that its agent captures calls to."""
+    return f"{service}.{NAMESPACE}.svc.clusterset.local:{SERVICE_PORT}"

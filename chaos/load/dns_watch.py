@@ -18,6 +18,7 @@ from chaos.lab.federation import Lab
 _PERIOD_S = 0.05
 _TIMEOUT_S = 2.0
 FAILURES_SHOWN_MAX = 3
+WATCHED_SERVICE = "catalogue"
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -31,7 +32,7 @@ class Check(Struct, frozen=True, kw_only=True):
 class DnsWatch:
     """Asks every cluster's DNS process in turn, in a thread, within a `with` block."""
 
-    def __init__(self, lab: Lab, clusters: Sequence[str], service: str = "stock") -> None:
+    def __init__(self, lab: Lab, clusters: Sequence[str], service: str = WATCHED_SERVICE) -> None:
         self._lab = lab
         self._service = service
         self._left_out: set[str] = set()
@@ -92,9 +93,8 @@ def ask_dns(lab: Lab, cluster: str, service: str, *, timeout_s: float = _TIMEOUT
     question = dns.message.make_query(name, "A")
     try:
         with lab.place.inside(cluster):
-            answer = dns.query.udp(
-                question, lab.clusters[cluster].dns, port=topology.DNS_PORT, timeout=timeout_s
-            )
+            plan = lab.clusters[cluster]
+            answer = dns.query.udp(question, plan.dns, port=plan.dns_port, timeout=timeout_s)
     except (dns.exception.DNSException, OSError) as error:
         return f"{type(error).__name__}: {error}"
     if answer.rcode() != dns.rcode.NOERROR or not answer.answer:

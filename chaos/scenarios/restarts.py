@@ -10,7 +10,7 @@ from functools import partial
 from chaos.lab import envoys
 from chaos.lab.federation import Lab
 from chaos.lab.processes import LabError, parent_of, wait_until
-from chaos.load.dns_watch import Check, DnsWatch, ask_dns
+from chaos.load.dns_watch import WATCHED_SERVICE, Check, DnsWatch, ask_dns
 from chaos.scenarios.stage import Stage
 
 TIMEOUT_S = 60.0
@@ -30,7 +30,7 @@ def start_cluster(lab: Lab, name: str) -> None:
         lab.processes[f"{name}/controller"].start()
         lab.wait_controller(cluster)
     for process in lab.of_cluster(name):
-        if process.running():
+        if process.running() or process.name in lab.resting:
             continue
         process.start()
         part = process.name.removeprefix(f"{name}/")
@@ -53,7 +53,7 @@ class ColdRestarts:
         agent, data_dir = self._lab.processes[f"{cluster}/{name}"], self._lab.data_dir(cluster, name)
         envoy = _envoy_of(self._lab, cluster, name)
         logged_bytes = agent.log_bytes()
-        self._event(f"kill -9 of agent {name}, not of its Envoy (pid {envoy}); starting it again")
+        self.event(f"kill -9 of agent {name}, not of its Envoy (pid {envoy}); starting it again")
         agent.kill_alone()
         agent.start()
         wait_until(
@@ -68,18 +68,18 @@ class ColdRestarts:
             lambda: envoys.follows_agent(data_dir), f"the Envoy of {name} follows the new agent", TIMEOUT_S
         )
         now = envoys.envoy_pid(data_dir)
-        self._event(f"agent {name} is back, its Envoy has pid {now}")
+        self.event(f"agent {name} is back, its Envoy has pid {now}")
         return Check(
             name="agent restarted without controllers",
             passed=now == envoy,
             detail=f"its Envoy had pid {envoy}, has pid {now}",
         )
 
-    def sidecar(self, cluster: str, name: str) -> Check:
-        """Kill the Envoy alone: its agent starts another one, from its own disk."""
+    def sidecar(self, cluster: str, name: str, service: str) -> Check:
+        """Kill the Envoy alone: its agent starts another one, from its own disk, which carries calls to `service`."""
         agent, data_dir = self._lab.processes[f"{cluster}/{name}"], self._lab.data_dir(cluster, name)
         envoy = _envoy_of(self._lab, cluster, name)
-        self._event(f"kill -9 of the sidecar Envoy of {name} (pid {envoy})")
+        self.event(f"kill -9 of the sidecar Envoy of {name} (pid {envoy})")
         os.kill(envoy, signal.SIGKILL)
         wait_until(
             lambda: envoys.envoy_pid(data_dir) not in (0, envoy),
@@ -88,22 +88,22 @@ class ColdRestarts:
         )
         address = next(one.address for one in self._lab.clusters[cluster].agents if one.name == name)
         wait_until(
-            lambda: self._lab.call(cluster, "stock", address=address)[0] == 200,
+            lambda: self._lab.call(cluster, service, address=address)[0] == 200,
             f"the new Envoy of {name} carries calls",
             TIMEOUT_S,
         )
         now = envoys.envoy_pid(data_dir)
-        self._event(f"the sidecar of {name} is back with pid {now}")
+        self.event(f"the sidecar of {name} is back with pid {now}")
         return Check(
             name="sidecar restarted without controllers",
             passed=now != envoy and parent_of(now) == agent.pid,
             detail=f"pid {envoy}, now {now}, a child of agent {agent.pid}",
         )
 
-    def gateway(self, cluster: str, caller: str) -> Check:
-        """Kill a gateway and its Envoy; `caller` reaches the cluster's own service by no other way."""
+    def gateway(self, cluster: str, service: str, *, caller: str) -> Check:
+        """Kill a gateway and its Envoy; `caller` prefers that cluster's `service`, and reaches it by no other way."""
         gateway, data_dir = self._lab.processes[f"{cluster}/gateway"], self._lab.data_dir(cluster, "gateway")
-        self._event(f"kill -9 of the gateway of {cluster} with its Envoy; starting it again")
+        self.event(f"kill -9 of the gateway of {cluster} with its Envoy; starting it again")
         gateway.kill()
         gateway.start()
         wait_until(
@@ -112,16 +112,16 @@ class ColdRestarts:
             TIMEOUT_S,
         )
         wait_until(
-            lambda: self._lab.call(caller, cluster)[0] == 200,
-            f"{cluster} is reached from {caller} through its new gateway",
+            lambda: self._lab.call(caller, service)[1].get("cluster") == cluster,
+            f"{service} of {cluster} is reached from {caller} through its new gateway",
             TIMEOUT_S,
         )
-        connections = self._lab.gateway_connections(cluster, cluster)
-        self._event(f"the gateway of {cluster} is back")
+        connections = self._lab.gateway_connections(cluster, service)
+        self.event(f"the gateway of {cluster} is back")
         return Check(
             name="gateway restarted without controllers",
             passed=connections > 0,
-            detail=f"{connections} connections for {cluster} through the new one",
+            detail=f"{connections} connections for {service} through the new one",
         )
 
     def dns(self, cluster: str, watch: DnsWatch) -> Check:
@@ -129,18 +129,19 @@ class ColdRestarts:
         process = self._lab.processes[f"{cluster}/dns"]
         logged_bytes = process.log_bytes()
         with watch.without(cluster):
-            self._event(f"kill -9 of the dns process of {cluster}; starting it again")
+            self.event(f"kill -9 of the dns process of {cluster}; starting it again")
             process.kill()
             process.start()
             wait_until(partial(_resolves, self._lab, cluster), f"dns answers again in {cluster}", TIMEOUT_S)
-            self._event(f"the dns process of {cluster} answers again")
+            self.event(f"the dns process of {cluster} answers again")
         return Check(
             name="dns restarted without controllers",
             passed=process.running() and process.logged(_FROM_COPY, since_bytes=logged_bytes),
             detail="answers from its copy on disk",
         )
 
-    def _event(self, text: str) -> None:
+    def event(self, text: str) -> None:
+        """Note what is done or seen now; raises LabError when a controller lives."""
         living = [controller.name for controller in self._lab.controllers() if controller.running()]
         if living:
             raise LabError(f"{', '.join(living)} lives, expected no controller while: {text}")
@@ -148,7 +149,7 @@ class ColdRestarts:
 
 
 def _resolves(lab: Lab, cluster: str) -> bool:
-    return not ask_dns(lab, cluster, "stock", timeout_s=_DNS_RETRY_S)
+    return not ask_dns(lab, cluster, WATCHED_SERVICE, timeout_s=_DNS_RETRY_S)
 
 
 def _envoy_of(lab: Lab, cluster: str, name: str) -> int:

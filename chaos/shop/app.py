@@ -1,50 +1,119 @@
-"""The demo's application: answers every request with who it is and who called.
+"""The shop that the demo runs: frontend, catalogue, orders, payments, each instance a process of its own.
 
-python -m chaos.shop.app --cluster alpha --instance a1 --listen stock=127.0.0.1:8080 --listen ...
+    python -m chaos.shop.app --service orders --cluster beta --instance beta-1 --listen 127.0.0.1:8081 \
+        --outbound 127.0.0.1:15001
+
+Every path answers who it is and who called. `/chain` is a purchase: each service asks the next one first, by Host
+header through its sidecar's outbound listener or, without `--outbound`, by plain name, and the answer lists the hops.
+It never tries twice: what survives a fault is the work of the proxies.
 """
 
 import argparse
 import asyncio
-import os
+from collections.abc import AsyncIterator
+from itertools import pairwise
 
+import aiohttp
+import msgspec
 from aiohttp import web
 
+from chaos.lab.topology import SERVICES, plain_name, service_host
 
-def _handler(service: str, cluster: str, instance: str) -> object:
-    async def answer(request: web.Request) -> web.Response:
-        return web.json_response(
-            {
-                "service": service,
-                "cluster": cluster,
-                "instance": instance,
-                "pid": os.getpid(),
-                "caller": request.headers.get("x-forwarded-client-cert", ""),
-            }
-        )
-
-    return answer
+CHAIN_PATH = "/chain"
+# Longer than any caller waits, so that it is the caller whose patience counts.
+_NEXT_TIMEOUT_S = 10.0
+_ERROR_BYTES_MAX = 500
+_NEXT = dict(pairwise(SERVICES))
 
 
-async def _serve(cluster: str, instance: str, listens: list[str]) -> None:
-    for listen in listens:
-        service, _, address = listen.partition("=")
-        host, _, port = address.rpartition(":")
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", _handler(service, cluster, instance))  # type: ignore[arg-type]
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, host, int(port)).start()
+class Hop(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance that took part in an answer."""
+
+    service: str
+    cluster: str
+    instance: str
+    caller: str = ""  # As its sidecar saw it: x-forwarded-client-cert.
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `/chain`: who was asked, in that order."""
+
+    hops: tuple[Hop, ...]
+
+
+class Instance:
+    """One instance of a service. `outbound` is host:port of its sidecar's listener; empty: names are captured."""
+
+    def __init__(self, service: str, cluster: str, instance: str, *, outbound: str) -> None:
+        self._me = Hop(service=service, cluster=cluster, instance=instance)
+        self._outbound = outbound
+
+    def application(self) -> web.Application:
+        """Return what serves it."""
+        application = web.Application()
+        application.router.add_get(CHAIN_PATH, self._chain)
+        application.router.add_route("*", "/{path:.*}", self._identify)
+        application.cleanup_ctx.append(self._open)
+        return application
+
+    async def _open(self, _application: web.Application) -> AsyncIterator[None]:
+        timeout = aiohttp.ClientTimeout(total=_NEXT_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            self._session = session
+            yield
+
+    async def _identify(self, request: web.Request) -> web.Response:
+        return _answer(self._hop(request))
+
+    async def _chain(self, request: web.Request) -> web.Response:
+        following = _NEXT.get(self._me.service)
+        if following is None:
+            return _answer(Chain(hops=(self._hop(request),)))
+        url, headers = f"http://{plain_name(following)}{CHAIN_PATH}", {}
+        if self._outbound:
+            url, headers = f"http://{self._outbound}{CHAIN_PATH}", {"Host": service_host(following)}
+        try:
+            async with self._session.get(url, headers=headers) as response:
+                body = await response.read()
+                if response.status != web.HTTPOk.status_code:
+                    said = body[:_ERROR_BYTES_MAX].decode(errors="replace")
+                    return self._broken(f"{following} answered {response.status}: {said}")
+                rest = msgspec.json.decode(body, type=Chain)
+        except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as error:
+            return self._broken(f"{following}: {type(error).__name__}: {error}")
+        return _answer(Chain(hops=(self._hop(request), *rest.hops)))
+
+    def _hop(self, request: web.Request) -> Hop:
+        return msgspec.structs.replace(self._me, caller=request.headers.get("x-forwarded-client-cert", ""))
+
+    def _broken(self, why: str) -> web.Response:
+        """500 and not 502 or 503: a proxy would repeat those, and the whole chain behind them."""
+        return web.Response(status=500, text=f"{self._me.service} in {self._me.cluster}: {why}")
+
+
+def _answer(value: Hop | Chain) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+async def _serve(instance: Instance, listen: str) -> None:
+    host, _, port = listen.rpartition(":")
+    runner = web.AppRunner(instance.application(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, int(port)).start()
     await asyncio.Event().wait()
 
 
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--service", required=True)
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--instance", required=True)
-    parser.add_argument("--listen", action="append", required=True, help="SERVICE=HOST:PORT")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT")
+    parser.add_argument("--outbound", default="", metavar="HOST:PORT")
     options = parser.parse_args()
-    asyncio.run(_serve(options.cluster, options.instance, options.listen))
+    instance = Instance(options.service, options.cluster, options.instance, outbound=options.outbound)
+    asyncio.run(_serve(instance, options.listen))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def others_go_on(lab: Lab, victim: str) -> Iterator[LabProcess]:
 
 
 def serves(lab: Lab) -> bool:
-    return lab.call(CLUSTER, "stock")[0] == 200
+    return lab.call(CLUSTER, "catalogue")[0] == 200
 
 
 def flip_byte(path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_dns_process_with_a_damaged_copy_never_answers_from_what_it_cannot_tru
         logged_bytes = process.log_bytes()
         process.start()
         eventually(
-            lambda: not ask_dns(lab, CLUSTER, "stock", timeout_s=0.2),
+            lambda: not ask_dns(lab, CLUSTER, "catalogue", timeout_s=0.2),
             timeout_s=WAIT_S,
             message=lambda: f"dns answers again\n{process.tail()}",
         )

@@ -8,16 +8,36 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chaos.demo import EXIT_INTERRUPTED, Report
+from chaos.demo import EXIT_INTERRUPTED
 from chaos.lab.guardian import marked
-from chaos.load.records import Record
-from chaos.scenarios.stage import RATE_PER_S, result_of
+from chaos.load.records import LoadStatus, Record
+from chaos.report import Report
+from chaos.scenarios.disasters import DISASTERS
+from chaos.scenarios.stage import CHAIN_RATE_PER_S, RATE_PER_S, record_path, result_of
 from tests.support.processes import ProcessSet
 from tests.support.wait import eventually
 
-SCENARIOS = ["local-instances-die", "cluster-dies", "control-plane-dies", "controllers-return"]
-FIGURES = {"name", "planned", "requests", "failed", "longest_gap_ms", "shift_ms", "recovered_ms"}
-DEMO_TIMEOUT_S = 280
+SCENARIOS = [disaster.name for disaster in DISASTERS]
+FIGURES = {
+    "name",
+    "planned",
+    "requests",
+    "failed",
+    "retried",
+    "p50_ms",
+    "p99_ms",
+    "max_ms",
+    "longest_gap_ms",
+    "gaps",
+    "shift_ms",
+    "recovered_ms",
+    "chain_requests",
+    "chain_failed",
+    "sent_late_ms",
+    "outlasted_ms",
+    "valid",
+}
+DEMO_TIMEOUT_S = 210
 COLD_RESTARTS = ["agent", "sidecar", "gateway", "dns"]
 
 pytestmark = pytest.mark.timeout(DEMO_TIMEOUT_S + 20)
@@ -34,7 +54,7 @@ class DemoRun(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.raw_report, type=Report)
 
     def record(self, scenario: str) -> Record:
-        return msgspec.json.decode((self.work_dir / f"{scenario}.record.json").read_bytes(), type=Record)
+        return msgspec.json.decode(record_path(self.work_dir, scenario).read_bytes(), type=Record)
 
 
 def demo_command(*arguments: str | Path) -> list[str | Path]:
@@ -74,10 +94,34 @@ def test_the_report_is_what_the_request_log_says(run: DemoRun, scenario: str) ->
     reported = next(one for one in run.report.scenarios if one.name == scenario)
 
     assert result_of(run.work_dir, scenario) == reported
-    assert reported.failed == 0
+    assert (reported.failed, reported.chain_failed) == (0, 0)
+    assert reported.valid
     assert reported.requests >= 0.9 * reported.planned
     assert reported.planned > RATE_PER_S * 5, "a scenario without a steady load shows nothing"
-    assert reported.outlasted_ms > 0, "the load ended before the last event"
+    assert reported.chain_requests > CHAIN_RATE_PER_S * 5
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_callers_are_clusters_that_survive_and_each_told_meanwhile_how_it_does(
+    run: DemoRun, scenario: str
+) -> None:
+    record = run.record(scenario)
+
+    assert len(record.planned) >= 3
+    for caller in record.planned:
+        assert not [victim for victim in record.victims if victim in deaths_of(caller, scenario)]
+        live = (run.work_dir / f"{scenario}.{caller}.live.json").read_bytes()
+        status = msgspec.json.decode(live, type=LoadStatus)
+        assert (status.caller, status.failed) == (caller, 0)
+
+
+def test_the_leaders_cluster_dies_and_another_one_leads(run: DemoRun) -> None:
+    dead, elected, *_ = run.record("leader-cluster-dies").events
+    victim = dead.text.removeprefix("kill -9 of all of cluster ").partition(",")[0]
+
+    assert "which leads the log" in dead.text
+    assert elected.text.endswith(" leads the log")
+    assert not elected.text.startswith(victim)
 
 
 def test_the_control_plane_is_dead_while_each_part_is_killed_and_comes_back(run: DemoRun) -> None:
@@ -86,9 +130,11 @@ def test_the_control_plane_is_dead_while_each_part_is_killed_and_comes_back(run:
         assert checks[f"{part} restarted without controllers"].passed
 
     # Each event was refused unless it happened under load and no controller lived.
-    kills = [event.text for event in run.record("control-plane-dies").events[2:-1]]
-    assert len(kills) == 2 * len(COLD_RESTARTS)
-    assert all("(no controller lives)" in text for text in kills)
+    events = [event.text for event in run.record("control-plane-dies").events]
+    alone = [text for text in events if text.endswith("(no controller lives)")]
+    assert len(alone) == 2 * len(COLD_RESTARTS) + 2
+    assert events.index(alone[0]) == 1
+    assert events[len(alone) + 1] == "starting the controllers again"
 
 
 def test_nothing_of_the_demo_is_left_running(run: DemoRun) -> None:
@@ -107,6 +153,11 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, processes: ProcessSet) 
     assert "isthmus demo: interrupted" in demo.log()
     assert "Traceback" not in demo.log()
     eventually(lambda: not processes_of(work_dir), timeout_s=20, message="nothing of the demo is left")
+
+
+def deaths_of(caller: str, scenario: str) -> list[str]:
+    """The instances of a caller whose death would make it a victim: none where only a service dies."""
+    return [] if scenario == "local-instances-die" else [f"{caller}-{number}" for number in (1, 2)]
 
 
 def processes_of(work_dir: Path) -> list[int]:

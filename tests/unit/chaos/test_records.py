@@ -5,9 +5,11 @@ import pytest
 
 from chaos.load.records import (
     Event,
+    Kind,
     Record,
     RequestLine,
-    longest_gap_ms,
+    Retries,
+    gaps_ms,
     outlasted_ms,
     quantile,
     shift_ms,
@@ -16,11 +18,18 @@ from chaos.load.records import (
 
 
 def line(
-    due_s: float, *, status: int = 200, took_ms: float = 10, pair: str = "beta/stock", by: str = ""
+    due_s: float,
+    *,
+    status: int = 200,
+    took_ms: float = 10,
+    pair: str = "beta/orders",
+    by: str = "",
+    kind: Kind = "single",
 ) -> RequestLine:
     caller, _, service = pair.partition("/")
     return RequestLine(
         number=0,
+        kind=kind,
         caller=caller,
         service=service,
         due_s=due_s,
@@ -32,27 +41,33 @@ def line(
 
 
 @pytest.mark.parametrize(
-    ("lines", "gap_ms"),
+    ("lines", "gaps"),
     [
-        pytest.param([], 0.0, id="nothing-sent"),
-        pytest.param([line(1)], 0.0, id="one-success-has-no-neighbour"),
-        pytest.param([line(1), line(1.5), line(1.75)], 500.0, id="longest-of-two"),
+        pytest.param([], {}, id="nothing-sent"),
+        pytest.param([line(1)], {"beta/orders": 0.0}, id="one-success-has-no-neighbour"),
+        pytest.param([line(1), line(1.5), line(1.75)], {"beta/orders": 500.0}, id="longest-of-two"),
         pytest.param(
-            [line(1), line(2, status=0), line(3, status=503), line(4)], 3000.0, id="failures-fill-no-gap"
+            [line(1), line(2, status=0), line(3, status=503), line(4)],
+            {"beta/orders": 3000.0},
+            id="failures-fill-no-gap",
         ),
-        pytest.param([line(1), line(1.5, took_ms=510)], 1000.0, id="counted-between-answers"),
-        pytest.param([line(4), line(1), line(2)], 2000.0, id="order-of-the-log-does-not-matter"),
         pytest.param(
-            [line(1), line(1.5, pair="beta/pay"), line(2), line(2.5, pair="beta/pay")],
-            1000.0,
+            [line(1), line(1.5, took_ms=510)], {"beta/orders": 1000.0}, id="counted-between-answers"
+        ),
+        pytest.param(
+            [line(4), line(1), line(2)], {"beta/orders": 2000.0}, id="order-of-the-log-does-not-matter"
+        ),
+        pytest.param(
+            [line(1), line(1.5, pair="beta/pay"), line(2), line(2.75, pair="beta/pay")],
+            {"beta/orders": 1000.0, "beta/pay": 1250.0},
             id="pairs-do-not-help-each-other",
         ),
     ],
 )
-def test_the_longest_gap_is_between_two_successes_of_one_pair(
-    lines: list[RequestLine], gap_ms: float
+def test_a_gap_is_the_longest_time_between_two_successes_of_one_pair(
+    lines: list[RequestLine], gaps: dict[str, float]
 ) -> None:
-    assert longest_gap_ms(lines) == gap_ms
+    assert gaps_ms(lines) == gaps
 
 
 @pytest.mark.parametrize(
@@ -124,20 +139,29 @@ def test_a_quantile_is_the_nearest_rank(values: list[float], share: float, expec
         pytest.param([line(1), line(9)], [3, 10], -1000.0, id="ended-too-early"),
         pytest.param([line(1)], [], 0.0, id="no-event"),
         pytest.param([], [1], -1.0, id="no-load"),
+        pytest.param(
+            [line(1), line(9), line(12, pair="alpha/orders")], [3, 10], -1000.0, id="one-caller-ended"
+        ),
+        pytest.param([line(12, pair="alpha/orders")], [10], -1.0, id="one-caller-never-began"),
     ],
 )
 def test_a_load_has_to_outlast_the_last_event(
     lines: list[RequestLine], events_s: list[float], expected_ms: float
 ) -> None:
-    assert outlasted_ms(lines, [Event(at_s=at_s, text="x") for at_s in events_s]) == expected_ms
+    callers = {"beta", *(one.caller for one in lines)}
+    assert outlasted_ms(lines, [Event(at_s=at_s, text="x") for at_s in events_s], callers) == expected_ms
 
 
 RECORD = Record(
     name="one",
-    planned=4,
+    planned={"beta": 5, "delta": 1},
+    retries=(
+        Retries(proxy="beta/beta-1", before=10, after=12),
+        Retries(proxy="delta/delta-1", before=0, after=5),
+    ),
     fault_s=10.0,
     victims=("a1",),
-    services=("stock",),
+    services=("orders",),
     restarted_s=11.0,
     recovered_s=11.25,
     events=(Event(at_s=11.25, text="back"),),
@@ -148,28 +172,40 @@ LINES = [
     line(10.1, by="b1", took_ms=0),
     line(11.5, status=0, by=""),
     line(12.0, by="a1", took_ms=30),
+    line(11.75, by="c1", took_ms=70, kind="chain", pair="delta/chain"),
 ]
 
 
 def test_a_summary_counts_every_line_and_shifts_only_the_services_that_died() -> None:
     result = summarize(RECORD, LINES)
 
-    assert (result.planned, result.requests, result.failed) == (4, 5, 1)
-    assert (result.shift_ms, result.recovered_ms, result.outlasted_ms) == (100.0, 250.0, 750.0)
+    assert (result.planned, result.requests, result.failed, result.retried) == (6, 6, 1, 7)
+    assert (result.shift_ms, result.recovered_ms, result.outlasted_ms) == (100.0, 250.0, 500.0)
     assert (result.longest_gap_ms, result.p50_ms, result.max_ms) == (1930.0, 10.0, 30.0)
+    assert (result.chain_requests, result.chain_failed, result.chain_p99_ms) == (1, 0, 70.0)
+
+
+def test_a_chain_has_a_gap_of_its_own_and_no_part_in_the_longest() -> None:
+    late = line(20, pair="delta/chain", kind="chain")
+
+    result = summarize(RECORD, [*LINES, late])
+
+    assert result.gaps["delta/chain"] == 8190.0
+    assert result.longest_gap_ms == 1930.0
 
 
 @pytest.mark.parametrize(
     ("planned", "last_event_s", "valid"),
     [
-        pytest.param(5, 11.0, True, id="all-sent"),
-        pytest.param(6, 11.0, False, id="five-of-six-sent"),
-        pytest.param(5, 12.5, False, id="an-event-without-load"),
+        pytest.param({"beta": 5, "delta": 1}, 11.0, True, id="all-sent"),
+        pytest.param({"beta": 6, "delta": 1}, 11.0, False, id="five-of-six-sent-by-one-caller"),
+        pytest.param({"beta": 5, "delta": 1}, 11.8, False, id="an-event-without-load-of-one-caller"),
     ],
 )
 def test_a_run_that_missed_its_rate_or_an_event_is_invalid(
-    planned: int, last_event_s: float, valid: bool
+    planned: dict[str, int], last_event_s: float, valid: bool
 ) -> None:
-    record = msgspec.structs.replace(RECORD, planned=planned, events=(Event(at_s=last_event_s, text="x"),))
+    events = (Event(at_s=last_event_s, text="x"),)
+    record = msgspec.structs.replace(RECORD, planned=planned, events=events)
 
     assert summarize(record, LINES).valid is valid

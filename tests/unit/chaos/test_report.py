@@ -5,23 +5,31 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chaos.demo import Report, conclude
+from chaos.demo import conclude
 from chaos.load.dns_watch import Check
 from chaos.load.records import Result
+from chaos.report import Report
 
 RESULT = Result(
     name="cluster-dies",
     planned=100,
     requests=100,
     failed=0,
-    longest_gap_ms=1.0,
-    shift_ms=1.0,
-    recovered_ms=1.0,
+    retried=3,
     p50_ms=1.0,
     p99_ms=1.0,
     max_ms=1.0,
+    longest_gap_ms=1.0,
+    gaps={"beta/orders": 1.0},
+    shift_ms=1.0,
+    recovered_ms=1.0,
+    chain_requests=10,
+    chain_failed=0,
+    chain_p50_ms=1.0,
+    chain_p99_ms=1.0,
     sent_late_ms=1.0,
     outlasted_ms=1.0,
+    valid=True,
 )
 CHECK = Check(name="dns", passed=True, detail="0 failed")
 
@@ -39,9 +47,13 @@ def changed(**fields: float) -> Report:
     [
         pytest.param(report(RESULT), 0, "", id="success"),
         pytest.param(changed(failed=1), 1, "cluster-dies: 1 of 100 requests failed", id="one-failed-request"),
-        pytest.param(changed(requests=90), 0, "", id="rate-just-reached"),
-        pytest.param(changed(requests=89), 1, "invalid, 89 of 100 planned", id="rate-missed"),
-        pytest.param(changed(outlasted_ms=-5), 1, "-5 ms after the last event", id="load-ended-early"),
+        pytest.param(
+            changed(failed=1, chain_failed=1), 1, "1 of 10 through the whole shop", id="one-failed-chain"
+        ),
+        pytest.param(changed(requests=89, valid=False), 1, "invalid, 89 of 100 planned", id="rate-missed"),
+        pytest.param(
+            changed(outlasted_ms=-5, valid=False), 1, "-5 ms after the last event", id="load-ended-early"
+        ),
         pytest.param(
             report(RESULT, Check(name="dns", passed=False, detail="3 failed")),
             1,
