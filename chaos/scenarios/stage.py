@@ -3,14 +3,12 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import msgspec
 
 from chaos.lab import topology
-from chaos.lab.envoys import envoy_pid, envoy_stats
 from chaos.lab.federation import Lab, now_s
 from chaos.lab.processes import LabError, LabProcess, wait_until
 from chaos.load.client import BEGUN
@@ -21,12 +19,12 @@ from chaos.load.records import (
     Record,
     RequestLine,
     Result,
-    Retries,
     Sent,
     Stream,
     Target,
     summarize,
 )
+from chaos.load.retries import RetryCount, differences, retry_counts
 from chaos.shop.app import CHAIN_PATH
 
 RATE_PER_S = 200.0  # Single calls, of all callers together.
@@ -37,7 +35,6 @@ TAIL_S = 2.0  # Of load after the last event.
 SECONDS_MAX = 300.0
 _BEGIN_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 30.0
-_RETRIES = "upstream_rq_retry"
 
 Say = Callable[[str], None]
 
@@ -84,11 +81,11 @@ class Stage:
         }
         self._loads: dict[str, LabProcess] = {}
         self._began_s = 0.0
-        self._retried: dict[str, tuple[int, int]] = {}
+        self._retried: dict[str, RetryCount] = {}
 
     def __enter__(self) -> Self:
         """Start the loads, and let them run for a while."""
-        self._retried = _retry_counts(self._lab)
+        self._retried = retry_counts(self._lab)
         try:
             for caller, plan in self._plans.items():
                 self._path(caller, "plan.json").write_bytes(msgspec.json.encode(plan))
@@ -137,7 +134,7 @@ class Stage:
         record = Record(
             name=self.name,
             planned={caller: self._end(caller, load) for caller, load in self._loads.items()},
-            retries=_retries(self._retried, _retry_counts(self._lab)),
+            retries=differences(self._retried, retry_counts(self._lab)),
             fault_s=fault_s,
             victims=tuple(victims),
             services=tuple(services),
@@ -203,29 +200,3 @@ def _target(lab: Lab, caller: str, name: str, service: str, path: str = "/") -> 
         url=f"http://{cluster.agents[0].address}:{topology.OUTBOUND_PORT}{path}",
         host=topology.service_host(service),
     )
-
-
-def _retry_counts(lab: Lab) -> dict[str, tuple[int, int]]:
-    """Return what each sidecar's Envoy has retried so far, and its pid, by name; not of those that do not answer."""
-    found = {}
-    for cluster in lab.serving():
-        for agent in cluster.agents:
-            data_dir = lab.data_dir(cluster.name, agent.name)
-            with suppress(OSError, LabError, msgspec.DecodeError, ValueError):
-                stats = envoy_stats(data_dir, f".{_RETRIES}")
-                total = sum(
-                    value
-                    for name, value in stats.items()
-                    if name.startswith("cluster.outbound|") and name.endswith(f".{_RETRIES}")
-                )
-                found[f"{cluster.name}/{agent.name}"] = (envoy_pid(data_dir), total)
-    return found
-
-
-def _retries(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> tuple[Retries, ...]:
-    """Pair two countings; an Envoy that was not there at the first began at 0."""
-    found = []
-    for proxy, (pid, total) in after.items():
-        earlier_pid, earlier = before.get(proxy, (0, 0))
-        found.append(Retries(proxy=proxy, before=earlier if pid == earlier_pid else 0, after=total))
-    return tuple(found)
