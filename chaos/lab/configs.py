@@ -44,7 +44,7 @@ def agent_config(agent: AgentPlan, data_dir: Path) -> str:
     """The agent's configuration file."""
     return (
         f'id = "{agent.name}"\ndata_dir = "{data_dir}"\naddress = "{agent.address}"\n'
-        f'outbound = "{agent.address}:{OUTBOUND_PORT}"\ndrain = "1s"\n{_served(agent)}'
+        f'outbound = "{agent.address}:{OUTBOUND_PORT}"\ndrain = "1s"\n{_served(agent)}{_captured(agent)}'
     )
 
 
@@ -57,6 +57,10 @@ def _served(agent: AgentPlan) -> str:
         f'[workload.probe]\nkind = "http"\ninterval = "{_PROBE_INTERVAL}"\n'
         for workload in agent.workloads
     )
+
+
+def _captured(agent: AgentPlan) -> str:
+    return f'\n[capture]\nenabled = true\nusers = ["{agent.user}"]\n' if agent.user else ""
 
 
 def gateway_config(cluster: ClusterPlan, data_dir: Path) -> str:

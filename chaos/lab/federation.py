@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from chaos.lab import asking, configs, recovery, topology
 from chaos.lab.envoys import envoy_stats
@@ -18,10 +18,21 @@ from chaos.lab.processes import LabError, LabProcess, wait_until
 from chaos.lab.topology import AgentPlan, ClusterPlan, Workload
 
 COMMAND_TIMEOUT_S = 90.0
+_COMMANDS_AT_ONCE = 4
 READY_TIMEOUT_S = 90.0
 _RECOVERY_POLL_S = 0.2  # What recovers needs this machine's few cores.
 
 Say = Callable[[str], None]
+
+
+class _Enrolling(NamedTuple):
+    """A process that enters its cluster by a token."""
+
+    cluster: ClusterPlan
+    kind: str
+    name: str
+    config: str
+    group: str = ""
 
 
 class Lab:
@@ -62,33 +73,35 @@ class Lab:
             self._say(f"cluster {cluster.name} joins as {cluster.role}")
             self._join(first, cluster)
         self._wait_for_members()
-        for cluster in self.serving():
-            self._apply_policies(cluster)
-        self._say("enrolling gateways, agents and dns processes")
-        for cluster in self.serving():
-            for agent in cluster.agents:
-                self.start_apps(cluster, agent)
-        for (cluster, kind, name), token in self._tokens().items():
-            config = (
-                self._write(cluster, kind) if name == kind else self.directory / cluster.name / f"{name}.toml"
-            )
-            self.start(cluster, name, kind, "run", "--config", str(config), "--token", token)
+        with ThreadPoolExecutor(max_workers=_COMMANDS_AT_ONCE) as pool:
+            for _ in pool.map(self._apply_policies, self.serving()):
+                pass  # Raises what a command raised.
+            self._say("enrolling gateways, agents and dns processes")
+            enrolling = [one for cluster in self.serving() for one in self._enrolling(cluster)]
+            tokens = pool.map(self._create_token_for, enrolling)
+            for cluster in self.serving():
+                for agent in cluster.agents:
+                    self.start_apps(cluster, agent)
+            for one, token in zip(
+                enrolling, tokens, strict=True
+            ):  # Each starts as soon as its token is there.
+                self.start(one.cluster, one.name, one.kind, "run", "--config", one.config, "--token", token)
         self.wait_serving()
-
-    def _tokens(self) -> dict[tuple[ClusterPlan, str, str], str]:
-        """Create every process's token, by (cluster, kind of process, name)."""
-        wanted: dict[tuple[ClusterPlan, str, str], str] = {}
         for cluster in self.serving():
-            wanted |= {(cluster, kind, kind): "" for kind in ("gateway", "dns")}
-            for agent in cluster.agents:
-                self.write_agent(cluster, agent)
-                wanted[cluster, "agent", agent.name] = agent.group
-        with ThreadPoolExecutor(max_workers=4) as pool:  # A command costs mostly waiting.
-            tokens = pool.map(
-                lambda one: self.create_token(one[0][0], one[0][0].name, one[0][1], group=one[1]),
-                wanted.items(),
-            )
-            return dict(zip(wanted, tokens, strict=True))
+            if cluster.capture:
+                configs_of = (f"--config={self.write_agent(cluster, agent)}" for agent in cluster.agents)
+                self.isthmus("capture", "apply", *configs_of, at=cluster)
+
+    def _enrolling(self, cluster: ClusterPlan) -> list[_Enrolling]:
+        parts = [_Enrolling(cluster, kind, kind, self._write(cluster, kind)) for kind in ("gateway", "dns")]
+        agents = [
+            _Enrolling(cluster, "agent", agent.name, self.write_agent(cluster, agent), agent.group)
+            for agent in cluster.agents
+        ]
+        return parts + agents
+
+    def _create_token_for(self, one: _Enrolling) -> str:
+        return self.create_token(one.cluster, one.cluster.name, one.kind, group=one.group)
 
     def serving(self) -> list[ClusterPlan]:
         """The clusters that run services."""
@@ -130,9 +143,8 @@ class Lab:
     def start_apps(self, cluster: ClusterPlan, agent: AgentPlan) -> None:
         """Start the applications behind an agent."""
         for workload in agent.workloads:
-            self.run(
-                f"{cluster.name}/{workload.app}", cluster.name, self.app_command(cluster, agent, workload)
-            )
+            command = self.app_command(cluster, agent, workload)
+            self.run(f"{cluster.name}/{workload.app}", cluster.name, command, user=agent.user)
 
     def app_command(self, cluster: ClusterPlan, agent: AgentPlan, workload: Workload) -> list[str]:
         """The command that serves one workload; it calls on by plain names where its calls are captured."""
@@ -154,9 +166,9 @@ class Lab:
         """Start `isthmus ARGUMENTS` in a cluster, as CLUSTER/NAME."""
         return self.run(f"{cluster.name}/{name}", cluster.name, [*_ISTHMUS, *arguments])
 
-    def run(self, name: str, cluster: str, command: list[str]) -> LabProcess:
-        """Start a command in the network of a cluster, under `name`."""
-        placed = self.place.command(cluster, command)
+    def run(self, name: str, cluster: str, command: list[str], *, user: int = 0) -> LabProcess:
+        """Start a command in the network of a cluster, under `name`; as another user if one is given (needs root)."""
+        placed = self.place.command(cluster, [*_as_user(user), *command])
         log_path = self.directory / f"{name}.log"
         process = LabProcess(name, placed, log_path, environment=self._environment)
         self.processes[name] = process
@@ -299,6 +311,22 @@ _CONFIGS: dict[str, Callable[[ClusterPlan, Path], str]] = {
     "dns": configs.dns_config,
 }
 _ISTHMUS = (sys.executable, "-m", "federation.cli.main")
+
+
+def _as_user(number: int) -> list[str]:
+    """What turns a command into one of another user, who may still read and write the laboratory's files."""
+    if not number:
+        return []
+    capability = "+dac_override"
+    return [
+        "setpriv",
+        f"--reuid={number}",
+        f"--regid={number}",
+        "--clear-groups",
+        f"--inh-caps={capability}",
+        f"--ambient-caps={capability}",
+        "--",
+    ]
 
 
 def now_s() -> float:

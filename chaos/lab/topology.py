@@ -15,6 +15,7 @@ RAFT_PORT, CONTROL_PORT, API_PORT, METRICS_PORT = 7443, 7444, 7445, 7446
 OUTBOUND_PORT, GATEWAY_PORT, DNS_PORT = 15001, 15443, 5353
 _DNS_PORT_OF_RESOLVERS = 53
 _APP_PORT_FIRST = 8081
+_USER_FIRST = 61_001  # Of captured applications; no account has these.
 
 # The order in which a purchase passes through the shop (`chaos.shop.app`).
 SERVICES = ("frontend", "catalogue", "orders", "payments")
@@ -36,6 +37,7 @@ class AgentPlan(Struct, frozen=True, kw_only=True):
     address: str
     workloads: tuple[Workload, ...]
     group: str = ""  # The WorkloadGroup that says what it serves; empty: its own configuration does.
+    user: int = 0  # Number of the user whose connections it captures: its applications'; 0: it captures none.
 
 
 class ClusterPlan(Struct, frozen=True, kw_only=True):
@@ -141,6 +143,7 @@ def _cluster(
                 _host(cidr, _AGENT_FIRST + position),
                 services,
                 group=services[0] if name in _CLUSTERS_OF_GROUPS else "",
+                user=_USER_FIRST + position if capture else 0,
             )
             for position, (agent, services) in enumerate(placed)
         ),
@@ -152,12 +155,14 @@ def _host(cidr: str, number: int) -> str:
     return str(ipaddress.ip_network(cidr)[number])
 
 
-def _agent(name: str, address: str, services: tuple[str, ...], *, group: str = "") -> AgentPlan:
+def _agent(
+    name: str, address: str, services: tuple[str, ...], *, group: str = "", user: int = 0
+) -> AgentPlan:
     workloads = tuple(
         Workload(service=service, app=f"app-{name}-{service}", port=_APP_PORT_FIRST + position)
         for position, service in enumerate(services)
     )
-    return AgentPlan(name=name, address=address, workloads=workloads, group=group)
+    return AgentPlan(name=name, address=address, workloads=workloads, group=group, user=user)
 
 
 def late_agent(cluster: ClusterPlan, *services: str) -> AgentPlan:

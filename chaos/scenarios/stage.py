@@ -91,7 +91,12 @@ class Stage:
                 self._path(caller, "plan.json").write_bytes(msgspec.json.encode(plan))
                 files = [str(self._path(caller, kind)) for kind in _FILES]
                 command = [sys.executable, "-m", "chaos.load.client", *files]
-                self._loads[caller] = self._lab.run(f"load/{self.name}.{caller}", caller, command)
+                self._loads[caller] = self._lab.run(
+                    f"load/{self.name}.{caller}",
+                    caller,
+                    command,
+                    user=self._lab.clusters[caller].agents[0].user,
+                )
             for load in self._loads.values():
                 wait_until(lambda load=load: load.logged(BEGUN), f"{load.name} begins", _BEGIN_TIMEOUT_S)
         except BaseException:

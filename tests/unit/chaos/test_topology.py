@@ -83,3 +83,11 @@ def test_captured_clusters_are_resolved_at_the_port_that_resolvers_ask() -> None
 
     assert f"{captured.dns}:53" in dns_config(captured, Path("data"))
     assert f"{DEMO[0].dns}:5353" in dns_config(DEMO[0], Path("data"))
+
+
+def test_agents_that_share_a_network_capture_the_connections_of_users_of_their_own() -> None:
+    for cluster in routed_topology("10.77", capture=True):
+        users = [agent.user for agent in cluster.agents]
+        assert 0 not in users
+        assert len(set(users)) == len(users)
+    assert {agent.user for cluster in DEMO for agent in cluster.agents} == {0}
