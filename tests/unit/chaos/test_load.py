@@ -1,6 +1,7 @@
 """The load sends on schedule, counts what it should have sent, and says meanwhile how it is doing."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,29 +48,31 @@ async def load(plan: Plan, live: Path, *, answers: int) -> tuple[Client, Sent]:
 
 
 @asynccontextmanager
-async def shop() -> AsyncIterator[str]:
-    """Yield the URL of an instance of payments, the last of the chain, which calls nobody."""
+async def shop() -> AsyncIterator[Plan]:
+    """Yield a plan that calls payments, the last of the chain, which calls nobody, and a port that refuses."""
     runner = web.AppRunner(
         Instance("payments", "delta", "delta-1", outbound="").application(), access_log=None
     )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        await runner.cleanup()
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))  # Nobody else gets the port, and nobody listens.
+        try:
+            yield plan(runner.addresses[0], refusing.getsockname())
+        finally:
+            await runner.cleanup()
 
 
-def plan(url: str, *, singles: int = 100) -> Plan:
+def plan(serving: tuple[str, int], refusing: tuple[str, int]) -> Plan:
     """Return a plan of two streams: of single calls every second fails."""
+    url, dead_url = (f"http://{host}:{port}" for host, port in (serving, refusing))
     good = Target(caller="beta", service="payments", url=f"{url}/")
-    dead = Target(caller="beta", service="nothing", url="http://127.0.0.1:1/")
+    dead = Target(caller="beta", service="nothing", url=f"{dead_url}/")
     chain = Target(caller="beta", service="chain", url=f"{url}{CHAIN_PATH}")
     return Plan(
         caller="beta",
         streams=(
-            Stream(kind="single", targets=(good, dead), rate_per_s=singles),
+            Stream(kind="single", targets=(good, dead), rate_per_s=100),
             Stream(kind="chain", targets=(chain,), rate_per_s=20),
         ),
         seconds_max=60,
@@ -78,8 +81,8 @@ def plan(url: str, *, singles: int = 100) -> Plan:
 
 def test_each_request_is_one_line_and_says_who_answered(tmp_path: Path) -> None:
     async def run() -> tuple[Client, Sent]:
-        async with shop() as url:
-            return await load(plan(url), tmp_path / "live.json", answers=24)
+        async with shop() as plan:
+            return await load(plan, tmp_path / "live.json", answers=24)
 
     client, sent = asyncio.run(run())
 
@@ -98,8 +101,8 @@ def test_the_status_on_disk_is_what_happened_so_far(tmp_path: Path) -> None:
     live = tmp_path / "live.json"
 
     async def run() -> tuple[Client, LoadStatus]:
-        async with shop() as url:
-            client, _ = await load(plan(url), live, answers=60)
+        async with shop() as plan:
+            client, _ = await load(plan, live, answers=60)
         return client, client.status(max(line.done_s for line in client.lines))
 
     client, status = asyncio.run(run())
