@@ -1,142 +1,258 @@
-"""A network of its own for each cluster: namespaces joined by a bridge in one more namespace. Needs root.
+"""A wide-area network: a network namespace for each cluster, and one that routes between them. Needs root.
 
     alpha [eth0] ---- [alpha]
-    beta  [eth0] ---- [beta ] wan: one bridge, where faults are made
+    beta  [eth0] ---- [beta ] wan: routes, delays (`chaos.lab.emulator`), and drops where a fault is made
     ...
 
-The host's own network is not touched. Names carry the pid of the laboratory: `Namespaces` removes its own
-on exit, and first those of laboratories that died before they could.
+The host's own network and files are not touched. Names carry the pid of the laboratory. A guardian removes everything
+when the laboratory ends, however that happens.
 """
 
 import ctypes
+import ipaddress
+import itertools
 import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from chaos.lab import regions
+from chaos.lab.emulator import Emulator
+from chaos.lab.guardian import NAMESPACES, Guardian, environment_of
+from chaos.lab.links import Link
 from chaos.lab.processes import LabError
-from chaos.lab.topology import ClusterPlan
+from chaos.lab.tools import tool
+from chaos.lab.topology import API_PORT, CONTROL_PORT, RAFT_PORT, ClusterPlan
 
-_PREFIX = "isthmus-lab"
-_NAMES = re.compile(rf"{_PREFIX}-(\d+)-")
-_FOLDER = Path("/run/netns")  # Where `ip netns` keeps them.
+PREFIX = "isthmus-lab"
+_NAMES = re.compile(rf"{PREFIX}-(\d+)(-|$)")
+_RUN = Path("/run")
 _WAN = "wan"
+_COUNTS = "attempts"
+_PROGRAMS = ("ip", "nft", "iptables-nft", "nsenter", "unshare", "mount", "sh")
+_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # Of the network namespace of who writes.
+_NAME_SOURCES = Path("/etc/nsswitch.conf")
 _CLONE_NEWNET = 0x40000000
 _TIMEOUT_S = 20.0
+_RESOLVER_OPTIONS = "options timeout:1 attempts:2\n"
+
+# Binds files over those of the same name under /etc, in a mount namespace of its own, and becomes the command.
+_BIND = 'for f in "$1"/*; do mount --bind "$f" "/etc/${f##*/}" || exit 126; done; shift; exec "$@"'
 
 
 class Namespaces:
     """The networks of a laboratory's clusters; a `Place` within its `with` block, one for each process."""
 
-    def __init__(
-        self, clusters: Sequence[ClusterPlan], *, ip: Path, nft: Path, prefix_bits: int = 16
-    ) -> None:
-        self._clusters = tuple(clusters)
-        self._ip = ip
-        self._nft = nft
-        self._prefix_bits = prefix_bits
+    def __init__(self, clusters: Sequence[ClusterPlan]) -> None:
+        self._clusters = {cluster.name: cluster for cluster in clusters}
+        self._queues = {pair: queue for queue, pair in enumerate(itertools.permutations(self._clusters, 2))}
+        self._files = _RUN / _name()
+        self._guardian = Guardian(
+            self._files, namespaces=[_name(part) for part in (*self._clusters, _WAN)], files=True
+        )
+        self._emulator = Emulator()
+        self._faults = itertools.count(1)
 
     def __enter__(self) -> Self:
-        """Remove what the dead left, then make the bridge and every cluster's network."""
-        remove_stale(self._ip)
+        """Remove what the dead left, then make every cluster's network and the way between them."""
+        problem = why_not()
+        if problem:
+            raise LabError(problem)
+        remove_stale()
+        _remove(str(os.getpid()))  # Of a laboratory that had our pid: a process has one at a time.
+        self._guardian.start()
         try:
-            self._run(self._ip, "netns", "add", _name(_WAN))
-            self._in_wan("link", "add", "br0", "type", "bridge")
-            self._in_wan("link", "set", "br0", "up")
-            for cluster in self._clusters:
-                self._add(cluster)
+            self._make()
         except BaseException:
-            self._remove()
+            self._close()
             raise
         return self
 
     def __exit__(self, *_exception: object) -> None:
         """Remove them; what still ran inside keeps its network until it ends."""
-        self._remove()
+        self._close()
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """The clusters that have a network here."""
+        return tuple(self._clusters)
 
     # -- the place ---------------------------------------------------------------------------------
 
     def command(self, cluster: str, command: Sequence[str]) -> list[str]:
-        """Return the command that enters the cluster's network and becomes `command`, under the same pid."""
-        return ["nsenter", f"--net={_FOLDER / _name(cluster)}", "--", *command]
+        """Return the command that enters the cluster's network and becomes `command`, under the same pid.
+
+        It has a mount namespace of its own, in which names are resolved by the cluster's DNS.
+        """
+        return [*_in_network(cluster), *_with_files(self._files / cluster), *command]
 
     @contextmanager
     def inside(self, cluster: str) -> Iterator[None]:
         """Move this thread, and no other, into the cluster's network for the block."""
         with Path("/proc/thread-self/ns/net").open("rb") as home:
-            with (_FOLDER / _name(cluster)).open("rb") as there:
+            with (NAMESPACES / _name(cluster)).open("rb") as there:
                 _enter(there.fileno())
             try:
                 yield
             finally:
                 _enter(home.fileno())
 
-    # -- faults ------------------------------------------------------------------------------------
+    # -- what faults are made of -------------------------------------------------------------------
 
-    def cut_off(self, cluster: str) -> None:
-        """From now on no frame passes between a cluster and the others; nobody is told (a blackhole)."""
-        self._nft_in_wan(
-            "add table bridge faults\n"
-            "add chain bridge faults forward { type filter hook forward priority 0; policy accept; }\n"
-            f'add rule bridge faults forward iifname "{cluster}" drop\n'
-            f'add rule bridge faults forward oifname "{cluster}" drop\n'
-        )
+    @contextmanager
+    def dropping(self, pairs: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Within the block no packet passes from the first to the second of each pair; nobody is told.
 
-    def heal(self) -> None:
-        """Every frame passes again."""
-        self._nft_in_wan("delete table bridge faults\n")
+        Blocks may overlap: a packet passes when no block drops it. LabError for a cluster that there is not.
+        """
+        for pair in pairs:
+            self._queue(pair)
+        table = f"fault{next(self._faults)}"
+        rules = [f'iifname "{source}" oifname "{destination}" drop' for source, destination in pairs]
+        # Before the packet queues: what is lost anyhow need not be delayed.
+        self._nft(_table(table, -10, rules))
+        try:
+            yield
+        finally:
+            self._nft(f"delete table inet {table}\n")
+
+    def attempts(self) -> int:
+        """Return how many connections between control planes of clusters were tried so far, repeats included."""
+        listed = _run([*_in_network(_WAN), str(tool("nft")), "list", "table", "inet", _COUNTS])
+        return sum(int(count) for count in re.findall(r"packets (\d+)", listed))
+
+    def link(self, source: str, destination: str) -> Link:
+        """Return what the way from one cluster to another usually is."""
+        return regions.link(self._clusters[source].region, self._clusters[destination].region)
+
+    def change(self, source: str, destination: str, link: Link) -> None:
+        """From now on the way from one cluster to another is like this. LabError for a cluster that there is not."""
+        self._emulator.change(self._queue((source, destination)), link)
+
+    def _queue(self, pair: tuple[str, str]) -> int:
+        if pair not in self._queues:
+            raise LabError(f"no way from {pair[0]} to {pair[1]}, expected two of {', '.join(self._clusters)}")
+        return self._queues[pair]
+
+    def _nft(self, rules: str) -> None:
+        _run([*_in_network(_WAN), str(tool("nft")), "-f", "-"], rules)
 
     # -- making ------------------------------------------------------------------------------------
 
+    def _make(self) -> None:
+        _ip("netns", "add", _name(_WAN))
+        with self.inside(_WAN):
+            _FORWARD.write_text("1")
+        for cluster in self._clusters.values():
+            self._add(cluster)
+            self._write_files(cluster)
+        ports = ", ".join(map(str, (RAFT_PORT, CONTROL_PORT, API_PORT)))
+        rule = f"tcp dport {{ {ports} }} tcp flags & (syn | ack) == syn counter"
+        self._nft(_table(_COUNTS, -20, [rule]))
+        command = [sys.executable, "-m", "chaos.lab.emulator", str(len(self._queues))]
+        self._emulator.start([*_in_network(_WAN), *command], environment_of(self._files))
+        for (source, destination), queue in self._queues.items():
+            self.change(source, destination, self.link(source, destination))
+            self._give_to_queue(source, destination, queue)
+
     def _add(self, cluster: ClusterPlan) -> None:
-        name = _name(cluster.name)
-        self._run(self._ip, "netns", "add", name)
-        # Both ends are born inside: no interface of ours ever shows on the host.
-        self._in_wan("link", "add", cluster.name, "type", "veth", "peer", "name", "eth0", "netns", name)
-        self._in_wan("link", "set", cluster.name, "master", "br0", "up")
-        for address in cluster.addresses:
-            self._run(self._ip, "-n", name, "addr", "add", f"{address}/{self._prefix_bits}", "dev", "eth0")
-        for link in ("lo", "eth0"):
-            self._run(self._ip, "-n", name, "link", "set", link, "up")
+        """Make a cluster's network. Both ends of its cable are born inside: none ever shows on the host."""
+        network = ipaddress.ip_network(cluster.cidr)
+        router = network[-2]
+        _ip("netns", "add", _name(cluster.name))
+        _batch(
+            _WAN,
+            f"link add {cluster.name} type veth peer name eth0 netns {_name(cluster.name)}",
+            f"addr add {router}/{network.prefixlen} dev {cluster.name}",
+            f"link set {cluster.name} up",
+        )
+        _batch(
+            cluster.name,
+            *(f"addr add {one}/{network.prefixlen} dev eth0" for one in dict.fromkeys(cluster.addresses)),
+            "link set lo up",
+            "link set eth0 up",
+            f"route add default via {router}",
+        )
 
-    def _remove(self) -> None:
-        for name in (*(cluster.name for cluster in self._clusters), _WAN):
-            if (_FOLDER / _name(name)).exists():
-                self._run(self._ip, "netns", "delete", _name(name))
+    def _write_files(self, cluster: ClusterPlan) -> None:
+        """What the cluster's programs see under /etc: its own DNS first, then another cluster's."""
+        folder = self._files / cluster.name
+        folder.mkdir(parents=True)
+        others = [one for one in self._clusters.values() if one.dns and one.name != cluster.name]
+        others.sort(key=lambda one: regions.round_trip_ms(cluster.region, one.region))
+        asked = [address for address in (cluster.dns, *(one.dns for one in others[:1])) if address]
+        lines = "".join(f"nameserver {address}\n" for address in asked)
+        (folder / "resolv.conf").write_text(lines + _RESOLVER_OPTIONS)
+        if _NAME_SOURCES.exists():
+            # Not the host's own resolver, which may be asked over a Unix socket.
+            hosts = re.sub(r"(?m)^hosts:.*$", "hosts: files dns", _NAME_SOURCES.read_text())
+            (folder / _NAME_SOURCES.name).write_text(hosts)
 
-    def _in_wan(self, *arguments: str) -> None:
-        self._run(self._ip, "-n", _name(_WAN), *arguments)
+    def _give_to_queue(self, source: str, destination: str, queue: int) -> None:
+        """Have the emulator decide about packets; they pass when it is gone (--queue-bypass)."""
+        rule = ["-A", "FORWARD", "-i", source, "-o", destination]
+        target = ["-j", "NFQUEUE", "--queue-num", str(queue), "--queue-bypass"]
+        _run([*_in_network(_WAN), str(tool("iptables-nft")), *rule, *target])
 
-    def _nft_in_wan(self, rules: str) -> None:
-        command = self.command(_WAN, [str(self._nft), "-f", "-"])
-        _run(command, rules)
-
-    def _run(self, program: Path, *arguments: str) -> None:
-        _run([str(program), *arguments])
+    def _close(self) -> None:
+        self._emulator.close()
+        self._guardian.close()
+        _remove(str(os.getpid()))  # Nothing, unless the guardian was killed.
 
 
-def remove_stale(ip: Path) -> None:
-    """Remove the namespaces of laboratories whose process is dead."""
-    for name in _ours():
-        match = _NAMES.match(name)
-        assert match is not None
-        # With our own pid: of somebody who had it before us.
-        if int(match[1]) == os.getpid() or not Path(f"/proc/{match[1]}").exists():
+def why_not() -> str:
+    """Say why networks cannot be made here, or return an empty text."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    try:
+        for program in _PROGRAMS:
+            tool(program)
+    except LabError as error:
+        return str(error)
+    return (
+        "" if Path("/etc/resolv.conf").exists() else "no /etc/resolv.conf, expected one to put another over"
+    )
+
+
+def remove_stale() -> None:
+    """Remove what laboratories left whose process and guardian are dead."""
+    folders = [folder for folder in (NAMESPACES, _RUN) if folder.is_dir()]
+    matches = [_NAMES.match(entry.name) for folder in folders for entry in folder.iterdir()]
+    for pid in {match[1] for match in matches if match}:
+        if not Path(f"/proc/{pid}").exists():
+            _remove(pid)
+
+
+def _remove(pid: str) -> None:
+    """Remove the namespaces and files of the laboratory that has or had this pid."""
+    for entry in list(NAMESPACES.iterdir()) if NAMESPACES.is_dir() else []:
+        if entry.name.startswith(f"{PREFIX}-{pid}-"):
             with suppress(LabError):  # Another laboratory may sweep at the same moment.
-                _run([str(ip), "netns", "delete", name])
+                _ip("netns", "delete", entry.name)
+    shutil.rmtree(_RUN / f"{PREFIX}-{pid}", ignore_errors=True)
 
 
-def _ours() -> list[str]:
-    if not _FOLDER.is_dir():
-        return []
-    return [entry.name for entry in _FOLDER.iterdir() if _NAMES.match(entry.name)]
+def _name(part: str = "") -> str:
+    return f"{PREFIX}-{os.getpid()}" + (f"-{part}" if part else "")
 
 
-def _name(part: str) -> str:
-    return f"{_PREFIX}-{os.getpid()}-{part}"
+def _in_network(part: str) -> list[str]:
+    return ["nsenter", f"--net={NAMESPACES / _name(part)}", "--"]
+
+
+def _with_files(folder: Path) -> list[str]:
+    return ["unshare", "--mount", "--propagation=private", "sh", "-c", _BIND, "sh", str(folder)]
+
+
+def _table(name: str, priority: int, rules: Sequence[str]) -> str:
+    """Return the table that has these rules for packets between clusters; the lowest priority sees them first."""
+    hook = f"type filter hook forward priority {priority}; policy accept;"
+    return "\n".join((f"table inet {name} {{", "chain forward {", hook, *rules, "}", "}\n"))
 
 
 def _enter(descriptor: int) -> None:
@@ -146,12 +262,22 @@ def _enter(descriptor: int) -> None:
         raise LabError(f"setns: {os.strerror(number)}")
 
 
-def _run(command: Sequence[str], text: str = "") -> None:
+def _ip(*arguments: str) -> None:
+    _run([str(tool("ip")), *arguments])
+
+
+def _batch(part: str, *commands: str) -> None:
+    """Run several `ip` commands in a namespace by one process."""
+    _run([str(tool("ip")), "-n", _name(part), "-batch", "-"], "\n".join(commands) + "\n")
+
+
+def _run(command: Sequence[str], text: str = "") -> str:
     done = subprocess.run(
         command, input=text, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
     )
     if done.returncode:
         raise LabError(f"{' '.join(command)} exited {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

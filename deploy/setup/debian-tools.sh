@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Programs that tests run and that do not come from a wheel. One that is on PATH is used as it is; the rest is
-# unpacked into .tools/root, with a starter in .tools/bin that sets the library path.
+# unpacked into .tools/root, with a starter in .tools/bin that sets the library paths.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # program: Debian package
@@ -8,6 +8,7 @@ programs=(
     "dig: bind9-dnsutils"  # DNS over UDP, TCP and EDNS as another implementation speaks it
     "ip: iproute2"         # network namespaces (root)
     "nft: nftables"        # partitions between namespaces (root)
+    "iptables-nft: iptables"  # delay between namespaces (root): not every kernel lets nft queue packets
     "setpriv: util-linux"  # children that die with their test
     "systemd-analyze: systemd"  # whether our units are what systemd understands
 )
@@ -37,6 +38,7 @@ for program in "${missing[@]}"; do
     cat >"$tools/bin/$program" <<STARTER
 #!/bin/sh
 root=\$(dirname "\$(dirname "\$(readlink -f "\$0")")")/root
+export XTABLES_LIBDIR=\$(echo "\$root"/usr/lib/*-linux-gnu/xtables)  # iptables loads its targets from there
 LD_LIBRARY_PATH=\$(echo "\$root"/usr/lib/*-linux-gnu "\$root"/lib/*-linux-gnu "\$root"/usr/lib/*-linux-gnu/systemd | tr ' ' ':') exec "\$root${binary#"$tools/root"}" "\$@"
 STARTER
     chmod +x "$tools/bin/$program"

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.tools import UNPACKED_TOOLS, tool
+from chaos.lab.tools import UNPACKED_TOOLS
+from tests.support.tools import tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = REPOSITORY / "deploy" / "systemd"

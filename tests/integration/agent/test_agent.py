@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from chaos.lab.tools import REPOSITORY
 from discovery.core.model import EndpointKey
 from gateways.runtime.relay_cache import read_cache
 from tests.integration.agent.fake_api import FakeApi
@@ -19,7 +20,6 @@ from tests.integration.agent.fake_mesh import application, call, serve_xds
 from tests.support.loopback import LoopbackBlock
 from tests.support.pki import TestDomain
 from tests.support.processes import Process, ProcessSet
-from tests.support.tools import REPOSITORY
 from tests.support.wait import eventually_async
 
 WAIT_S = 60.0  # An Envoy on a busy machine takes its time; every wait ends as soon as it can.

@@ -16,7 +16,7 @@ import subprocess, sys, time
 from pathlib import Path
 from chaos.lab.guardian import Guardian, environment_of
 directory = Path(sys.argv[1])
-guardian = Guardian(directory)
+guardian = Guardian(directory, files=sys.argv[2:] == ["files"])
 guardian.start()
 script = "setsid sleep 600 & exec sleep 600"
 subprocess.Popen(["sh", "-c", script], env=environment_of(directory), process_group=0)
@@ -52,3 +52,35 @@ def test_the_guardian_ends_nobody_else(tmp_path: Path, processes: ProcessSet) ->
 
     assert not marked(mine)
     assert marked(other)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_files_go_last_and_only_where_that_was_asked_for(
+    kept: bool, tmp_path: Path, processes: ProcessSet
+) -> None:
+    directory = tmp_path / "laboratory"
+    directory.mkdir()
+    (directory / "log").write_text("said")
+    laboratory = processes.start(
+        "laboratory", [sys.executable, "-c", LABORATORY, directory, *([] if kept else ["files"])]
+    )
+    eventually(
+        lambda: len(marked(directory)) == PROCESSES,
+        timeout_s=20,
+        message=lambda: f"both run\n{laboratory.log()}",
+    )
+
+    laboratory.kill_alone()
+
+    eventually(lambda: not marked(directory), timeout_s=20, message="nothing of the laboratory runs")
+    if not kept:
+        eventually(lambda: not directory.exists(), timeout_s=20, message="its files are gone")
+    assert directory.exists() == kept
+
+
+def test_a_laboratory_that_closes_its_guardian_may_keep_its_files(tmp_path: Path) -> None:
+    for keep_files in (True, False):
+        guardian = Guardian(tmp_path, files=True)
+        guardian.start()
+        guardian.close(keep_files=keep_files)
+        assert tmp_path.exists() == keep_files
