@@ -26,8 +26,12 @@ def controller_config(cluster: ClusterPlan, data_dir: Path) -> str:
     listen = "".join(f'{name} = "{cluster.controller}:{port}"\n' for name, port in ports.items())
     return (
         f'id = "c1"\ndata_dir = "{data_dir}"\n\n{cluster_section(cluster)}\n[listen]\n{listen}\n'
-        '[agents]\nlease = "10s"\n'
+        f'[agents]\nlease = "10s"\n{_raft(cluster)}'
     )
+
+
+def _raft(cluster: ClusterPlan) -> str:
+    return f'\n[raft]\nround_trip = "{cluster.round_trip_ms}ms"\n' if cluster.round_trip_ms else ""
 
 
 def cluster_section(cluster: ClusterPlan) -> str:

@@ -5,8 +5,11 @@ payments lives in one cluster alone, the remote one, so that a purchase always c
 """
 
 import ipaddress
+import math
 
 from msgspec import Struct
+
+from chaos.lab.regions import longest_round_trip_ms
 
 NAMESPACE = "shop"
 SERVICE_ACCOUNT = "shop"
@@ -16,6 +19,7 @@ OUTBOUND_PORT, GATEWAY_PORT, DNS_PORT = 15001, 15443, 5353
 _DNS_PORT_OF_RESOLVERS = 53
 _APP_PORT_FIRST = 8081
 _USER_FIRST = 61_001  # Of captured applications; no account has these.
+_ROUND_TRIP_MARGIN = 1.1  # Jitter, and a busy machine.
 
 # The order in which a purchase passes through the shop (`chaos.shop.app`).
 SERVICES = ("frontend", "catalogue", "orders", "payments")
@@ -53,6 +57,7 @@ class ClusterPlan(Struct, frozen=True, kw_only=True):
     dns: str
     gateway: str
     agents: tuple[AgentPlan, ...]
+    round_trip_ms: int = 0  # Longest between members, 0 for that of one machine.
     capture: bool = False  # Applications call plain names, and their agents capture that.
 
     @property
@@ -117,14 +122,23 @@ def demo_topology(prefix: str) -> tuple[ClusterPlan, ...]:
 
 def routed_topology(prefix: str, *, capture: bool = False) -> tuple[ClusterPlan, ...]:
     """Return the same clusters, each on a range `prefix`.N.0/24 of its own."""
+    members = (region for _, role, region, _ in _SHAPES if role != "remote")
+    round_trip_ms = math.ceil(_ROUND_TRIP_MARGIN * longest_round_trip_ms(members))
     return tuple(
-        _cluster(*shape, f"{prefix}.{number}.0/24", capture=capture)
+        _cluster(*shape, f"{prefix}.{number}.0/24", capture=capture, round_trip_ms=round_trip_ms)
         for number, shape in enumerate(_SHAPES, start=1)
     )
 
 
 def _cluster(
-    name: str, role: str, region: str, home: str, cidr: str, *, capture: bool = False
+    name: str,
+    role: str,
+    region: str,
+    home: str,
+    cidr: str,
+    *,
+    capture: bool = False,
+    round_trip_ms: int = 0,
 ) -> ClusterPlan:
     placed = [(agent, services) for (cluster, agent), services in _WORKLOADS.items() if cluster == name]
     return ClusterPlan(
@@ -148,6 +162,7 @@ def _cluster(
             for position, (agent, services) in enumerate(placed)
         ),
         capture=capture,
+        round_trip_ms=round_trip_ms,
     )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -48,7 +48,10 @@ class Scenario(NamedTuple):
 
 
 class Stage:
-    """The load of one scenario, from `with` to `finish`. What is an event happened under load, or LabError."""
+    """The load of one scenario, from `with` to `finish`. What is an event happened under load, or LabError.
+
+    `services` are those that every caller calls, or those of each.
+    """
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class Stage:
         callers: Sequence[str],
         say: Say,
         *,
-        services: Sequence[str] = topology.SERVICES,
+        services: Sequence[str] | Mapping[str, Sequence[str]] = topology.SERVICES,
         rate_per_s: float = RATE_PER_S,
         chain_rate_per_s: float = 0.0,
         steady_s: float = STEADY_S,
@@ -73,7 +76,7 @@ class Stage:
             caller: _plan(
                 lab,
                 caller,
-                services,
+                services[caller] if isinstance(services, Mapping) else services,
                 rate_per_s=rate_per_s / len(callers),
                 chain_rate_per_s=chain_rate_per_s / len(callers),
             )
