@@ -192,6 +192,8 @@ class Namespaces:
             # Not the host's own resolver, which may be asked over a Unix socket.
             hosts = re.sub(r"(?m)^hosts:.*$", "hosts: files dns", _NAME_SOURCES.read_text())
             (folder / _NAME_SOURCES.name).write_text(hosts)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # For programs of every user, whatever our umask is.
 
     def _give_to_queue(self, source: str, destination: str, queue: int) -> None:
         """Have the emulator decide about packets; they pass when it is gone (--queue-bypass)."""

@@ -1,12 +1,16 @@
 """A link keeps each packet for its delay within the jitter, in order, and loses the share that it is told to."""
 
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from chaos.lab import regions
+from chaos.lab.configs import controller_config
 from chaos.lab.links import Link, Links
-from chaos.lab.topology import routed_topology
+from chaos.lab.topology import demo_topology, routed_topology
+from federation.app.config import ControllerConfig, RaftSection
+from federation.kernel.configfile import decode_config
 
 PACKETS = 10_000
 
@@ -99,3 +103,19 @@ def test_half_the_round_trip_is_spent_each_way_with_little_jitter() -> None:
             link = regions.link(one.region, other.region)
             assert 2 * link.delay_ms == regions.round_trip_ms(one.region, other.region)
             assert 0 < link.jitter_ms <= 0.1 * link.delay_ms
+
+
+def test_members_are_told_a_round_trip_that_covers_the_longest_between_them() -> None:
+    clusters = routed_topology("10.77")
+    longest_ms = regions.longest_round_trip_ms(one.region for one in clusters if one.controller)
+    for cluster in clusters:
+        assert longest_ms < cluster.round_trip_ms <= 1.2 * longest_ms
+    written = controller_config(clusters[0], Path("/data"))
+    config = decode_config(written, ControllerConfig, path="controller.toml")
+    assert config.raft.round_trip == f"{clusters[0].round_trip_ms}ms"
+    on_loopback = decode_config(
+        controller_config(demo_topology("127.1.2")[0], Path("/data")),
+        ControllerConfig,
+        path="controller.toml",
+    )
+    assert on_loopback.raft == RaftSection()
