@@ -89,7 +89,7 @@ class ApiClient:
         """Return the answer's body; raises the error that the API answered with.
 
         UnavailableError when no controller could be reached, OutcomeUnknownError when one was lost
-        after the request had been sent.
+        after the request had been sent. `timeout_s` holds for each wait: connecting, and every read.
         """
         with self._request(method, path, body, timeout_s) as response:
             content = response.read(FRAME_BYTES_MAX + 1)
@@ -131,7 +131,9 @@ class ApiClient:
 
     def _open(self, address: str, timeout_s: float | None) -> http.client.HTTPConnection:
         host, port = host_port(address, "api")
-        plain = socket.create_connection((host, port), timeout=TIMEOUT_S)
+        # Without a limit is only a watch's wait for changes.
+        connect_s = TIMEOUT_S if timeout_s is None else timeout_s
+        plain = socket.create_connection((host, port), timeout=connect_s)
         try:
             secure = self._context().wrap_socket(plain)
             self._identify(secure)
