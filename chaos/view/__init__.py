@@ -1,0 +1,5 @@
+"""What somebody sees of a laboratory while it runs: a screen on a terminal, else lines."""
+
+from chaos.view.view import View, open_view
+
+__all__ = ["View", "open_view"]
