@@ -29,7 +29,7 @@ help: ## this list
 		printf '  %-8s %s\n' "$$target" "$$text"; done
 
 .PHONY: demo
-demo: $(PROJECT_DONE) ## federate three clusters on this machine, kill one under load, and count failed requests
+demo: $(PROJECT_DONE) ## a federation of four clusters on this machine loses parts under load, live (under 3 minutes)
 	$(BIN)/isthmus demo $(DEMO_ARGS)
 
 .PHONY: test

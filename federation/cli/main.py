@@ -6,8 +6,9 @@ from importlib.metadata import version
 import click
 
 from federation.cli.federation_commands import cluster, init, token
+from federation.cli.lab_commands import demo
 from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
-from federation.cli.process_commands import agent, controller, demo, dns, gateway
+from federation.cli.process_commands import agent, controller, dns, gateway
 from federation.cli.resource_commands import apply, delete, get
 from federation.cli.status_commands import proxy, resolve, status
 from federation.kernel.errors import IsthmusError, cause_of

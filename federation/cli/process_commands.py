@@ -1,4 +1,4 @@
-"""`isthmus controller|agent|gateway|dns run`, `isthmus demo`: the processes themselves.
+"""`isthmus controller|agent|gateway|dns run`: the processes themselves.
 
 Each command imports its process when it runs: a quick `isthmus get` must not wait for gRPC and xDS.
 """
@@ -88,20 +88,3 @@ def run_dns_command(config_path: Path, token_text: str | None, token_file: Path 
     from federation.app.dns import run_dns
 
     asyncio.run(run_dns(read_config(config_path, DnsConfig), read_token(token_text, token_file)))
-
-
-@click.command()
-@click.option("--report", type=click.Path(path_type=Path), help="Write the figures to this file (JSON).")
-@click.option(
-    "--work-dir",
-    type=click.Path(path_type=Path),
-    help="Keep logs and data here; default: a temporary directory, removed afterwards.",
-)
-def demo(report: Path | None, work_dir: Path | None) -> None:
-    """Run a federation on this machine, lose clusters under load, and report what callers noticed.
-
-    Needs no root: every process lives on a private loopback address. Exits 1 if a request failed.
-    """
-    from chaos.demo import run_demo
-
-    raise SystemExit(run_demo(report=report, work_dir=work_dir))

@@ -1,0 +1,84 @@
+"""`isthmus demo`: a federation on this machine that loses parts under load.
+
+The laboratory is imported when it runs: a quick `isthmus get` must not wait for it.
+"""
+
+from pathlib import Path
+
+import click
+
+_PLACES = ("auto", "loopback", "namespaces")
+_SECONDS = click.option(
+    "--seconds",
+    type=click.FloatRange(min=1, max=200),
+    help="How long the load of a scenario lasts at least, 1 to 200.",
+)
+_REPORT = click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures there (JSON)."
+)
+_WORK_DIR = click.option(
+    "--work-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Keep logs and data there; default: a temporary directory, removed after success.",
+)
+
+
+@click.command()
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this one; may be repeated. Default: all, in their order.",
+)
+@click.option("--no-faults", is_flag=True, help="Run no scenario: found the federation and prove its paths.")
+@click.option(
+    "--keep", is_flag=True, help="At the end leave everything running until Ctrl-C, and say what to try."
+)
+@_SECONDS
+@click.option(
+    "--place",
+    type=click.Choice(_PLACES),
+    default="auto",
+    show_default=True,
+    help="Where the clusters live: loopback addresses, or network namespaces, which need root.",
+)
+@click.option("--plain", is_flag=True, help="Print lines, also on a terminal.")
+@_REPORT
+@_WORK_DIR
+@click.option(
+    "--screenshots",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Write what the live view shows soon after the fault of each scenario there, as text.",
+)
+def demo(
+    scenarios: tuple[str, ...],
+    no_faults: bool,
+    keep: bool,
+    seconds: float | None,
+    place: str,
+    plain: bool,
+    report: Path | None,
+    work_dir: Path | None,
+    screenshots: Path | None,
+) -> None:
+    """Run a federation on this machine, lose clusters under load, and report what callers noticed.
+
+    Exits 1 if a request or a check failed, or a scenario is invalid.
+    """
+    from chaos.demo import Options, run_demo
+
+    options = Options(
+        scenarios=scenarios,
+        no_faults=no_faults,
+        keep=keep,
+        seconds=seconds,
+        place=place,
+        plain=plain,
+        report=report,
+        work_dir=work_dir,
+        screenshots=screenshots,
+    )
+    raise SystemExit(run_demo(options))
