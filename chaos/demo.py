@@ -28,7 +28,7 @@ from chaos.report import Report
 from chaos.scenarios.disasters import DISASTERS
 from chaos.scenarios.paths import prove_paths
 from chaos.scenarios.stage import SECONDS_DEFAULT, Scenario
-from chaos.view import View, open_view
+from chaos.view import View, can_draw, open_view
 from federation.cli.output import print_table
 from federation.kernel.errors import InvalidInputError
 
@@ -78,7 +78,7 @@ def run_demo(options: Options) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     # Ends as Ctrl-C does: the terminal and the machine are given back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    live = not options.plain and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    live = not options.plain and can_draw(sys.stdout, os.environ)
     try:
         with open_view(live=live, scenarios=[scenario.name for scenario in scenarios]) as view:
             report = _run(options, scenarios, directory, view)

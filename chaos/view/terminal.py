@@ -3,9 +3,11 @@
 Colours only underline what words say, and none of them must be told from another: blue, yellow, reverse.
 """
 
+import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import StringIO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.layout import Layout
@@ -68,6 +70,13 @@ class TerminalFace:
         self._live = None
         for line in board.lines:
             self._console.print(Text(format_line(line, board.started_s)), soft_wrap=True)
+
+
+def can_draw(file: TextIO, environ: Mapping[str, str]) -> bool:
+    """True when `file` is a terminal that can move its cursor and has signs for frames."""
+    if not file.isatty() or environ.get("TERM", "dumb") in ("", "dumb"):
+        return False
+    return codecs.lookup(file.encoding).name == "utf-8"
 
 
 def capture(board: Board, now_s: float, *, columns: int = CAPTURE_COLUMNS, rows: int = CAPTURE_ROWS) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from chaos.load.dns_watch import Check
 from chaos.load.records import LoadStatus
-from chaos.view import View, open_view
+from chaos.view import View, can_draw, open_view
 from chaos.view.facts import ClusterFacts, ControllerAnswer, Facts
 from chaos.view.plain import PlainFace
 from chaos.view.terminal import TerminalFace
@@ -39,7 +39,7 @@ class Terminal:
     def __init__(self) -> None:
         self._ours, self._theirs = pty.openpty()
         fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
-        self.file = os.fdopen(self._theirs, "w")
+        self.file = os.fdopen(self._theirs, "w", encoding="utf-8")
         self.drawn = ""
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -186,3 +186,18 @@ def test_what_is_no_longer_watched_is_no_news(capsys: pytest.CaptureFixture[str]
     view.close()
 
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("environ", "draws"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": ""}, False), ({}, False)],
+)
+def test_it_draws_on_terminals_that_can(terminal: Terminal, environ: dict[str, str], draws: bool) -> None:
+    assert can_draw(terminal.file, environ) is draws
+
+
+def test_it_does_not_draw_into_files_nor_without_signs_for_frames(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.file.reconfigure(encoding="latin-1")
+    assert not can_draw(terminal.file, {"TERM": "xterm"})
+    with (tmp_path / "log").open("w", encoding="utf-8") as file:
+        assert not can_draw(file, {"TERM": "xterm"})
