@@ -1,4 +1,4 @@
-"""`isthmus demo`: a federation on this machine that loses parts under load.
+"""`isthmus demo`, `isthmus chaos list|run`: a federation on this machine that loses parts under load.
 
 The laboratory is imported when it runs: a quick `isthmus get` must not wait for it.
 """
@@ -6,6 +6,8 @@ The laboratory is imported when it runs: a quick `isthmus get` must not wait for
 from pathlib import Path
 
 import click
+
+from federation.cli.output import print_table, say
 
 _PLACES = ("auto", "loopback", "namespaces")
 _SECONDS = click.option(
@@ -82,3 +84,32 @@ def demo(
         screenshots=screenshots,
     )
     raise SystemExit(run_demo(options))
+
+
+@click.group()
+def chaos() -> None:
+    """The fault laboratory."""
+
+
+@chaos.command("list")
+def list_command() -> None:
+    """List the scenarios."""
+    from chaos.run import list_scenarios
+
+    rows = [(name, "root" if needs_root else "", title) for name, needs_root, title in list_scenarios()]
+    print_table(("scenario", "needs", "what happens"), rows)
+
+
+@chaos.command("run")
+@click.argument("scenario")
+@_REPORT
+@_WORK_DIR
+@_SECONDS
+def run_command(scenario: str, report: Path | None, work_dir: Path | None, seconds: float | None) -> None:
+    """Found a federation, run SCENARIO on it, check what must hold, and remove everything again.
+
+    Exits 1 if a request or a check failed, or the scenario is invalid.
+    """
+    from chaos.run import run_scenario
+
+    raise SystemExit(run_scenario(scenario, report=report, work_dir=work_dir, seconds=seconds, say=say))

@@ -6,7 +6,7 @@ from importlib.metadata import version
 import click
 
 from federation.cli.federation_commands import cluster, init, token
-from federation.cli.lab_commands import demo
+from federation.cli.lab_commands import chaos, demo
 from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
 from federation.cli.process_commands import agent, controller, dns, gateway
 from federation.cli.resource_commands import apply, delete, get
@@ -38,6 +38,7 @@ for command in (
     proxy,
     status,
     demo,
+    chaos,
 ):
     cli.add_command(command)
 
