@@ -22,7 +22,8 @@ from discovery.core.model import ServiceKey
 from federation.kernel.errors import LimitExceededError
 
 _SPARED = 256
-_FIRST_IPV4 = int(ipaddress.IPv4Address("241.0.0.0")) + _SPARED
+VIP_PREFIX = ipaddress.IPv4Network("241.0.0.0/8")
+_FIRST_IPV4 = int(VIP_PREFIX.network_address) + _SPARED
 _IPV6_START = ipaddress.IPv6Address("2001:2:0:6973::").packed[:12]
 VIPS_MAX = 2**24 - 2 * _SPARED
 

@@ -8,6 +8,7 @@ from federation.kernel.errors import IsthmusError
 from federation.kernel.names import check_label
 from federation.kernel.units import duration_ms
 
+CAPTURE_ENTRIES_MAX = 256  # Of each list in `[capture]`.
 INBOUND_PORT_FIRST = 15006  # Istio's inbound port; further workloads of one agent take the next ones.
 
 
@@ -76,6 +77,56 @@ class GroupSection(Section, frozen=True, kw_only=True):
             host_port(address, f"group.app.{name[:63]}")
 
 
+class OutboundTcpSection(Section, frozen=True, kw_only=True):
+    """`[[outbound_tcp]]`: a local address through which applications reach one TCP service."""
+
+    service: str
+    port: int  # The service's port.
+    listen: str  # IP:port of this host.
+    namespace: str = ""  # Default: the agent's.
+
+    def __post_init__(self) -> None:
+        """Check names and ports."""
+        for key in ("service", "namespace"):
+            if getattr(self, key) or key == "service":
+                try:
+                    check_label(getattr(self, key), f"outbound_tcp.{key}")
+                except IsthmusError as error:
+                    raise ValueError(error.message) from error
+        host_port(self.listen, "outbound_tcp.listen")
+        if not 0 < self.port < 65_536:
+            raise ValueError(f"outbound_tcp.port: {self.port} is no port: expected 1 to 65535")
+
+
+class CaptureSection(Section, frozen=True, kw_only=True):
+    """`[capture]`: connections of this host's applications are redirected to `outbound`.
+
+    Envoy is made ready for them; `isthmus capture apply` redirects them.
+    """
+
+    enabled: bool = False
+    users: tuple[str, ...] = ()  # Names or numbers: whose connections; empty: everybody else's.
+    exempt_users: tuple[str, ...] = ()  # Never captured, as is the user of `data_dir`.
+    exclude_ranges: tuple[str, ...] = ()  # IPv4 CIDRs that are reached directly.
+    exclude_ports: tuple[int, ...] = ()  # TCP ports that are reached directly.
+
+    def __post_init__(self) -> None:
+        """Check ranges, ports and numbers."""
+        for key in ("users", "exempt_users", "exclude_ranges", "exclude_ports"):
+            if len(getattr(self, key)) > CAPTURE_ENTRIES_MAX:
+                raise ValueError(f"capture.{key}: more than {CAPTURE_ENTRIES_MAX} entries")
+        for text in self.exclude_ranges:
+            try:
+                ipaddress.IPv4Network(text)
+            except ValueError as error:
+                raise ValueError(
+                    f"capture.exclude_ranges: {text[:64]!r} is not an IPv4 range such as 10.0.0.0/8"
+                ) from error
+        for port in self.exclude_ports:
+            if not 0 < port < 65_536:
+                raise ValueError(f"capture.exclude_ports: {port} is no port: expected 1 to 65535")
+
+
 class AgentConfig(Section, frozen=True, kw_only=True):
     """One agent, with one sidecar Envoy."""
 
@@ -90,6 +141,8 @@ class AgentConfig(Section, frozen=True, kw_only=True):
     metrics: str = ""
     workload: tuple[WorkloadSection, ...] = ()
     group: GroupSection | None = None  # In place of workloads, for an agent enrolled by a workload group.
+    outbound_tcp: tuple[OutboundTcpSection, ...] = ()
+    capture: CaptureSection = CaptureSection()
     drain: str = "5s"  # On SIGTERM: how long requests in flight may take.
     log: str = "info"
 

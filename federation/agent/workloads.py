@@ -19,6 +19,7 @@ from federation.agent.config import (
     AgentConfig,
     GatewayConfig,
     GroupSection,
+    OutboundTcpSection,
     WorkloadSection,
 )
 from federation.agent.enrollment import Enrollment
@@ -27,7 +28,7 @@ from federation.api.control import agent_name
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import InvalidInputError
 from federation.kernel.names import check_label
-from gateways.core.proxy import Proxy, Workload, WorkloadPort, check_proxy
+from gateways.core.proxy import OutboundTcp, Proxy, Workload, WorkloadPort, check_proxy
 
 GATEWAY_PORT_NAME = "tls"
 
@@ -86,6 +87,8 @@ def sidecar_proxy(config: AgentConfig, enrollment: Enrollment) -> Proxy:
         address=config.address,
         namespace=enrollment.namespace,
         outbound=_ip_port(config.outbound, "outbound"),
+        capture=config.capture.enabled,
+        outbound_tcp=tuple(_outbound_tcp(section, enrollment) for section in config.outbound_tcp),
         workloads=tuple(
             Workload(
                 namespace=enrollment.namespace,
@@ -243,6 +246,17 @@ def _workload_port(port: _Port) -> WorkloadPort:
         app_address=address,
         app_port=number,
         protocol=port.protocol,
+    )
+
+
+def _outbound_tcp(section: OutboundTcpSection, enrollment: Enrollment) -> OutboundTcp:
+    address, listen_port = _ip_port(section.listen, "outbound_tcp.listen")
+    return OutboundTcp(
+        namespace=section.namespace or enrollment.namespace,
+        service=section.service,
+        service_port=section.port,
+        address=address,
+        listen_port=listen_port,
     )
 
 

@@ -32,6 +32,9 @@ from gateways.core.tls import gateway_health_tls, upstream_tls
 from gateways.core.wire import CLUSTER, XdsResource, ads, duration, make_resource, pack_any
 
 CONNECT_TIMEOUT_MS = 500
+# Of captured connections to what is no service: as patient as the application might be.
+PASSTHROUGH_CONNECT_TIMEOUT_MS = 30_000
+PASSTHROUGH_CONNECTIONS_MAX = 50_000
 # A blackholed connection is given up within the sum of both; an idle one costs a ping a second.
 KEEPALIVE_INTERVAL_MS = 1_000
 KEEPALIVE_TIMEOUT_MS = 500
@@ -88,6 +91,25 @@ def application_cluster(workload: Workload, port: WorkloadPort) -> XdsResource:
         ),
     )
     return make_resource(CLUSTER, name, cluster)
+
+
+def passthrough_cluster() -> XdsResource:
+    """Return the cluster that passes a captured connection on to where it was bound for."""
+    cluster = Cluster(
+        name=names.PASSTHROUGH,
+        type=Cluster.ORIGINAL_DST,
+        lb_policy=Cluster.CLUSTER_PROVIDED,
+        connect_timeout=duration(PASSTHROUGH_CONNECT_TIMEOUT_MS),
+        circuit_breakers=CircuitBreakers(
+            thresholds=[
+                CircuitBreakers.Thresholds(
+                    max_connections=UInt32Value(value=PASSTHROUGH_CONNECTIONS_MAX),
+                    max_pending_requests=UInt32Value(value=PASSTHROUGH_CONNECTIONS_MAX),
+                )
+            ]
+        ),
+    )
+    return make_resource(CLUSTER, cluster.name, cluster)
 
 
 def socket_address(address: str, port: int) -> Any:

@@ -14,11 +14,12 @@ from typing import Protocol
 
 import msgspec
 
-from discovery.core.model import ServiceKey
+from discovery.core.model import EndpointPort, ServiceKey
 from discovery.core.view import Admission, Service, TrustDomainRoots
-from gateways.core import clusters, endpoints, listeners, names, routes, trust
+from gateways.core import clusters, endpoints, listeners, names, outbound, routes, trust
+from gateways.core.captured import CapturedListeners
 from gateways.core.proxy import Proxy, ProxyKind
-from gateways.core.wire import SECRET, XdsResource
+from gateways.core.wire import LISTENER, SECRET, XdsResource
 
 # Route configurations kept ready: one per calling namespace that has services.
 ROUTE_CONFIGS_KEPT_MAX = 1_000
@@ -50,6 +51,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     gateway: tuple[XdsResource, ...] = ()
     hosts: tuple[bytes, ...] = ()  # Virtual hosts for callers of other namespaces,
     local_hosts: tuple[bytes, ...] = ()  # and of its own.
+    ports: tuple[EndpointPort, ...] = ()  # Those that have clusters.
     trust_domains: frozenset[str] = frozenset()
 
 
@@ -61,6 +63,7 @@ class Dirty(msgspec.Struct, frozen=True, kw_only=True):
     """What an update touched."""
 
     shared: Mapping[ProxyKind, Names]
+    captured: frozenset[str]  # Listeners of clusterset addresses.
     services: frozenset[ServiceKey]
     routes: bool  # The outbound route configurations.
     roots: bool
@@ -81,6 +84,7 @@ def compile_service(service: Service, *, exported: bool) -> Unit:
         gateway=tuple(gateway),
         hosts=routes.virtual_hosts(service),
         local_hosts=routes.local_virtual_hosts(service),
+        ports=service.ports,
         trust_domains=frozenset(owner.trust_domain for owner in service.owners),
     )
 
@@ -98,6 +102,7 @@ class ViewCompiler:
         self._view = view
         self._units: dict[ServiceKey, Unit] = {}
         self._shared: dict[ProxyKind, _Table] = {"sidecar": {}, "gateway": {}}
+        self.captured = CapturedListeners()
         self._roots: Mapping[str, TrustDomainRoots] = {}
         self._routes: dict[str, XdsResource] = {}
         self._local_services: defaultdict[str, int] = defaultdict(int)
@@ -126,6 +131,7 @@ class ViewCompiler:
                 kind: {type_url: frozenset(found) for type_url, found in by_type.items() if found}
                 for kind, by_type in touched.items()
             },
+            captured=self.captured.update({key: self._seen_ports(key) for key in sorted(keys)}),
             services=frozenset(keys),
             routes=routes_changed,
             roots=bool(roots_names),
@@ -150,6 +156,11 @@ class ViewCompiler:
             )
             ready = self._routes[caller] = routes.outbound_routes(hosts, cluster=self.cluster)
         return ready
+
+    def has_tcp(self, key: ServiceKey, service_port: int) -> bool:
+        """Whether a port of a service can be called by TCP now."""
+        ports = self._units.get(key, Unit()).ports
+        return any(port.service_port == service_port and port.protocol == "tcp" for port in ports)
 
     def inbound_roots(self, proxy: Proxy) -> XdsResource | None:
         """The validation context of a sidecar's inbound listeners."""
@@ -196,6 +207,10 @@ class ViewCompiler:
             del self._local_services[key.namespace]
         return new.hosts != old.hosts
 
+    def _seen_ports(self, key: ServiceKey) -> tuple[EndpointPort, ...] | None:
+        """The ports of a service that have clusters, perhaps none; None: the view has no such service."""
+        return None if self._view.service(key) is None else self._units.get(key, Unit()).ports
+
     def _compile(self, key: ServiceKey) -> Unit | None:
         """Return the service's new form, empty if it is gone; None: keep the old one, see `problems`."""
         self.problems.pop(key, None)
@@ -239,22 +254,31 @@ class ProxyConfig:
     def __init__(self, compiler: ViewCompiler, proxy: Proxy) -> None:
         self._compiler = compiler
         self._proxy = proxy
-        self._services = frozenset(workload.key for workload in proxy.workloads)
+        self._services = {workload.key for workload in proxy.workloads} | {
+            wanted.key for wanted in proxy.outbound_tcp
+        }
         self._own: _Table = self._compile()
 
     def get(self, type_url: str, name: str) -> XdsResource | None:
         """One resource, or None."""
         own = self._own.get(type_url, {}).get(name)
-        return own or self._compiler.shared(self._proxy.kind, type_url).get(name)
+        found = own or self._compiler.shared(self._proxy.kind, type_url).get(name)
+        if found is None and self._proxy.capture and type_url == LISTENER:
+            return self._compiler.captured.get(name)
+        return found
 
     def names(self, type_url: str) -> Iterator[str]:
         """The names of all resources of a type."""
         yield from self._own.get(type_url, {})
         yield from self._compiler.shared(self._proxy.kind, type_url)
+        if self._proxy.capture and type_url == LISTENER:
+            yield from self._compiler.captured.names()
 
     def apply(self, dirty: Dirty) -> dict[str, set[str]]:
         """Follow an update of the compiler; return the names, by type, of what changed for this proxy."""
         changed = {type_url: set(found) for type_url, found in dirty.shared[self._proxy.kind].items()}
+        if self._proxy.capture:
+            changed.setdefault(LISTENER, set()).update(dirty.captured)
         if dirty.roots or dirty.routes or self._services & dirty.services:
             old, self._own = self._own, self._compile()
             for type_url in old.keys() | self._own.keys():
@@ -276,9 +300,7 @@ class ProxyConfig:
         if proxy.kind == "gateway":
             yield listeners.gateway_listener(proxy)
             return
-        if proxy.outbound is not None:
-            yield listeners.outbound_listener(*proxy.outbound)
-            yield self._compiler.outbound_routes(proxy.namespace)
+        yield from self._outbound_resources()
         roots = self._compiler.inbound_roots(proxy)
         if roots is None:
             return
@@ -292,3 +314,17 @@ class ProxyConfig:
                 yield listeners.inbound_listener(proxy, workload, port, admission)
                 if port.protocol == "http":
                     yield routes.inbound_routes(workload, port, admission)
+
+    def _outbound_resources(self) -> Iterator[XdsResource]:
+        proxy = self._proxy
+        if proxy.outbound is not None:
+            if proxy.capture:
+                yield clusters.passthrough_cluster()
+                yield outbound.capturing_listener(*proxy.outbound)
+            else:
+                yield outbound.outbound_listener(*proxy.outbound)
+            yield self._compiler.outbound_routes(proxy.namespace)
+        for wanted in proxy.outbound_tcp:
+            # While the service is not to be seen nobody listens: better refused than accepted and closed.
+            if self._compiler.has_tcp(wanted.key, wanted.service_port):
+                yield outbound.outbound_tcp_listener(wanted)

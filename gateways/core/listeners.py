@@ -1,21 +1,11 @@
-"""Listeners: where applications call out, where callers come in, and the gateway's door.
-
-Every listener refuses to share its address (`enable_reuse_port: false`): otherwise a second Envoy on the
-same address would silently take half of the connections.
-"""
+"""Listeners by which others come in: those in front of workloads, and the gateway's door."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
-from envoy.config.listener.v3.listener_components_pb2 import (
-    Filter,
-    FilterChain,
-    FilterChainMatch,
-    ListenerFilter,
-)
-from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain, FilterChainMatch, ListenerFilter
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -25,11 +15,9 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.health_check.v3.health_check_pb2 import HealthCheck
-from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
-    HttpFilter,
     Rds,
 )
 from envoy.extensions.filters.network.sni_cluster.v3.sni_cluster_pb2 import SniCluster
@@ -38,12 +26,21 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
     HeaderMutation as EarlyHeaderMutation,
 )
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
-from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from discovery.core.view import Admission
 from gateways.core import authorization, names
-from gateways.core.clusters import HEALTH_PATH, socket_address
+from gateways.core.clusters import HEALTH_PATH
+from gateways.core.listener_parts import (
+    BLACK_HOLE,
+    http_filter,
+    http_manager,
+    make_listener,
+    network_filter,
+    router,
+    tcp_proxy,
+    websocket,
+)
 from gateways.core.proxy import Proxy, Workload, WorkloadPort
 from gateways.core.routes import AUTHORIZATION_FILTER
 from gateways.core.tls import health_server_tls, inbound_tls
@@ -53,8 +50,6 @@ GUARD_FILTER = "isthmus.one_identity"
 GATEWAY_CONNECT_ATTEMPTS_MAX = 3
 # A TLS hello that takes longer than this is not one.
 TLS_HELLO_TIMEOUT_MS = 5_000
-# The cluster of an SNI that no exported service has: never defined, so the connection is closed.
-BLACK_HOLE = "BlackHole"
 
 # Headers by which a caller would steer our router: retries, timeouts, routing. Not from another workload.
 STEERING_HEADERS = (
@@ -72,18 +67,6 @@ STEERING_HEADERS = (
 )
 
 
-def outbound_listener(address: str, port: int) -> XdsResource:
-    """Return the listener through which the sidecar's applications call others by Host header."""
-    manager = HttpConnectionManager(
-        stat_prefix="outbound",
-        rds=Rds(config_source=ads(), route_config_name=names.OUTBOUND_ROUTES),
-        http_filters=[_router()],
-        strip_trailing_host_dot=True,
-        upgrade_configs=[HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
-    )
-    return _listener(names.OUTBOUND_LISTENER, address, port, [FilterChain(filters=[_http_manager(manager)])])
-
-
 def inbound_listener(
     proxy: Proxy, workload: Workload, port: WorkloadPort, admission: Admission
 ) -> XdsResource:
@@ -91,7 +74,8 @@ def inbound_listener(
     chain = (
         _inbound_http(workload, port) if port.protocol == "http" else _inbound_tcp(workload, port, admission)
     )
-    return _listener(names.inbound_listener(port.listen_port), proxy.address, port.listen_port, [chain])
+    name = names.inbound_listener(port.listen_port)
+    return make_resource(LISTENER, name, make_listener(name, proxy.address, port.listen_port, [chain]))
 
 
 def gateway_listener(proxy: Proxy) -> XdsResource:
@@ -100,14 +84,13 @@ def gateway_listener(proxy: Proxy) -> XdsResource:
         name="services",
         filter_chain_match=FilterChainMatch(server_names=[names.SERVICE_SNI_SUFFIX]),
         filters=[
-            _filter("envoy.filters.network.sni_cluster", SniCluster()),
-            _filter(
-                "envoy.filters.network.tcp_proxy",
+            network_filter("envoy.filters.network.sni_cluster", SniCluster()),
+            tcp_proxy(
                 TcpProxy(
                     stat_prefix="eastwest",
-                    cluster=BLACK_HOLE,
+                    cluster=BLACK_HOLE,  # Of an SNI that no exported service has.
                     max_connect_attempts=UInt32Value(value=GATEWAY_CONNECT_ATTEMPTS_MAX),
-                ),
+                )
             ),
         ],
     )
@@ -118,13 +101,15 @@ def gateway_listener(proxy: Proxy) -> XdsResource:
     inspector = ListenerFilter(
         name="envoy.filters.listener.tls_inspector", typed_config=pack_any(TlsInspector())
     )
-    return _listener(
+    listener = make_listener(
         names.GATEWAY_LISTENER,
         proxy.address,
         proxy.gateway_port,
         [passing, _health_chain(health_names)],
-        listener_filters=[inspector],
     )
+    listener.listener_filters.append(inspector)
+    listener.listener_filters_timeout.CopyFrom(duration(TLS_HELLO_TIMEOUT_MS))
+    return make_resource(LISTENER, listener.name, listener)
 
 
 def _inbound_http(workload: Workload, port: WorkloadPort) -> Any:
@@ -135,28 +120,26 @@ def _inbound_http(workload: Workload, port: WorkloadPort) -> Any:
             route_config_name=names.inbound_cluster(workload.key, port.service_port),
         ),
         http_filters=[
-            _http_filter(GUARD_FILTER, authorization.one_identity_guard()),
-            _http_filter(AUTHORIZATION_FILTER, authorization.nobody()),
-            _router(),
+            http_filter(GUARD_FILTER, authorization.one_identity_guard()),
+            http_filter(AUTHORIZATION_FILTER, authorization.nobody()),
+            router(),
         ],
         # The application learns the caller from us alone; what the caller claims is removed.
         forward_client_cert_details=HttpConnectionManager.SANITIZE_SET,
         set_current_client_cert_details=HttpConnectionManager.SetCurrentClientCertDetails(uri=True),
         early_header_mutation_extensions=[_steering_removed()],
-        upgrade_configs=[HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
+        upgrade_configs=[websocket()],
     )
-    return FilterChain(
-        filters=[_http_manager(manager)], transport_socket=inbound_tls(alpn=("h2", "http/1.1"))
-    )
+    return FilterChain(filters=[http_manager(manager)], transport_socket=inbound_tls(alpn=("h2", "http/1.1")))
 
 
 def _inbound_tcp(workload: Workload, port: WorkloadPort, admission: Admission) -> Any:
     name = names.inbound_cluster(workload.key, port.service_port)
     return FilterChain(
         filters=[
-            _filter("envoy.filters.network.rbac", authorization.one_identity_guard_tcp()),
-            _filter("envoy.filters.network.rbac", authorization.admit_tcp(admission)),
-            _filter("envoy.filters.network.tcp_proxy", TcpProxy(stat_prefix="inbound", cluster=name)),
+            network_filter("envoy.filters.network.rbac", authorization.one_identity_guard_tcp()),
+            network_filter("envoy.filters.network.rbac", authorization.admit_tcp(admission)),
+            tcp_proxy(TcpProxy(stat_prefix="inbound", cluster=name)),
         ],
         # The TCP filters speak up at the caller's first byte, and some protocols let the server speak
         # first; the handshake therefore asks for the admitted identities too.
@@ -176,34 +159,14 @@ def _health_chain(server_names: Sequence[str]) -> Any:
         route_config=RouteConfiguration(
             name="health", virtual_hosts=[VirtualHost(name="health", domains=["*"], routes=[not_here])]
         ),
-        http_filters=[_http_filter("envoy.filters.http.health_check", health), _router()],
+        http_filters=[http_filter("envoy.filters.http.health_check", health), router()],
     )
     return FilterChain(
         name="health",
         filter_chain_match=FilterChainMatch(server_names=server_names),
-        filters=[_http_manager(manager)],
+        filters=[http_manager(manager)],
         transport_socket=health_server_tls(),
     )
-
-
-def _listener(
-    name: str, address: str, port: int, chains: list[Any], *, listener_filters: Sequence[Any] = ()
-) -> XdsResource:
-    listener = Listener(
-        name=name,
-        address=socket_address(address, port),
-        filter_chains=chains,
-        listener_filters=listener_filters,
-        enable_reuse_port=BoolValue(value=False),
-    )
-    if listener_filters:
-        listener.listener_filters_timeout.CopyFrom(duration(TLS_HELLO_TIMEOUT_MS))
-    return make_resource(LISTENER, name, listener)
-
-
-def _http_manager(manager: Any) -> Any:
-    manager.normalize_path.value = True
-    return _filter("envoy.filters.network.http_connection_manager", manager)
 
 
 def _steering_removed() -> Any:
@@ -211,15 +174,3 @@ def _steering_removed() -> Any:
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation", typed_config=pack_any(mutation)
     )
-
-
-def _router() -> Any:
-    return _http_filter("envoy.filters.http.router", Router())
-
-
-def _http_filter(name: str, config: Message) -> Any:
-    return HttpFilter(name=name, typed_config=pack_any(config))
-
-
-def _filter(name: str, config: Message) -> Any:
-    return Filter(name=name, typed_config=pack_any(config))

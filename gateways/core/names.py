@@ -16,6 +16,8 @@ INBOUND_ROOTS = "inbound"
 
 GATEWAY_LISTENER = "eastwest"
 OUTBOUND_LISTENER = "outbound"
+# The cluster of captured connections to what is no service: where they were bound for.
+PASSTHROUGH = "PassthroughCluster"
 
 # Every SNI that a gateway may pass on ends in this.
 SERVICE_SNI_SUFFIX = f"*.svc.{DOMAIN}"
@@ -49,6 +51,16 @@ def inbound_cluster(key: ServiceKey, port: int) -> str:
 def inbound_listener(listen_port: int) -> str:
     """The listener of one workload port."""
     return f"inbound|{listen_port}"
+
+
+def captured_listener(vip: str, port: int) -> str:
+    """The listener of one port at a clusterset address."""
+    return f"{vip}_{port}"
+
+
+def outbound_tcp_listener(address: str, port: int) -> str:
+    """The listener of a local address that stands for one TCP port of a service."""
+    return f"outbound_tcp|{address}|{port}"
 
 
 def roots_secret(trust_domain: str) -> str:

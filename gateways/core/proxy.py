@@ -23,6 +23,7 @@ METADATA_FIELD = "isthmus"
 DESCRIPTION_BYTES_MAX = 64 * 1024
 WORKLOADS_MAX = 64
 PORTS_PER_WORKLOAD_MAX = 32
+OUTBOUND_TCP_MAX = 64
 NODE_ID_CHARACTERS_MAX = 256
 
 EAST_WEST_PORT = 15443
@@ -60,6 +61,21 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return ServiceKey(self.namespace, self.service)
 
 
+class OutboundTcp(msgspec.Struct, frozen=True, kw_only=True):
+    """A local address through which applications reach one TCP port of a service."""
+
+    namespace: str
+    service: str
+    service_port: int
+    address: str
+    listen_port: int
+
+    @property
+    def key(self) -> ServiceKey:
+        """The service."""
+        return ServiceKey(self.namespace, self.service)
+
+
 class Proxy(msgspec.Struct, frozen=True, kw_only=True):
     """One Envoy. `id` is its xDS node id, unique within the agent."""
 
@@ -70,6 +86,8 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
     address: str  # Where inbound listeners, or the gateway, listen.
     namespace: str = ""  # Whose services it calls by their bare name.
     outbound: tuple[str, int] | None = None  # Where the sidecar's applications call others.
+    capture: bool = False  # The host's connections are redirected to `outbound`.
+    outbound_tcp: tuple[OutboundTcp, ...] = ()
     workloads: tuple[Workload, ...] = ()
     gateway_name: str = ""  # Name of the gateway's endpoint in isthmus-system/eastwest.
     gateway_port: int = EAST_WEST_PORT
@@ -119,6 +137,8 @@ def check_proxy(proxy: Proxy, where: str) -> None:
     if proxy.outbound is not None:
         _check_address(proxy.outbound[0], f"{where}: outbound[0]")
         _check_port(proxy.outbound[1], f"{where}: outbound[1]")
+    _check_capture(proxy, where)
+    _check_outbound_tcp(proxy, where)
     if proxy.kind == "gateway":
         check_label(proxy.gateway_name, f"{where}: gateway_name")
         _check_port(proxy.gateway_port, f"{where}: gateway_port")
@@ -151,6 +171,33 @@ def check_peer(proxy: Proxy, peer: str) -> None:
             f"{spiffe.shown(peer)} may not speak for {proxy.kind} {proxy.id!r}: expected the identity of"
             f" {' or '.join(sorted(_ROLES[proxy.kind]))} {proxy.agent!r} of cluster {proxy.cluster!r}"
         )
+
+
+def _check_capture(proxy: Proxy, where: str) -> None:
+    if not proxy.capture:
+        return
+    address = ipaddress.ip_address(proxy.outbound[0]) if proxy.outbound else None
+    # Told apart from the addresses that connections were bound for, so it has to be one address.
+    if not isinstance(address, ipaddress.IPv4Address) or address.is_unspecified:
+        raise InvalidInputError(
+            f"{where}: outbound is {address}, expected one IPv4 address to which connections are redirected"
+        )
+
+
+def _check_outbound_tcp(proxy: Proxy, where: str) -> None:
+    _check_count(len(proxy.outbound_tcp), OUTBOUND_TCP_MAX, f"{where}: outbound_tcp")
+    for position, outbound in enumerate(proxy.outbound_tcp):
+        inside = f"{where}: outbound_tcp[{position}]"
+        check_label(outbound.namespace, f"{inside}.namespace")
+        check_label(outbound.service, f"{inside}.service")
+        _check_port(outbound.service_port, f"{inside}.service_port")
+        _check_port(outbound.listen_port, f"{inside}.listen_port")
+        _check_address(outbound.address, f"{inside}.address")
+    taken = [proxy.outbound] if proxy.outbound else []
+    _check_unique(
+        [*taken, *((each.address, each.listen_port) for each in proxy.outbound_tcp)],
+        f"{where}: outbound_tcp: address and listen_port",
+    )
 
 
 def _check_workload(workload: Workload, where: str) -> None:

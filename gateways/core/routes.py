@@ -111,6 +111,15 @@ def outbound_routes(hosts: Iterable[bytes], *, cluster: str) -> XdsResource:
     return resource_of_bytes(ROUTES, name, b"".join(parts))
 
 
+def service_routes(key: ServiceKey, port: EndpointPort) -> Any:
+    """Return the routes of a listener that stands for one port of a service: all requests go there."""
+    return RouteConfiguration(
+        name=names.service_cluster(key, port.service_port),
+        virtual_hosts=[_virtual_host(key, port, ["*"])],
+        validate_clusters=BoolValue(value=False),
+    )
+
+
 def inbound_routes(workload: Workload, port: WorkloadPort, admission: Admission) -> XdsResource:
     """Return the route to the application, which carries who may take it.
 

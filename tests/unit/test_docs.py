@@ -152,6 +152,8 @@ SECTIONS = [
     agent_config.WorkloadSection,
     agent_config.ProbeSection,
     agent_config.GroupSection,
+    agent_config.OutboundTcpSection,
+    agent_config.CaptureSection,
     agent_config.GatewayConfig,
 ]
 
@@ -161,6 +163,10 @@ def described(field: msgspec.inspect.Field) -> tuple[str, str, str]:
     match field.type:
         case msgspec.inspect.IntType():
             kind = "integer"
+        case msgspec.inspect.BoolType():
+            kind = "boolean"
+        case msgspec.inspect.VarTupleType(item_type=msgspec.inspect.IntType()):
+            kind = "list of integers"
         case msgspec.inspect.StrType() | msgspec.inspect.LiteralType():
             kind = "string"
         case (

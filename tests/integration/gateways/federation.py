@@ -70,7 +70,7 @@ class Federation:
         address = self.block.host(20 + number)
         outbound = (address, self.block.port(address))
         proxy = sidecar("alpha", id=f"web-{number}", address=address, outbound=outbound)
-        return self._member(proxy, CALLER, controllers)
+        return self.member(proxy, CALLER, controllers)
 
     def callee(self, controllers: list[Controller]) -> Member:
         return self._callee("beta", self.beta_address, self.beta_port, self.app, controllers)
@@ -89,24 +89,27 @@ class Federation:
             gateway_name="gw1",
             gateway_port=self.gateway_port,
         )
-        return self._member(proxy, "/isthmus/beta/gateway/a1", controllers)
+        return self.member(proxy, "/isthmus/beta/gateway/a1", controllers)
 
     def again(self, member: Member) -> Member:
         """The same proxy with an agent that starts anew."""
         path = CALLER if member.proxy.workloads == () else "/ns/shop/sa/orders"
-        return self._member(member.proxy, path, member.controllers)
+        return self.member(member.proxy, path, member.controllers)
 
     def _callee(
         self, cluster: str, address: str, port: int, app: tuple[str, int], controllers: list[Controller]
     ) -> Member:
         found = workload(cluster, app=app, listen_port=port)
         proxy = sidecar(cluster, id=f"orders-{cluster}", address=address, outbound=None, workloads=[found])
-        return self._member(proxy, "/ns/shop/sa/orders", controllers)
+        return self.member(proxy, "/ns/shop/sa/orders", controllers)
 
-    def _member(self, proxy: Proxy, path: str, controllers: list[Controller]) -> Member:
+    def member(
+        self, proxy: Proxy, path: str, controllers: list[Controller], *, binary: Path | None = None
+    ) -> Member:
+        """One Envoy with the certificate of a workload, or of a gateway, of its cluster's domain."""
         domain = self.domains[proxy.cluster]
         # A Unix socket's path has 107 bytes at most, and pytest's own folders take most of them.
         folder = self.folder / hashlib.sha256(proxy.id.encode()).hexdigest()[:6]
-        member = Member(proxy, domain.trust_domain, folder, controllers)
+        member = Member(proxy, domain.trust_domain, folder, controllers, binary=binary)
         member.set_certificate(domain.leaf(path).pem())
         return member

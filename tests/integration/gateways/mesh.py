@@ -7,6 +7,7 @@ workload behind a sidecar. The peer's identity, which certificates prove in the 
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -84,7 +85,15 @@ class _PeerInterceptor(grpc.aio.StreamStreamClientInterceptor):
 class Member:
     """One Envoy and its agent's part."""
 
-    def __init__(self, proxy: Proxy, trust_domain: str, folder: Path, controllers: list[Controller]) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        trust_domain: str,
+        folder: Path,
+        controllers: list[Controller],
+        *,
+        binary: Path | None = None,
+    ) -> None:
         role = "gateway" if proxy.kind == "gateway" else "agent"
         self.proxy = proxy
         self.peer = f"spiffe://{trust_domain}/isthmus/{proxy.cluster}/{role}/{proxy.agent}"
@@ -94,7 +103,13 @@ class Member:
         self.client = XdsClient(proxy, self.store, next_channel=self._next_channel)
         self.service = XdsService(self.store, peer_of=lambda _context: "")
         self.envoy = EnvoySupervisor(
-            EnvoySettings(proxy=proxy, folder=folder / "envoy", xds_socket=folder / "xds.sock", drain_s=2)
+            EnvoySettings(
+                proxy=proxy,
+                folder=folder / "envoy",
+                xds_socket=folder / "xds.sock",
+                drain_s=2,
+                binary=binary,
+            )
         )
         self.controllers = controllers
         self._attempts = 0
@@ -182,8 +197,18 @@ class Mesh:
                 await member.envoy.ready.wait()
 
     async def application(self, name: str, address: str, port: int) -> "Application":
+        return await self.application_on(name, socket.create_server((address, port)))
+
+    async def application_on(self, name: str, listener: socket.socket) -> "Application":
+        """The same on a socket that listens, perhaps in another network namespace."""
         application = Application(name)
-        await application.start(address, port)
+        await application.start(listener)
+        self._stack.push_async_callback(application.stop)
+        return application
+
+    async def byte_application(self, name: str, listener: socket.socket) -> "ByteApplication":
+        application = ByteApplication(name)
+        await application.start(listener)
         self._stack.push_async_callback(application.stop)
         return application
 
@@ -196,12 +221,12 @@ class Application:
         self.requests = 0
         self._runner: web.AppRunner | None = None
 
-    async def start(self, address: str, port: int) -> None:
+    async def start(self, listener: socket.socket) -> None:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, address, port).start()
+        await web.SockSite(self._runner, listener).start()
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -217,6 +242,34 @@ class Application:
         return web.json_response(
             {"from": self.name, "headers": {k.lower(): v for k, v in request.headers.items()}}, status=status
         )
+
+
+class ByteApplication:
+    """A TCP workload that speaks first: its name, a line; then it sends back what it gets."""
+
+    def __init__(self, name: str) -> None:
+        self._banner = f"{name}\n".encode()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        self._server = await asyncio.start_server(self._serve, sock=listener)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.close()
+            await server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._banner)
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
 
 
 class Caller:

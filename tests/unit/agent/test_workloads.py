@@ -6,7 +6,13 @@ import msgspec
 import pytest
 
 from discovery.core.kinds import ClusterSpec
-from federation.agent.config import AgentConfig, GatewayConfig, WorkloadSection
+from federation.agent.config import (
+    AgentConfig,
+    CaptureSection,
+    GatewayConfig,
+    OutboundTcpSection,
+    WorkloadSection,
+)
 from federation.agent.enrollment import Enrollment
 from federation.agent.workloads import agent_workloads, gateway_proxy, gateway_workload, sidecar_proxy
 from federation.kernel.errors import InvalidInputError
@@ -47,6 +53,27 @@ def test_a_workload_becomes_an_endpoint_behind_the_sidecar() -> None:
     assert (port.name, port.service_port, port.listen_port) == ("http", 8080, 15006)
     assert endpoint.identity == ENROLLMENT.workload_identity
     assert endpoint.ready is False
+
+
+def test_a_local_address_for_a_tcp_service_is_of_the_agents_namespace_unless_it_says_another() -> None:
+    sections = (
+        OutboundTcpSection(service="ledger", port=5432, listen="127.0.0.1:15432"),
+        OutboundTcpSection(service="ledger", namespace="bank", port=5432, listen="127.0.0.1:15433"),
+    )
+    proxy = sidecar_proxy(msgspec.structs.replace(config(), outbound_tcp=sections), ENROLLMENT)
+    assert [(each.key, each.listen_port) for each in proxy.outbound_tcp] == [
+        (("shop", "ledger"), 15432),
+        (("bank", "ledger"), 15433),
+    ]
+
+
+def test_what_captures_connections_needs_one_address_to_take_them() -> None:
+    capture = CaptureSection(enabled=True)
+    captured = msgspec.structs.replace(config(), capture=capture)
+    assert sidecar_proxy(captured, ENROLLMENT).capture
+    wildcard = msgspec.structs.replace(captured, outbound="0.0.0.0:15001")
+    with pytest.raises(InvalidInputError, match=r"outbound is 0\.0\.0\.0, expected one IPv4 address"):
+        sidecar_proxy(wildcard, ENROLLMENT)
 
 
 def test_the_agents_own_place_goes_before_the_clusters() -> None:

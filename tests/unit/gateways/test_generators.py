@@ -3,7 +3,7 @@
 import pytest
 
 from discovery.core.view import Admission, AdmittedSource
-from gateways.core import authorization, clusters, endpoints, listeners, names, routes, trust
+from gateways.core import authorization, clusters, endpoints, listeners, names, outbound, routes, trust
 from gateways.core.proxy import Proxy
 from gateways.core.wire import CLUSTER
 from tests.unit.gateways.builders import ORDERS, endpoint, gateway, owner, roots, service, sidecar, workload
@@ -257,7 +257,7 @@ def test_every_listener_refuses_to_share_its_address():
         id="g", cluster="alpha", agent="a", kind="gateway", address="127.105.0.1", gateway_name="gw1"
     )
     found = [
-        listeners.outbound_listener("127.105.0.1", 15001),
+        outbound.outbound_listener("127.105.0.1", 15001),
         listeners.inbound_listener(proxy, proxy.workloads[0], proxy.workloads[0].ports[0], admission),
         listeners.gateway_listener(gateway_proxy),
     ]

@@ -4,7 +4,15 @@ import msgspec
 import pytest
 
 from federation.kernel.errors import BadIdentityError, InvalidInputError
-from gateways.core.proxy import PORTS_PER_WORKLOAD_MAX, Proxy, check_peer, decode_proxy, encode_proxy
+from gateways.core.proxy import (
+    OUTBOUND_TCP_MAX,
+    PORTS_PER_WORKLOAD_MAX,
+    OutboundTcp,
+    Proxy,
+    check_peer,
+    decode_proxy,
+    encode_proxy,
+)
 from tests.unit.gateways.builders import sidecar, workload
 
 
@@ -23,6 +31,15 @@ def with_port(**fields) -> str:
     return changed(workloads=(msgspec.structs.replace(found, ports=(port,)),))
 
 
+TO_LEDGER = OutboundTcp(
+    namespace="bank", service="ledger", service_port=5432, address="127.105.0.1", listen_port=15432
+)
+
+
+def with_tcp(**fields) -> str:
+    return changed(outbound_tcp=(msgspec.structs.replace(TO_LEDGER, **fields),))
+
+
 @pytest.mark.parametrize(
     ("description", "message"),
     [
@@ -35,6 +52,18 @@ def with_port(**fields) -> str:
         pytest.param(changed(cluster="a" * 64), "has 64 characters, at most 63", id="label-too-long"),
         pytest.param(changed(address="localhost"), "address: 'localhost' is not an IP address", id="address"),
         pytest.param(changed(outbound=("127.0.0.1", 0)), "outbound[1] is 0, expected a port", id="outbound"),
+        pytest.param(changed(capture=True, outbound=None), "outbound is None", id="capture-nowhere"),
+        pytest.param(
+            changed(capture=True, outbound=("0.0.0.0", 1)), "expected one IPv4", id="capture-wildcard"
+        ),
+        pytest.param(changed(capture=True, outbound=("::1", 1)), "expected one IPv4", id="capture-ipv6"),
+        pytest.param(with_tcp(listen_port=0), "outbound_tcp[0].listen_port is 0", id="tcp-port"),
+        pytest.param(with_tcp(address="x"), "outbound_tcp[0].address: 'x'", id="tcp-address"),
+        pytest.param(with_tcp(service="A"), "outbound_tcp[0].service: 'A'", id="tcp-service"),
+        pytest.param(with_tcp(listen_port=15001), "('127.105.0.1', 15001) is given twice", id="tcp-taken"),
+        pytest.param(
+            changed(outbound_tcp=(TO_LEDGER,) * (OUTBOUND_TCP_MAX + 1)), "has 65 entries", id="tcp-too-many"
+        ),
         pytest.param(changed(kind="gateway"), "gateway_name", id="gateway-without-name"),
         pytest.param(with_port(listen_port=70_000), "listen_port is 70000", id="port"),
         pytest.param(with_port(app_address="x"), "app_address: 'x' is not an IP", id="app"),
