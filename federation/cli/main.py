@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import click
 
+from federation.cli.capture_commands import capture
 from federation.cli.federation_commands import cluster, init, token
 from federation.cli.lab_commands import chaos, demo
 from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
@@ -29,6 +30,7 @@ for command in (
     token,
     controller,
     agent,
+    capture,
     gateway,
     dns,
     apply,
