@@ -21,7 +21,6 @@ import pytest
 from discovery.core.dns_zone import CompiledZone
 from discovery.core.model import ServiceKey
 from discovery.runtime.dns_server import DnsServer
-from discovery.runtime.dns_sockets import ListenAddress
 from gateways.core.proxy import Proxy
 from tests.integration.gateways.federation import ALL_OF_ALPHA, CALLER, Federation
 from tests.integration.gateways.mesh import Controller, Member, Mesh
@@ -194,7 +193,7 @@ def serve_dns(hosts: Hosts, view: DictView, ready: threading.Event, over: thread
     async def serve() -> None:
         zone = CompiledZone()
         zone.replace(view)
-        server = DnsServer([ListenAddress("127.0.0.1", 53)], lambda: zone)
+        server = DnsServer([("127.0.0.1", 53)], lambda: zone)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(server.run())
             await server.ready.wait()
@@ -202,8 +201,11 @@ def serve_dns(hosts: Hosts, view: DictView, ready: threading.Event, over: thread
             await asyncio.to_thread(over.wait)
             running.cancel()
 
-    with hosts.left.inside():
-        asyncio.run(serve())
+    try:
+        with hosts.left.inside():
+            asyncio.run(serve())
+    finally:
+        ready.set()  # Also when it failed: its result says why.
 
 
 async def start_applications(mesh: Mesh, hosts: Hosts) -> None:
