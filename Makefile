@@ -1,5 +1,5 @@
-# Every target does the set-up that it needs; a second run does none of it again. Only `make test` needs the
-# Debian tools.
+# Every target does the set-up that it needs; a second run does none of it again. Debian's tools are for `make test`,
+# and for `make demo` as root, where each cluster gets a network of its own.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -29,7 +29,7 @@ help: ## this list
 		printf '  %-8s %s\n' "$$target" "$$text"; done
 
 .PHONY: demo
-demo: $(PROJECT_DONE) ## a federation of four clusters on this machine loses parts under load, live (under 3 minutes)
+demo: $(if $(filter 0,$(shell id -u)),setup,$(PROJECT_DONE)) ## a federation of four clusters on this machine loses parts under load, live (under 3 minutes)
 	$(BIN)/isthmus demo $(DEMO_ARGS)
 
 .PHONY: test

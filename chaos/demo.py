@@ -18,7 +18,7 @@ import msgspec
 from chaos.hints import what_to_try
 from chaos.lab.federation import Lab
 from chaos.lab.loopback import claim_block
-from chaos.lab.namespaces import Namespaces
+from chaos.lab.namespaces import Namespaces, why_not
 from chaos.lab.places import Loopback, Place
 from chaos.lab.processes import LabError
 from chaos.lab.topology import ClusterPlan, demo_topology, routed_topology
@@ -27,7 +27,7 @@ from chaos.load.records import Result
 from chaos.report import Report
 from chaos.scenarios.disasters import DISASTERS
 from chaos.scenarios.paths import prove_paths
-from chaos.scenarios.stage import SECONDS_DEFAULT, Scenario
+from chaos.scenarios.stage import SECONDS_DEFAULT, Say, Scenario
 from chaos.view import View, can_draw, open_view
 from federation.cli.output import print_table
 from federation.kernel.errors import InvalidInputError
@@ -109,32 +109,29 @@ def chosen(options: Options) -> tuple[Scenario, ...]:
 
 
 @contextmanager
-def place_for(choice: str) -> Iterator[tuple[Place, tuple[ClusterPlan, ...]]]:
+def place_for(choice: str, say: Say) -> Iterator[tuple[Place, tuple[ClusterPlan, ...]]]:
     """Make the networks of the clusters within the block, and return them with the clusters that live there.
 
-    `auto` takes what works everywhere, loopback.
+    `auto` takes networks of their own where they can be made, else loopback addresses, and says so.
     """
-    if choice == "namespaces":
-        clusters = routed_topology(_NETWORK)
-        with Namespaces(clusters, ip=_program("ip"), nft=_program("nft")) as networks:
-            yield networks, clusters
-    else:
+    obstacle = why_not() if choice == "auto" else ""
+    if choice == "loopback" or obstacle:
+        if obstacle:
+            say(f"clusters share the loopback interface: {obstacle}")
         with claim_block() as block:
             yield Loopback(), demo_topology(block.prefix)
-
-
-def _program(name: str) -> Path:
-    found = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if found is None or os.geteuid() != 0:
-        raise LabError(
-            f"--place namespaces needs root and the program {name}, expected --place loopback else"
-        )
-    return Path(found)
+        return
+    say(
+        "each cluster in a network of its own, with delays between regions; calls of applications are captured"
+    )
+    clusters = routed_topology(_NETWORK, capture=True)
+    with Namespaces(clusters) as networks:
+        yield networks, clusters
 
 
 def _run(options: Options, scenarios: Sequence[Scenario], directory: Path, view: View) -> Report:
     with (
-        place_for(options.place) as (place, clusters),
+        place_for(options.place, view.say) as (place, clusters),
         Lab(clusters, directory, view.say, place=place) as lab,
     ):
         view.watch(lab)
