@@ -67,7 +67,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     work_dir, report = folder / "lab", folder / "report.json"
     processes = ProcessSet(folder)
     try:
-        demo = processes.start("demo", demo_command("--work-dir", work_dir, "--report", report))
+        options = ("--work-dir", work_dir, "--report", report, "--seconds", "8")
+        demo = processes.start("demo", demo_command(*options))
         status = demo.wait(timeout_s=DEMO_TIMEOUT_S)
         log = demo.log_path.read_text()
     finally:

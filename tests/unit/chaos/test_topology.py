@@ -87,7 +87,14 @@ def test_captured_clusters_are_resolved_at_the_port_that_resolvers_ask() -> None
 
 def test_agents_that_share_a_network_capture_the_connections_of_users_of_their_own() -> None:
     for cluster in routed_topology("10.77", capture=True):
-        users = [agent.user for agent in cluster.agents]
-        assert 0 not in users
-        assert len(set(users)) == len(users)
+        captures = [
+            decode_config(agent_config(agent, Path("data")), AgentConfig, path="agent.toml").capture
+            for agent in cluster.agents
+        ]
+        assert all(one.enabled for one in captures)
+        assert len({one.users for one in captures}) == len(captures)
+        assert () not in {one.users for one in captures}
+
+
+def test_on_loopback_nothing_is_captured() -> None:
     assert {agent.user for cluster in DEMO for agent in cluster.agents} == {0}
