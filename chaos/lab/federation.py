@@ -1,6 +1,7 @@
 """One federation of real processes: founded, joined and enrolled by the command that operators use."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from chaos.lab.envoys import envoy_stats
 from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.places import Loopback, Place
 from chaos.lab.processes import LabError, LabProcess, wait_until
+from chaos.lab.tools import SYSTEM_TOOLS, UNPACKED_TOOLS
 from chaos.lab.topology import AgentPlan, ClusterPlan, Workload
 
 COMMAND_TIMEOUT_S = 90.0
@@ -47,7 +49,9 @@ class Lab:
         self.processes: dict[str, LabProcess] = {}
         self.resting: set[str] = set()  # Those of them that are not meant to run now.
         self._say = say
-        self._environment = environment_of(self.directory)
+        # The command that captures looks for its programs on PATH; a checkout may have them unpacked only.
+        folders = (os.environ.get("PATH", os.defpath), *SYSTEM_TOOLS, str(UNPACKED_TOOLS))
+        self._environment = {**environment_of(self.directory), "PATH": os.pathsep.join(folders)}
         self._guardian = Guardian(self.directory)
 
     def __enter__(self) -> Self:
