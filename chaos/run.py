@@ -40,12 +40,15 @@ def run_scenario(
 ) -> int:
     """Run one scenario and print what came out; returns the exit status: 0 if nothing failed.
 
-    1: a request or a check failed, or the laboratory did; 2: no such scenario; 130: interrupted. `seconds`: how
-    long the load lasts at least. Without `work_dir` the files of a good run are removed.
+    1: a request or a check failed, or the laboratory did; 2: no such scenario or folder; 130: interrupted.
+    `seconds`: how long the load lasts at least. Without `work_dir` the files of a good run are removed.
     """
     entry = next((entry for entry in CATALOGUE if entry.name == name), None)
     if entry is None:
         _complain(f"no scenario {name}, expected one of {', '.join(one.name for one in CATALOGUE)}")
+        return EXIT_USAGE
+    if report is not None and not report.absolute().parent.is_dir():
+        _complain(f"--report: there is no folder {report.absolute().parent}")
         return EXIT_USAGE
     problem = why_not() if entry.needs_root else ""
     if problem:

@@ -30,6 +30,8 @@ CLUSTERS = routed_topology("10.77")[:2]
 ALPHA, BETA = CLUSTERS
 ROUND_TRIP_MS = regions.round_trip_ms(ALPHA.region, BETA.region)
 PORT = 7443
+SO_RCVBUFFORCE = 33
+RECEIVED_BYTES = 4 << 20  # What is lost is lost on the way, not in the receiver's full buffer.
 CONNECT_TIMEOUT_S = 0.5
 ECHOES = 20
 ECHO_TIMEOUT_S = 5.0
@@ -108,6 +110,7 @@ def listening(networks: Namespaces) -> Iterator[None]:
 def datagrams(networks: Namespaces, cluster: ClusterPlan) -> socket.socket:
     with networks.inside(cluster.name):
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVED_BYTES)
         receiver.bind((cluster.controller, PORT))
         receiver.settimeout(ECHO_TIMEOUT_S)
         return receiver

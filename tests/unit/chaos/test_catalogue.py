@@ -33,3 +33,11 @@ def test_an_unknown_scenario_is_a_usage_error_that_names_the_known(
     said = capsys.readouterr().err
     assert "no scenario meteor" in said
     assert all(name in said for name in NEED_ROOT | NEED_NONE)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "missing" / "report.json"
+    assert run_scenario("gateway-kill", report=report, work_dir=None, seconds=None, say=print) == EXIT_USAGE
+    assert f"there is no folder {tmp_path / 'missing'}" in capsys.readouterr().err
