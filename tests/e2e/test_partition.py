@@ -17,7 +17,7 @@ from chaos.load.dns_watch import Check
 from chaos.load.records import Record, Result
 from chaos.scenarios.catalogue import CATALOGUE
 from chaos.scenarios.network import PARTITION_S
-from chaos.scenarios.stage import record_path
+from chaos.scenarios.stage import read_log, record_path
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -79,12 +79,27 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def outcome(request: pytest.FixtureRequest, lab: Lab) -> Outcome:
     result, checks = SCENARIOS[request.param].run(lab, print, 0.0)
     print(msgspec.json.encode(result).decode())
+    for line in failures(lab, result.name):
+        print(line)
     for check in checks:
         print(f"{check.name}: {check.passed}: {check.detail}")
     return Outcome(result, {check.name: check for check in checks})
 
 
-def test_no_request_within_a_side_fails_under_full_load(outcome: Outcome) -> None:
+def failures(lab: Lab, name: str) -> list[str]:
+    """Return who failed, how, and how long after the fault it was sent."""
+    record = msgspec.json.decode(record_path(lab.directory, name).read_bytes(), type=Record)
+    lines = [line for caller in record.planned for line in read_log(lab.directory / f"{name}.{caller}.jsonl")]
+    return [
+        f"{line.caller} calls {line.service} {line.due_s - record.fault_s:.2f} s after the fault:"
+        f" {line.status} after {line.took_ms:.0f} ms {line.error}"
+        for line in sorted(lines, key=lambda line: line.due_s)
+        if not line.ok
+    ]
+
+
+def test_no_request_within_a_side_fails_under_full_load(outcome: Outcome, lab: Lab) -> None:
+    assert failures(lab, outcome.result.name) == []
     assert outcome.result.failed == 0
     assert outcome.result.valid
 
