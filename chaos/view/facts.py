@@ -56,8 +56,11 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     @property
     def leader(self) -> str:
-        """The leader as most of the controllers that answer say, empty if they do not."""
-        said = [one.controller.leader for one in self.clusters if one.controller]
+        """Whom most of the controllers name that know a leader; empty if none knows one, or they disagree.
+
+        One that has just started or joined knows none: that is no reason to call the others leaderless.
+        """
+        said = [one.controller.leader for one in self.clusters if one.controller and one.controller.leader]
         for name, votes in Counter(said).most_common(1):
             return name if 2 * votes > len(said) else ""
         return ""

@@ -18,7 +18,7 @@ import pytest
 
 from chaos.lab.guardian import marked
 from tests.support.tools import tool
-from tests.support.wait import eventually
+from tests.support.wait import NeverHappenedError, eventually
 
 COLUMNS, ROWS = 300, 30  # No command is broken into two lines.
 READY = "Everything runs until Ctrl-C"
@@ -81,7 +81,8 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 def test_what_is_said_to_try_works_and_ctrl_c_leaves_nothing(demo: Demo, tmp_path: Path) -> None:
     def hinted() -> bool:
-        assert demo.child.poll() is None, demo.shown()
+        if demo.child.poll() is not None:
+            raise NeverHappenedError(demo.shown())
         return LAST_HINT in demo.shown().rpartition(READY)[2]
 
     eventually(hinted, timeout_s=SETUP_TIMEOUT_S, message=lambda: f"it says what to try:\n{demo.shown()}")
