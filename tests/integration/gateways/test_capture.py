@@ -87,6 +87,8 @@ class Hosts:
         ledger = endpoint(
             "beta", key=LEDGER, address=BETA_AT, listen_port=15007, service_port=TCP_PORT, protocol="tcp"
         )
+        # One agent has one identity for all that runs behind it.
+        ledger = msgspec.structs.replace(ledger, identity=orders.identity)
         for key, row, ports in ((ORDERS, orders, http), (LEDGER, ledger, byte)):
             alpha.put(service(owner("beta", [row], gateways=[door]), key=key, ports=ports))
             beta.put(service(owner("beta", [row], local=True), key=key, ports=ports), exported_to=["alpha"])
