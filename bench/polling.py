@@ -1,6 +1,7 @@
 """Asks a sidecar over and over on one connection, at a known pace."""
 
 import asyncio
+import json
 import time
 from typing import Self
 
@@ -39,8 +40,8 @@ class Poller:
         """Disconnect."""
         self._writer.close()
 
-    async def until(self, service: str, status: int, *, start_s: float) -> Seen:
-        """Ask for `service` until it is answered with `status`; raises LabError after TIMEOUT_S.
+    async def until(self, service: str, cluster: str, *, start_s: float) -> Seen:
+        """Ask for `service` until an application of `cluster` answers; raises LabError after TIMEOUT_S.
 
         `start_s` is the value of `time.perf_counter` from which time counts.
         """
@@ -48,10 +49,10 @@ class Poller:
         while True:
             before_s, asked_s = asked_s, time.perf_counter()
             if asked_s - start_s > TIMEOUT_S:
-                raise LabError(f"{service} is not answered with {status} within {TIMEOUT_S:g} s")
-            got = await self.get(service)
+                raise LabError(f"{service} is not answered by {cluster} within {TIMEOUT_S:g} s")
+            answerer = await self.answerer(service)
             done_s = time.perf_counter()
-            if got == status:
+            if answerer == cluster:
                 return Seen(
                     took_ms=(done_s - start_s) * 1000,
                     request_ms=(done_s - asked_s) * 1000,
@@ -59,17 +60,20 @@ class Poller:
                 )
             await asyncio.sleep(max(0.0, asked_s + PERIOD_S - done_s))
 
-    async def get(self, service: str) -> int:
-        """Return the status of one request; raises LabError when the sidecar does not answer HTTP."""
+    async def answerer(self, service: str) -> str:
+        """Return the cluster whose application answered a request, or an empty text when none did.
+
+        Raises LabError when the sidecar does not answer HTTP.
+        """
         host = f"{service}.{topology.NAMESPACE}:{topology.SERVICE_PORT}"
         self._writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 head = await self._reader.readuntil(b"\r\n\r\n")
-                await self._reader.readexactly(_content_length(head))
+                body = await self._reader.readexactly(_content_length(head))
         except (TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             raise LabError(f"the sidecar did not answer for {service}: {error!r}") from error
-        return int(head.split(b" ", 2)[1])
+        return str(json.loads(body)["cluster"]) if head.split(b" ", 2)[1] == b"200" else ""
 
 
 def _content_length(head: bytes) -> int:

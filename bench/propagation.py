@@ -14,6 +14,7 @@ TITLE = "Endpoint changes: declared until routed"
 CHANGES = 200
 WARM_UP = 10
 OWNER = "alpha"
+ELSEWHERE = "delta"
 CALLERS = {"same cluster": "alpha", "another cluster": "beta"}
 PAUSE_S = (0.02, 0.06)  # Between changes, random: nothing shall keep step with a timer of the product.
 
@@ -21,7 +22,7 @@ METHOD = f"""
 The federation of the demo: three members, four clusters, one Envoy for each agent and gateway. An enrolled agent of
 cluster {OWNER} declares an endpoint on its registration stream; the clock starts when the message is handed to gRPC, and
 stops when a request through a sidecar has been answered by the application. *Readiness*: a service known everywhere, whose
-only endpoint turns ready. *New service*: a service nobody knew, ready at once, which needs new clusters and routes in
+nearest endpoint turns ready; until then {ELSEWHERE} answers. *New service*: a service nobody knew, ready at once, which needs new clusters and routes in
 every Envoy. To another cluster the way is: controller, quorum of the log, the other controller, its sidecar; and
 {OWNER}'s gateway, which has to know the service too. A request is sent each {PERIOD_S * 1000:g} ms on a kept connection, one
 at a time, from one sidecar at a time; the four kinds of change take turns. A figure includes that polling: it may be late
@@ -58,7 +59,7 @@ async def _measure(lab: BenchLab, session: Session) -> dict[tuple[str, str], lis
     seen: dict[tuple[str, str], list[Seen]] = {
         (kind, caller): [] for kind in ("readiness", "new service") for caller in CALLERS
     }
-    async with declaring(lab, OWNER) as declarer:
+    async with declaring(lab, OWNER) as declarer, declaring(lab, ELSEWHERE) as elsewhere:
         pollers = {
             caller: await Poller.open(lab.clusters[cluster].agents[0].address)
             for caller, cluster in CALLERS.items()
@@ -68,7 +69,7 @@ async def _measure(lab: BenchLab, session: Session) -> dict[tuple[str, str], lis
                 session.say(f"propagation: change {number - WARM_UP} of {CHANGES}, each in four kinds")
             for position, (kind, caller) in enumerate(seen):
                 service = f"bench-{number}-{position}"
-                one = await _change(declarer, pollers[caller], service, kind)
+                one = await _change(declarer, elsewhere, pollers[caller], service, kind)
                 if number >= WARM_UP:
                     seen[kind, caller].append(one)
         for poller in pollers.values():
@@ -76,17 +77,20 @@ async def _measure(lab: BenchLab, session: Session) -> dict[tuple[str, str], lis
     return seen
 
 
-async def _change(declarer: Declarer, poller: Poller, service: str, kind: str) -> Seen:
+async def _change(declarer: Declarer, elsewhere: Declarer, poller: Poller, service: str, kind: str) -> Seen:
     if kind == "readiness":
         await declarer.held(await declarer.put(declarer.endpoint(service, ready=False)))
-        # The caller's Envoy knows the service and that nobody serves it.
-        await poller.until(service, 503, start_s=time.perf_counter())
+        await elsewhere.held(await elsewhere.put(elsewhere.endpoint(service, ready=True)))
+        # The caller's Envoy knows both owners, and that the nearer one does not serve.
+        await poller.until(service, ELSEWHERE, start_s=time.perf_counter())
         await _pause()
     endpoint = declarer.endpoint(service, ready=True)
     start_s = time.perf_counter()
     await declarer.put(endpoint)
-    seen = await poller.until(service, 200, start_s=start_s)
+    seen = await poller.until(service, OWNER, start_s=start_s)
     await declarer.held(await declarer.remove(service))
+    if kind == "readiness":
+        await elsewhere.held(await elsewhere.remove(service))
     await _pause()
     return seen
 

@@ -13,7 +13,7 @@ from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
-from envoy.config.core.v3.health_check_pb2 import HealthCheck
+from envoy.config.core.v3.health_check_pb2 import UNHEALTHY, UNKNOWN, HealthCheck
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, KeepaliveSettings
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -117,10 +117,11 @@ def socket_address(address: str, port: int) -> Any:
     return Address(socket_address=SocketAddress(address=address, port_value=port))
 
 
-def address_endpoint(address: str, port: int, *, weight: int = 1) -> Any:
-    """Return one endpoint of a load assignment."""
+def address_endpoint(address: str, port: int, *, weight: int = 1, ready: bool = True) -> Any:
+    """Return one endpoint of a load assignment; one that is not ready is called when nothing is."""
     return LbEndpoint(
         endpoint=Endpoint(address=socket_address(address, port)),
+        health_status=UNKNOWN if ready else UNHEALTHY,
         load_balancing_weight=UInt32Value(value=weight),
     )
 

@@ -1,7 +1,11 @@
 """Load assignments: which addresses stand behind a cluster now.
 
-An endpoint that is not ready is left out. An assignment without endpoints is sent as such and never
-removed: Envoy ignores a removal and would go on calling the old addresses.
+An endpoint that is not ready is left out while another one of its owner is. Where none is ready, all are sent
+as unhealthy, the last resort: Envoy calls them only when no owner of the service has anything better. Probes of
+a machine without breath fail everywhere at once, and a request that waits is better than "no healthy upstream".
+
+An assignment without endpoints is sent as such and never removed: Envoy ignores a removal and would go on
+calling the old addresses.
 """
 
 from collections import defaultdict
@@ -45,29 +49,38 @@ def _assignment(name: str, localities: list[Any]) -> XdsResource:
 
 
 def _direct(endpoints: Iterable[Endpoint], service_port: int) -> list[Any]:
+    found = [
+        (endpoint, listen_port)
+        for endpoint in endpoints
+        if (listen_port := _listen_port(endpoint, service_port)) is not None
+    ]
+    ready = [(endpoint, listen_port) for endpoint, listen_port in found if endpoint.ready]
     places: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
-    for endpoint in endpoints:
-        listen_port = _listen_port(endpoint, service_port)
-        if endpoint.ready and listen_port is not None:
-            places[endpoint.region, endpoint.zone].append(
-                address_endpoint(
-                    endpoint.address, listen_port, weight=min(max(endpoint.weight, 1), WEIGHT_MAX)
-                )
-            )
+    for endpoint, listen_port in ready or found:
+        weight = min(max(endpoint.weight, 1), WEIGHT_MAX)
+        places[endpoint.region, endpoint.zone].append(
+            address_endpoint(endpoint.address, listen_port, weight=weight, ready=bool(ready))
+        )
     return [_locality(region, zone, lb_endpoints) for (region, zone), lb_endpoints in sorted(places.items())]
 
 
 def _through_gateways(owner: Owner) -> list[Any]:
-    ready = [gateway for gateway in owner.gateways if gateway.ready]
-    if not ready or owner.ready_count == 0:
+    if not owner.gateways or not owner.endpoints:
         return []
+    ready = [gateway for gateway in owner.gateways if gateway.ready]
+    gateways = ready or owner.gateways
     # What the owner has ready is shared out among its gateways; rounding up keeps each one in use.
-    weight = min(-(-owner.ready_count // len(ready)), WEIGHT_MAX)
+    weight = min(max(-(-owner.ready_count // len(gateways)), 1), WEIGHT_MAX)
     return [
         _locality(
             owner.region,
             owner.zone,
-            [address_endpoint(gateway.address, gateway.port, weight=weight) for gateway in ready],
+            [
+                address_endpoint(
+                    gateway.address, gateway.port, weight=weight, ready=bool(ready and owner.ready_count)
+                )
+                for gateway in gateways
+            ],
         )
     ]
 

@@ -14,7 +14,11 @@ def answer(status: int, body: bytes = b"x") -> bytes:
     return b"HTTP/1.1 %d Some\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
-async def ask(answers: Sequence[bytes], wanted: int) -> tuple[Seen, list[bytes]]:
+def by(cluster: str) -> bytes:
+    return answer(200, b'{"cluster": "%s"}' % cluster.encode())
+
+
+async def ask(answers: Sequence[bytes], wanted: str) -> tuple[Seen, list[bytes]]:
     """Poll a sidecar that gives `answers` one after the other, then closes."""
     asked: list[bytes] = []
 
@@ -33,21 +37,21 @@ async def ask(answers: Sequence[bytes], wanted: int) -> tuple[Seen, list[bytes]]
             poller.close()
 
 
-def test_polling_goes_on_until_the_wanted_status() -> None:
-    answers = [answer(404, b"nobody"), answer(503, b""), answer(200), answer(404)]
+def test_polling_goes_on_until_the_wanted_cluster_answers() -> None:
+    answers = [answer(404, b"nobody"), answer(503, b""), by("beta"), by("alpha"), by("beta")]
 
-    seen, asked = asyncio.run(ask(answers, 200))
+    seen, asked = asyncio.run(ask(answers, "alpha"))
 
-    assert len(asked) == 3
+    assert len(asked) == 4
     assert all(b"Host: orders.shop:8080\r\n" in one for one in asked)
     assert seen.took_ms >= seen.request_ms + seen.gap_ms > 0, "the request before it was within the time too"
 
 
 def test_a_sidecar_that_hangs_up_ends_the_measurement() -> None:
     with pytest.raises(LabError, match="orders"):
-        asyncio.run(ask([answer(503)], 200))
+        asyncio.run(ask([answer(503)], "alpha"))
 
 
 def test_an_answer_of_unknown_length_ends_the_measurement() -> None:
     with pytest.raises(LabError, match="content-length"):
-        asyncio.run(ask([b"HTTP/1.1 200 OK\r\n\r\n"], 200))
+        asyncio.run(ask([b"HTTP/1.1 200 OK\r\n\r\n"], "alpha"))

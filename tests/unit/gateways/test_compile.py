@@ -104,10 +104,9 @@ def test_a_readiness_change_touches_one_assignment():
 
 
 def test_a_service_that_loses_all_endpoints_keeps_an_empty_assignment():
-    before = service(an_owner("beta", ORDERS))
-    view = a_view(before)
+    view = a_view(service(an_owner("beta", ORDERS)))
     compiler = compiled(view)
-    view.put(with_ready(before, "beta", ready=False))
+    view.put(service(owner("beta", [], gateways=[gateway("beta")])))
     compiler.update([ORDERS])
     name = "outbound|8080||orders.shop.svc.clusterset.local|beta"
     resource = ProxyConfig(compiler, SIDECAR).get(ENDPOINTS, name)

@@ -1,6 +1,8 @@
 """What one service, proxy or grant becomes in Envoy's language."""
 
 import pytest
+from envoy.config.core.v3.health_check_pb2 import UNHEALTHY
+from msgspec.structs import replace
 
 from discovery.core.view import Admission, AdmittedSource
 from gateways.core import authorization, clusters, endpoints, listeners, names, outbound, routes, trust
@@ -101,14 +103,8 @@ def test_a_tcp_port_speaks_no_http2():
             ["127.105.0.1:15007"],
             id="unready-is-left-out",
         ),
-        pytest.param(
-            owner("alpha", [endpoint("alpha", ready=False)], local=True), [], id="all-unready-is-empty"
-        ),
-        pytest.param(
-            owner("beta", [endpoint("beta", ready=False)], gateways=[gateway("beta")]),
-            [],
-            id="nothing-ready-behind-the-gateway",
-        ),
+        pytest.param(owner("alpha", [], local=True), [], id="none"),
+        pytest.param(owner("beta", [], gateways=[gateway("beta")]), [], id="none-behind-the-gateway"),
         pytest.param(
             owner("alpha", [endpoint("alpha", service_port=9090)], local=True), [], id="another-port-only"
         ),
@@ -117,6 +113,32 @@ def test_a_tcp_port_speaks_no_http2():
 def test_an_assignment_holds_what_can_be_called_now(found, expected):
     assignment = assignments_of(service(found))[f"outbound|8080||{HOST}|{found.cluster}"]
     assert addresses(assignment) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        pytest.param(
+            owner("alpha", [endpoint("alpha", ready=False)], local=True), ["127.105.0.1:15006"], id="direct"
+        ),
+        pytest.param(
+            owner("beta", [endpoint("beta", ready=False)], gateways=[gateway("beta")]),
+            ["127.105.0.254:15443"],
+            id="behind-the-gateway",
+        ),
+        pytest.param(
+            owner("beta", [endpoint("beta")], gateways=[replace(gateway("beta"), ready=False)]),
+            ["127.105.0.254:15443"],
+            id="the-gateway-itself",
+        ),
+    ],
+)
+def test_where_nothing_is_ready_all_is_the_last_resort(found, expected):
+    assignment = assignments_of(service(found))[f"outbound|8080||{HOST}|{found.cluster}"]
+    assert addresses(assignment) == expected
+    (place,) = assignment.endpoints
+    assert [each.health_status for each in place.lb_endpoints] == [UNHEALTHY]
+    assert place.load_balancing_weight.value == 1
 
 
 def test_direct_endpoints_keep_place_and_weight():
