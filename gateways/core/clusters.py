@@ -31,27 +31,36 @@ from gateways.core.proxy import Workload, WorkloadPort
 from gateways.core.tls import gateway_health_tls, upstream_tls
 from gateways.core.wire import CLUSTER, XdsResource, ads, duration, make_resource, pack_any
 
+# Within the own cluster. Elsewhere the handshakes of TCP and TLS take two round trips of up to 250 ms each.
 CONNECT_TIMEOUT_MS = 500
+FAR_CONNECT_TIMEOUT_MS = 1_000
 # Of captured connections to what is no service: as patient as the application might be.
 PASSTHROUGH_CONNECT_TIMEOUT_MS = 30_000
 PASSTHROUGH_CONNECTIONS_MAX = 50_000
-# A blackholed connection is given up within the sum of both; an idle one costs a ping a second.
-KEEPALIVE_INTERVAL_MS = 1_000
+# A connection that answers no ping is given up within the sum of both, and 15% of the first: 0.8 s. What counts
+# as a false alarm is the second alone: a peer, or the way to it, that stood still for half a second. Then what
+# is under way on that one connection is reset, and repeated if its method is idempotent.
+KEEPALIVE_INTERVAL_MS = 250
 KEEPALIVE_TIMEOUT_MS = 500
 # Envoy's default of 3 concurrent retries would break failover; 10,000 still bounds a runaway caller.
 RETRIES_MAX = 1_000
 REQUESTS_MAX = 10_000
-# Two failures to connect in a row, and the endpoint rests for 1 s, longer when it fails again, at most 3 s.
+# Two failures of the network in a row, and the endpoint rests, longer when it fails again. Every end of a rest
+# costs a few requests a retry, and where nobody answers at all, a wait for the connection that is not made.
 LOCAL_FAILURES_TO_EJECT = 2
 OUTLIER_INTERVAL_MS = 500
-EJECTION_MS = 1_000
-EJECTION_MAX_MS = 3_000
-# Gateways only. A healthy one without traffic is asked once a minute; one believed dead every 5 s, so that
+EJECTION_MS = 3_000
+EJECTION_MAX_MS = 9_000
+# A gateway rests until its checks of health must have failed, which then keep traffic away for good. They do not
+# end its rest: a gateway may be well while what it passes connections on to is not.
+GATEWAY_EJECTION_MS = 8_000
+# Gateways only. A healthy one without traffic is asked once a minute; one believed dead every 2 s, so that
 # a failover target that was restarted is not thought dead when it is needed.
 HEALTH_INTERVAL_MS = 2_000
 HEALTH_INTERVAL_IDLE_DEAD_MS = 2_000
 HEALTH_INTERVAL_IDLE_MS = 60_000
-HEALTH_TIMEOUT_MS = 1_000
+# The first check needs three round trips.
+HEALTH_TIMEOUT_MS = 1_500
 HEALTH_FAILURES_TO_REJECT = 2
 # Envoy tells its workers of a second change of health within this time only at its end. By default that is
 # a second, in which requests go to endpoints known to be dead and not to those known to live.
@@ -151,6 +160,8 @@ def _owner_cluster(service: Service, port: EndpointPort, owner: Owner) -> Any:
         )
     )
     _set_http(cluster, port.protocol)
+    if not owner.local:
+        cluster.connect_timeout.CopyFrom(duration(FAR_CONNECT_TIMEOUT_MS))
     if not owner.direct:
         # One gateway is as good as another, and a retry by turns comes to the other one at once.
         cluster.lb_policy = Cluster.ROUND_ROBIN
@@ -197,6 +208,9 @@ def _check_gateway_health(cluster: Any, owner: Owner) -> None:
         match=criteria,
         transport_socket=gateway_health_tls(trust_domain=owner.trust_domain, cluster=owner.cluster),
     )
+    cluster.outlier_detection.base_ejection_time.CopyFrom(duration(GATEWAY_EJECTION_MS))
+    cluster.outlier_detection.max_ejection_time.CopyFrom(duration(GATEWAY_EJECTION_MS))
+    cluster.outlier_detection.successful_active_health_check_uneject_host.value = False
     cluster.health_checks.add(
         timeout=duration(HEALTH_TIMEOUT_MS),
         interval=duration(HEALTH_INTERVAL_MS),

@@ -4,7 +4,7 @@ Outbound: one virtual host per port of a service, found by the Host header. Each
 request that reached an application may be repeated only if its method is idempotent (RFC 9110 section
 9.2.2): those are retried after any network failure or 503, all others only while nothing was delivered.
 
-There is no per-try timeout. A try that hangs on a dead connection is ended by HTTP/2 pings within 1.5 s
+There is no per-try timeout. A try that hangs on a dead connection is ended by HTTP/2 pings within 0.8 s
 (`clusters`); a timeout would also end, and with outlier detection eject, applications that are just slow.
 
 The whole configuration is one message, but it is put together from the bytes of its virtual hosts, so that a
@@ -51,7 +51,7 @@ from gateways.core.wire import (
 )
 
 REQUEST_TIMEOUT_MS = 15_000
-# Together they last about 0.7 s: as long as it takes until a dead endpoint rests and a restarted one is tried.
+# Together they last about 0.7 s: longer than an agent takes to start its dead Envoy again, where that is the only one.
 RETRIES_PER_REQUEST_MAX = 8
 RETRY_BACKOFF_MS = 25
 RETRY_BACKOFF_MAX_MS = 250

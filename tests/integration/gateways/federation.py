@@ -78,18 +78,18 @@ class Federation:
     def local_callee(self, controllers: list[Controller]) -> Member:
         return self._callee("alpha", self.alpha_address, self.alpha_port, self.local_app, controllers)
 
-    def gateway(self, controllers: list[Controller], address: str = "") -> Member:
+    def gateway(self, controllers: list[Controller], address: str = "", *, cluster: str = "beta") -> Member:
         address = address or self.gateway_address
         proxy = Proxy(
             id=f"eastwest-{address}",
-            cluster="beta",
+            cluster=cluster,
             agent="a1",
             kind="gateway",
             address=address,
             gateway_name="gw1",
             gateway_port=self.gateway_port,
         )
-        return self.member(proxy, "/isthmus/beta/gateway/a1", controllers)
+        return self.member(proxy, f"/isthmus/{cluster}/gateway/a1", controllers)
 
     def again(self, member: Member) -> Member:
         """The same proxy with an agent that starts anew."""

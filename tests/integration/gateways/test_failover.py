@@ -6,15 +6,21 @@ import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import aiohttp
+import msgspec
 import pytest
 
 from tests.integration.gateways.federation import ALL_OF_ALPHA, HOST
 from tests.integration.gateways.mesh import Application, Caller, Member, Mesh, caller
+from tests.integration.gateways.rig import FAULTS, Load, Rig, strike
 from tests.support.wait import eventually_async
+from tests.unit.gateways.builders import owner, service
 
 REQUESTS = 200
 RATE_PER_S = 80
 FAULT_AFTER = 50
+# Callers are promised 2 s (tests/unit/gateways/test_budgets.py); the machine that runs tests may be slower.
+HANG_GUARD_S = 8.0
 
 
 async def steady_load(
@@ -123,5 +129,42 @@ def test_when_a_gateway_dies_the_other_one_is_used(federation, blackholed):
                     if pid:
                         os.kill(pid, signal.SIGCONT)
             assert statuses == {200: REQUESTS}, answerers
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["endpoint-frozen", "gateway-killed", "gateway-frozen", "hidden-endpoint-frozen", "far-gateway-frozen"],
+)
+def test_when_a_cluster_cannot_be_reached_the_next_one_answers_and_no_get_fails(tmp_path, loopback, fault):
+    async def scenario() -> None:
+        rig = Rig(tmp_path, loopback())
+        async with rig.running() as mesh, aiohttp.ClientSession() as session:
+            load = Load(rig.members["alpha/web"], session, deadline_s=HANG_GUARD_S)
+            found = await strike(rig, mesh, FAULTS[fault], load, watched_s=3.0)
+            assert found.window.failed == 0, found
+            assert found.moved_ms > 0, "somebody else answered"
+
+    asyncio.run(scenario())
+
+
+def test_what_nobody_believes_ready_is_called_all_the_same_when_there_is_nothing_better(federation):
+    federation.row = msgspec.structs.replace(federation.row, ready=False)
+    federation.reach_through_gateway()
+    federation.beta.put(service(owner("beta", [federation.row], local=True)), exported_to=["alpha"])
+    federation.grant(ALL_OF_ALPHA)
+
+    async def scenario() -> None:
+        async with Mesh(federation.folder) as mesh:
+            alpha, beta = await federation.controllers(mesh)
+            await mesh.application("beta", *federation.app)
+            web = federation.caller(1, [alpha])
+            members = [web, federation.callee([beta]), federation.gateway([beta])]
+            for member in members:
+                mesh.start(member)
+            await mesh.ready(*members)
+            async with caller(web.proxy) as client:
+                await client.until(HOST, lambda status, _: status == 200)
 
     asyncio.run(scenario())
