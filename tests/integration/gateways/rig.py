@@ -35,7 +35,7 @@ ROUND_TRIP_S = 0.25
 STEADY_S = 1.0
 WATCHED_S = 7.0
 READY_S = 60.0
-ANSWERS_IN_A_ROW = 20
+ANSWERS = 20
 
 Death: TypeAlias = Literal["kill", "freeze"]
 
@@ -163,7 +163,9 @@ class Rig(Federation):
         await eventually_async(healthy, timeout_s=READY_S, message=f"all of {wanted}")
 
         async def answers() -> bool:
-            found = [await load.one() for _ in range(ANSWERS_IN_A_ROW)]
+            async with asyncio.TaskGroup() as requests:
+                sent = [requests.create_task(load.one()) for _ in range(ANSWERS)]
+            found = [request.result() for request in sent]
             return all(sample.ok and sample.cluster == home and sample.attempts == 1 for sample in found)
 
         await eventually_async(answers, timeout_s=READY_S, message=f"{home} answers")
