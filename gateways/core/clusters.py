@@ -2,8 +2,12 @@
 
 A service that lives in three clusters is four Envoy clusters: three with the trust domain, identities,
 circuit breaker and outlier detection of one owner each, and an aggregate that tries them in the view's
-order (own cluster first). The numbers below are the measured recipe under which killing or blackholing a
-whole owner fails no idempotent request; each says what it is for.
+order (own cluster first).
+
+The numbers below are the measured recipe under which killing or freezing an endpoint, a gateway or a whole owner
+fails no idempotent request with a deadline of 2 s, also where owners are 250 ms of round trip apart; each says
+what it is for, `tests/unit/gateways/test_budgets.py` how they hang together, and ADR 0003 what was measured
+(2026-11-23, 2 cores) with these and with others.
 """
 
 from collections.abc import Sequence
@@ -24,7 +28,7 @@ from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from discovery.core.model import EndpointPort, Protocol
+from discovery.core.model import EndpointPort
 from discovery.core.view import Owner, Service
 from gateways.core import names
 from gateways.core.proxy import Workload, WorkloadPort
@@ -37,10 +41,12 @@ FAR_CONNECT_TIMEOUT_MS = 1_000
 # Of captured connections to what is no service: as patient as the application might be.
 PASSTHROUGH_CONNECT_TIMEOUT_MS = 30_000
 PASSTHROUGH_CONNECTIONS_MAX = 50_000
-# A connection that answers no ping is given up within the sum of both, and 15% of the first: 0.8 s. What counts
-# as a false alarm is the second alone: a peer, or the way to it, that stood still for half a second. Then what
-# is under way on that one connection is reset, and repeated if its method is idempotent.
+# A connection on which nothing comes back is given up within the sum of both: 0.75 s, or 0.95 s elsewhere. What
+# counts as a false alarm is the second alone: a peer, or the way to it, that stood still for half a second. Then
+# what is under way on that one connection is reset, and repeated if its method is idempotent. The clock runs from
+# the first packet of a connection, so a far one needs three round trips before it can be heard of.
 KEEPALIVE_INTERVAL_MS = 250
+FAR_KEEPALIVE_INTERVAL_MS = 450
 KEEPALIVE_TIMEOUT_MS = 500
 # Envoy's default of 3 concurrent retries would break failover; 10,000 still bounds a runaway caller.
 RETRIES_MAX = 1_000
@@ -159,7 +165,8 @@ def _owner_cluster(service: Service, port: EndpointPort, owner: Owner) -> Any:
             http=port.protocol == "http",
         )
     )
-    _set_http(cluster, port.protocol)
+    if port.protocol == "http":
+        _set_http2(cluster, KEEPALIVE_INTERVAL_MS if owner.local else FAR_KEEPALIVE_INTERVAL_MS)
     if not owner.local:
         cluster.connect_timeout.CopyFrom(duration(FAR_CONNECT_TIMEOUT_MS))
     if not owner.direct:
@@ -184,11 +191,12 @@ def _eds_cluster(name: str) -> Any:
     )
 
 
-def _set_http(cluster: Any, protocol: Protocol) -> None:
-    if protocol != "http":
-        return
+def _set_http2(cluster: Any, ping_interval_ms: int) -> None:
     keepalive = KeepaliveSettings(
-        interval=duration(KEEPALIVE_INTERVAL_MS), timeout=duration(KEEPALIVE_TIMEOUT_MS)
+        interval=duration(ping_interval_ms),
+        # Connections begin at times of their own; the sum shall be exact.
+        interval_jitter=Percent(value=0),
+        timeout=duration(KEEPALIVE_TIMEOUT_MS),
     )
     options = HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(

@@ -109,6 +109,8 @@ class Rig(Federation):
             for name, address in self._doors.items()
         ]
         self.alpha.put(service(*([owner("alpha", [own], local=True)] if local else []), *remote))
+        if "alpha" in self._controllers:
+            self._controllers["alpha"].publish()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Mesh]:
@@ -144,12 +146,8 @@ class Rig(Federation):
             await mesh.ready(*self.members.values())
             yield mesh
 
-    def publish(self) -> None:
-        """Compile alpha's view anew."""
-        self._controllers["alpha"].publish()
-
-    async def settled(self, load: "Load", home: str) -> None:
-        """Wait until the caller has alpha's view, knows that every gateway lives, and `home` answers."""
+    async def gateways_healthy(self) -> None:
+        """Wait until the caller has alpha's view and knows that every gateway lives."""
         web = self.members["alpha/web"]
         wanted = [
             f"{owner_cluster(ORDERS, 8080, name)}::{address}:{self.gateway_port}::health_flags::healthy\n"
@@ -161,6 +159,10 @@ class Rig(Federation):
             return all(line in known for line in wanted)
 
         await eventually_async(healthy, timeout_s=READY_S, message=f"all of {wanted}")
+
+    async def settled(self, load: "Load", home: str) -> None:
+        """Wait until the caller has alpha's view, knows that every gateway lives, and `home` answers."""
+        await self.gateways_healthy()
 
         async def answers() -> bool:
             async with asyncio.TaskGroup() as requests:
@@ -241,8 +243,11 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 async def strike(rig: Rig, mesh: Mesh, fault: Fault, load: Load, *, watched_s: float = WATCHED_S) -> Round:
     """One fault under load, from steady to steady again."""
+    if fault.far:
+        # Near before, so that no connection to afar is left of an earlier round.
+        rig.show(local=fault.home == "alpha")
+        await rig.gateways_healthy()
     rig.show(local=fault.home == "alpha", far=fault.far)
-    rig.publish()
     await rig.settled(load, fault.home)
     load.samples.clear()
     load.errors.clear()

@@ -4,11 +4,9 @@ from gateways.core import clusters, routes
 
 ROUND_TRIP_MS = 250  # As far as clusters may be from each other.
 DEADLINE_MS = 2_000  # Of a caller who shall not notice that a cluster fell silent.
-# Envoy spreads the pings of many connections by this share of their interval, and our checks of health by theirs.
-PING_JITTER = 0.15
-CHECK_JITTER = 0.10
+CHECK_JITTER = 0.10  # Of the intervals of our checks of health.
 
-SILENCE_MS = clusters.KEEPALIVE_INTERVAL_MS * (1 + PING_JITTER) + clusters.KEEPALIVE_TIMEOUT_MS
+SILENCE_MS = clusters.FAR_KEEPALIVE_INTERVAL_MS + clusters.KEEPALIVE_TIMEOUT_MS
 # The first retry waits for a random time below twice the base interval, less one.
 FIRST_BACKOFF_MS = 2 * routes.RETRY_BACKOFF_MS
 # TCP's and TLS's handshakes, then the request itself.
@@ -16,7 +14,12 @@ FIRST_ANSWER_OF_A_FAR_CLUSTER_MS = 3 * ROUND_TRIP_MS
 
 
 def test_traffic_leaves_a_silent_connection_within_a_second():
-    assert SILENCE_MS + FIRST_BACKOFF_MS < 1_000
+    assert clusters.KEEPALIVE_INTERVAL_MS <= clusters.FAR_KEEPALIVE_INTERVAL_MS
+    assert SILENCE_MS < 1_000
+
+
+def test_a_far_connection_may_answer_for_the_first_time_before_it_counts_as_silent():
+    assert SILENCE_MS > 1.25 * FIRST_ANSWER_OF_A_FAR_CLUSTER_MS
 
 
 def test_a_ping_may_take_twice_the_longest_round_trip():
