@@ -10,13 +10,14 @@ from typing import NamedTuple
 import msgspec
 
 from bench.asking import readiness
-from bench.load import BEGUN, read_log
 from bench.records import SLOW_MS, Figure, Measured, Window, of_rounds, window
-from bench.session import BenchLab, Session
+from bench.session import Session
 from chaos.lab import topology
-from chaos.lab.federation import now_s
+from chaos.lab.federation import Lab, now_s
 from chaos.lab.processes import LabProcess, wait_until
+from chaos.load.client import BEGUN
 from chaos.load.records import Plan, Stream, Target
+from chaos.scenarios.stage import read_log
 
 TITLE = "Failover: what callers notice of a kill -9"
 ROUNDS = 5
@@ -49,7 +50,7 @@ class Scenario(NamedTuple):
     services: tuple[str, ...]
     hold_s: float
     home: str  # The cluster that answers them before the fault.
-    victims: Callable[[BenchLab], Sequence[LabProcess]]
+    victims: Callable[[Lab], Sequence[LabProcess]]
 
 
 SCENARIOS = (
@@ -85,12 +86,14 @@ def measure(session: Session) -> Measured:
     return Measured(figures=tuple(figures), notes=tuple(notes))
 
 
-def _scenario(lab: BenchLab, scenario: Scenario, session: Session) -> tuple[list[Window], list[Window], int]:
+def _scenario(lab: Lab, scenario: Scenario, session: Session) -> tuple[list[Window], list[Window], int]:
     """Return the windows after the faults, those before them, and how often the home led the log."""
     plan = lab.directory / f"failover-{scenario.name}.json"
-    log = lab.directory / f"failover-{scenario.name}.jsonl"
+    log, sent, live = (
+        lab.directory / f"failover-{scenario.name}.{kind}" for kind in ("jsonl", "sent.json", "live.json")
+    )
     plan.write_bytes(msgspec.json.encode(_plan(lab, scenario)))
-    command = [sys.executable, "-m", "bench.load", str(plan), str(log)]
+    command = [sys.executable, "-m", "chaos.load.client", *map(str, (plan, log, sent, live))]
     _wait_home(lab, scenario)
     load = lab.run(f"load/failover-{scenario.name}", CALLER, command)
     faults, led = [], 0
@@ -103,7 +106,7 @@ def _scenario(lab: BenchLab, scenario: Scenario, session: Session) -> tuple[list
         load.terminate()
     finally:
         load.kill()
-    samples = read_log(log)
+    samples = list(read_log(log))
     return (
         [window(samples, fault_s, fault_s + scenario.hold_s) for fault_s in faults],
         [window(samples, fault_s - STEADY_S, fault_s - SLOW_MS / 1000) for fault_s in faults],
@@ -111,7 +114,7 @@ def _scenario(lab: BenchLab, scenario: Scenario, session: Session) -> tuple[list
     )
 
 
-def _round(lab: BenchLab, scenario: Scenario) -> float:
+def _round(lab: Lab, scenario: Scenario) -> float:
     """Return when the victims were killed."""
     victims = scenario.victims(lab)
     time.sleep(STEADY_S)
@@ -131,11 +134,11 @@ def _round(lab: BenchLab, scenario: Scenario) -> float:
     return fault_s
 
 
-def _leader(lab: BenchLab) -> str:
+def _leader(lab: Lab) -> str:
     return readiness(lab.clusters["beta"].controller).leader
 
 
-def _wait_home(lab: BenchLab, scenario: Scenario) -> None:
+def _wait_home(lab: Lab, scenario: Scenario) -> None:
     """Wait until the scenario's services are answered from where they are before a fault, and from nowhere else."""
     for service in scenario.services:
         wait_until(
@@ -147,7 +150,7 @@ def _wait_home(lab: BenchLab, scenario: Scenario) -> None:
         )
 
 
-def _plan(lab: BenchLab, scenario: Scenario) -> Plan:
+def _plan(lab: Lab, scenario: Scenario) -> Plan:
     address = lab.clusters[CALLER].agents[0].address
     targets = tuple(
         Target(

@@ -4,8 +4,9 @@ import time
 
 from bench.machine import Memory, memory_of
 from bench.records import Figure, Measured, of_rounds
-from bench.session import BenchLab, Session
+from bench.session import Session
 from chaos.lab import envoys
+from chaos.lab.federation import Lab
 from chaos.lab.processes import LabError
 
 TITLE = "Memory of each kind of process"
@@ -36,7 +37,7 @@ def figures_of(kind: str, held: list[Memory]) -> list[Figure]:
     ]
 
 
-def _processes(lab: BenchLab) -> dict[str, list[int]]:
+def _processes(lab: Lab) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for cluster in lab.clusters.values():
         if cluster.controller:
@@ -51,7 +52,7 @@ def _processes(lab: BenchLab) -> dict[str, list[int]]:
     return found
 
 
-def _envoy(lab: BenchLab, cluster: str, name: str) -> int:
+def _envoy(lab: Lab, cluster: str, name: str) -> int:
     pid = envoys.envoy_pid(lab.data_dir(cluster, name))
     if not pid:
         raise LabError(f"{cluster}/{name} has no serving Envoy")

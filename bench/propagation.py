@@ -8,7 +8,8 @@ from bench.asking import readiness
 from bench.declarer import Declarer, declaring
 from bench.polling import PERIOD_S, Poller, Seen
 from bench.records import Measured, of_samples, quantile
-from bench.session import BenchLab, Session
+from bench.session import Session
+from chaos.lab.federation import Lab
 
 TITLE = "Endpoint changes: declared until routed"
 CHANGES = 200
@@ -55,7 +56,7 @@ def measure(session: Session) -> Measured:
     )
 
 
-async def _measure(lab: BenchLab, session: Session) -> dict[tuple[str, str], list[Seen]]:
+async def _measure(lab: Lab, session: Session) -> dict[tuple[str, str], list[Seen]]:
     seen: dict[tuple[str, str], list[Seen]] = {
         (kind, caller): [] for kind in ("readiness", "new service") for caller in CALLERS
     }

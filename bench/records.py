@@ -1,11 +1,12 @@
 """Figures and how they come out of measurements: pure."""
 
-import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Literal
 
 from msgspec import Struct
+
+from chaos.load.records import RequestLine, nearest_rank
 
 SpreadKind = Literal["min-max", "p10-p90"]
 SLOW_MS = 100.0
@@ -58,26 +59,6 @@ class SectionRun(Struct, frozen=True, kw_only=True):
     load_after: float
 
 
-class Sample(Struct, frozen=True, kw_only=True):
-    """One request of a load's log. `took_ms` counts from when it was due, Unix seconds."""
-
-    due_s: float
-    took_ms: float
-    status: int  # 0: no answer in time.
-    attempts: int  # How often the caller's Envoy tried, as the answering application was told; 0: unknown.
-    cluster: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """True for a 2xx in time."""
-        return 200 <= self.status < 300
-
-    @property
-    def done_s(self) -> float:
-        """When the answer came, Unix seconds."""
-        return self.due_s + self.took_ms / 1000
-
-
 class Window(Struct, frozen=True, kw_only=True):
     """What callers noticed between a fault and the end of its window."""
 
@@ -94,8 +75,7 @@ def quantile(values: Iterable[float], share: float) -> float:
     ordered = sorted(values)
     if not ordered:
         raise ValueError("no values, expected at least one")
-    rank = math.ceil(share * len(ordered) - 1e-9)  # 0.07 * 100 is a little more than 7.
-    return ordered[min(max(rank, 1), len(ordered)) - 1]
+    return nearest_rank(ordered, share)
 
 
 def of_rounds(
@@ -152,7 +132,7 @@ def of_samples(name: str, values: Sequence[float], unit: str) -> tuple[Figure, F
     )
 
 
-def window(samples: Iterable[Sample], fault_s: float, end_s: float) -> Window:
+def window(samples: Iterable[RequestLine], fault_s: float, end_s: float) -> Window:
     """Return what callers noticed of a fault until `end_s`.
 
     Requests count that were under way when the fault struck, or were due within the window. Times are to the
@@ -173,5 +153,5 @@ def window(samples: Iterable[Sample], fault_s: float, end_s: float) -> Window:
     )
 
 
-def _last_end_ms(samples: Sequence[Sample], fault_s: float) -> float:
+def _last_end_ms(samples: Sequence[RequestLine], fault_s: float) -> float:
     return max(((sample.done_s - fault_s) * 1000 for sample in samples), default=0.0)

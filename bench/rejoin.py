@@ -6,7 +6,8 @@ import time
 from bench.asking import readiness
 from bench.declarer import declaring
 from bench.records import Measured, of_rounds
-from bench.session import BenchLab, Session
+from bench.session import Session
+from chaos.lab.federation import Lab
 from chaos.lab.processes import LabError
 
 TITLE = "Controller rejoin: started again until it follows"
@@ -45,7 +46,7 @@ def measure(session: Session) -> Measured:
     )
 
 
-def _round(lab: BenchLab, number: int) -> tuple[float, float]:
+def _round(lab: Lab, number: int) -> tuple[float, float]:
     process = lab.processes[f"{VICTIM}/controller"]
     process.kill()
     asyncio.run(_write(lab, number))
@@ -67,7 +68,7 @@ def _round(lab: BenchLab, number: int) -> tuple[float, float]:
     return ready_s, passed_s
 
 
-async def _write(lab: BenchLab, number: int) -> None:
+async def _write(lab: Lab, number: int) -> None:
     async with declaring(lab, WRITER) as declarer:
         rows = [declarer.endpoint(f"missed-{number}-{index}", ready=False) for index in range(MISSED)]
         await declarer.held(await declarer.put(*rows))

@@ -111,6 +111,7 @@ class Client:
             status=status,
             cluster=hops[-1].cluster if hops else "",
             instance=hops[-1].instance if hops else "",
+            attempts=hops[0].attempts if hops else 0,
             hops=tuple(f"{hop.service} {hop.cluster}/{hop.instance}" for hop in hops)
             if stream.kind == "chain"
             else (),

@@ -74,6 +74,7 @@ class RequestLine(Struct, frozen=True, kw_only=True):
     status: int  # 0: no answer in time.
     cluster: str = ""  # Who answered; of a chain, the last of it.
     instance: str = ""
+    attempts: int = 0  # How often the caller's Envoy tried, as who was asked first was told; 0: unknown.
     hops: tuple[
         str, ...
     ] = ()  # Of a chain: "SERVICE CLUSTER/INSTANCE", in the order in which they were asked.
@@ -235,8 +236,11 @@ def outlasted_ms(lines: Iterable[RequestLine], events: Sequence[Event], callers:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest value that `share` of an ascending sequence does not exceed (nearest rank)."""
-    if not ordered:
-        return 0.0
+    """Return `nearest_rank` of an ascending sequence to a tenth, 0 of none."""
+    return round(nearest_rank(ordered, share), 1) if ordered else 0.0
+
+
+def nearest_rank(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest value that `share` of an ascending sequence does not exceed; IndexError for none."""
     rank = math.ceil(share * len(ordered) - 1e-9)  # 0.07 * 100 is a little more than 7.
-    return round(ordered[max(rank, 1) - 1], 1)
+    return ordered[min(max(rank, 1), len(ordered)) - 1]

@@ -33,6 +33,7 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str
     instance: str
     caller: str = ""  # As its sidecar saw it: x-forwarded-client-cert.
+    attempts: int = 0  # How often the caller's Envoy had to try; 0: it did not say.
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +85,11 @@ class Instance:
         return _answer(Chain(hops=(self._hop(request), *rest.hops)))
 
     def _hop(self, request: web.Request) -> Hop:
-        return msgspec.structs.replace(self._me, caller=request.headers.get("x-forwarded-client-cert", ""))
+        return msgspec.structs.replace(
+            self._me,
+            caller=request.headers.get("x-forwarded-client-cert", ""),
+            attempts=int(request.headers.get("x-envoy-attempt-count", "0")),
+        )
 
     def _broken(self, why: str) -> web.Response:
         """500 and not 502 or 503: a proxy would repeat those, and the whole chain behind them."""

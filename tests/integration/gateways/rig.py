@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias
 import aiohttp
 import msgspec
 
-from bench.records import Sample, Window, window
+from bench.records import Window, window
+from chaos.load.records import RequestLine
 from gateways.core.names import owner_cluster
 from tests.integration.gateways.distance import relay
 from tests.integration.gateways.federation import ALL_OF_ALPHA, HOST, Federation
@@ -183,7 +184,7 @@ class Load:
         self._base = f"http://{member.proxy.outbound[0]}:{member.proxy.outbound[1]}"
         self._session = session
         self._deadline_s = deadline_s
-        self.samples: list[Sample] = []
+        self.samples: list[RequestLine] = []
         self.errors: list[str] = []
         self.posts_failed = 0
 
@@ -199,7 +200,9 @@ class Load:
                 requests.create_task(self._logged(due_s, held=held, method="POST" if post else "GET"))
                 number += 1
 
-    async def one(self, due_s: float | None = None, *, held: bool = False, method: str = "GET") -> Sample:
+    async def one(
+        self, due_s: float | None = None, *, held: bool = False, method: str = "GET"
+    ) -> RequestLine:
         """Send one request and return what became of it; the time that the application held it is left out."""
         loop = asyncio.get_running_loop()
         due_s = loop.time() if due_s is None else due_s
@@ -221,7 +224,18 @@ class Load:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.errors.append(f"{method} {error!r}")
         took_ms = (loop.time() - due_s - (HELD_S if held and status == 200 else 0.0)) * 1000
-        return Sample(due_s=due_s, took_ms=took_ms, status=status, attempts=attempts, cluster=cluster)
+        return RequestLine(
+            number=0,
+            kind="single",
+            caller="alpha",
+            service=ORDERS.service,
+            due_s=due_s,
+            sent_late_ms=0,
+            took_ms=took_ms,
+            status=status,
+            attempts=attempts,
+            cluster=cluster,
+        )
 
     async def _logged(self, due_s: float, *, held: bool, method: str) -> None:
         sample = await self.one(due_s, held=held, method=method)

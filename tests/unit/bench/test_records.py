@@ -2,14 +2,25 @@
 
 import pytest
 
-from bench.records import Sample, of_rounds, of_samples, quantile, window
+from bench.records import of_rounds, of_samples, quantile, window
+from chaos.load.records import RequestLine
 
 FAULT_S = 100.0
 
 
-def sample(after_ms: float, *, took_ms: float = 5, status: int = 200, attempts: int = 1) -> Sample:
+def sample(after_ms: float, *, took_ms: float = 5, status: int = 200, attempts: int = 1) -> RequestLine:
     """A request that was due so long after the fault."""
-    return Sample(due_s=FAULT_S + after_ms / 1000, took_ms=took_ms, status=status, attempts=attempts)
+    return RequestLine(
+        number=0,
+        kind="single",
+        caller="delta",
+        service="orders",
+        due_s=FAULT_S + after_ms / 1000,
+        sent_late_ms=0,
+        took_ms=took_ms,
+        status=status,
+        attempts=attempts,
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,7 @@ def test_single_measurements_give_p50_and_p99_with_their_spreads() -> None:
     ],
 )
 def test_a_fault_disturbs_until_the_end_of_the_last_request_that_noticed_it(
-    samples: list[Sample], disturbed_ms: float, retried_ms: float
+    samples: list[RequestLine], disturbed_ms: float, retried_ms: float
 ) -> None:
     found = window(samples, FAULT_S, FAULT_S + 1.0)
 
