@@ -31,25 +31,12 @@ class LabProcess:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; the kernel ends it with the laboratory (PR_SET_PDEATHSIG), however that ends.
-
-        What it starts itself is the guardian's business (`chaos.lab.guardian`). Call it from the main thread:
-        the death signal follows the thread that starts a process.
-        """
+        """Start it, as `spawn` does; what it starts itself is the guardian's business (`chaos.lab.guardian`)."""
         if self.running():
             raise LabError(f"{self.name} runs already, expected it to have ended before its next start")
         if self._child is not None:
             self._child.wait()
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as output:
-            self._child = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                process_group=0,
-            )
+        self._child = spawn(self.command, log_path=self.log_path, environment=self._environment)
 
     @property
     def pid(self) -> int:
@@ -60,7 +47,7 @@ class LabProcess:
 
     def running(self) -> bool:
         """True while the process itself runs."""
-        return self._child is not None and self._child.returncode is None and self._end() is None
+        return self._child is not None and exit_code(self._child) is None
 
     def kill(self) -> None:
         """`kill -9` of the process and everything that it or its predecessors started; wait until it is gone."""
@@ -83,15 +70,9 @@ class LabProcess:
         if self.running():
             os.kill(self.pid, signal.SIGTERM)
             wait_until(lambda: not self.running(), f"{self.name} ends after SIGTERM", timeout_s)
-        if self._child.returncode is not None:
-            return self._child.returncode
-        end = self._end()
-        assert end is not None
-        return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
-
-    def _end(self) -> os.waitid_result | None:
-        """Look how it ended without collecting it: its id, which its group bears, stays taken until `kill`."""
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        code = exit_code(self._child)
+        assert code is not None
+        return code
 
     def log_bytes(self) -> int:
         """How long its log is now: where the words of the next start will begin."""
@@ -109,6 +90,49 @@ class LabProcess:
             return "(no log)"
         content = self.log_path.read_bytes()[-_TAIL_BYTES:]
         return content.decode(errors="replace")
+
+
+def spawn(
+    command: Sequence[str], *, log_path: Path, environment: Mapping[str, str], cwd: Path | None = None
+) -> "subprocess.Popen[bytes]":
+    """Start a command in a process group of its own; its output is appended to `log_path`.
+
+    The kernel kills it when our process ends, however that ends (PR_SET_PDEATHSIG, set by `setpriv` because a
+    Python hook between fork and exec is unsafe beside gRPC's threads). Call it from the main thread: the death
+    signal follows the thread that starts a process.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as output:
+        return subprocess.Popen(
+            # A shell without job control starts its background commands with SIGINT ignored, and what is
+            # ignored is inherited.
+            ["setpriv", "--pdeathsig", "KILL", "--", "env", "--default-signal=INT", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=cwd,
+            process_group=0,
+        )
+
+
+def exit_code(child: "subprocess.Popen[bytes]") -> int | None:
+    """Return how a child ended (negative: the signal that ended it), None while it runs.
+
+    It is looked at, not collected: a dead child keeps its id, which its group bears, until it is waited for, so
+    that no signal of ours can reach a stranger who was given the same one.
+    """
+    if child.returncode is not None:
+        return child.returncode
+    end = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if end is None:
+        return None
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+
+def living_members(group: int) -> list[int]:
+    """Return the processes of a group that still run; a zombie holds nothing and does not count."""
+    return [pid for pid, (_, _, its_group) in _table().items() if its_group == group]
 
 
 def wait_until(condition: object, what: str, timeout_s: float) -> None:

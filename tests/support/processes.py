@@ -2,26 +2,23 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from chaos.lab.processes import exit_code, living_members, spawn
 from tests.support.tools import tool
 from tests.support.wait import NeverHappenedError, eventually
 
 STOP_TIMEOUT_S = 15.0
 LOG_TAIL_BYTES = 8 * 1024
 
-_DEFAULT_SIGINT = "--default-signal=INT"
-
 
 class Process:
     """One child process and everything it starts, in one process group.
 
-    The kernel kills the child when the test process ends, however that ends (PR_SET_PDEATHSIG, set by
-    `setpriv` because a Python hook between fork and exec is unsafe beside gRPC's threads). Leaving the
-    context kills the group. Start it from the main thread: the death signal follows the starting thread.
+    The kernel kills the child when the test process ends, however that ends (`chaos.lab.processes.spawn`). Leaving
+    the context kills the group. Start it from the main thread.
     """
 
     def __init__(
@@ -37,19 +34,10 @@ class Process:
         self.name = name
         self.command = tuple(str(part) for part in command)
         self.log_path = log_path
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("ab") as output:
-            self._child = subprocess.Popen(
-                # A shell without job control starts its background commands, and so a test run, with SIGINT
-                # ignored, and what is ignored is inherited.
-                [str(tool("setpriv")), "--pdeathsig", "KILL", "--", "env", _DEFAULT_SIGINT, *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
-                cwd=cwd,
-                process_group=0,
-            )
+        tool("setpriv")  # Or a failure that says what to install.
+        self._child = spawn(
+            self.command, log_path=log_path, environment={**os.environ, **(env or {})}, cwd=cwd
+        )
 
     @property
     def pid(self) -> int:
@@ -62,14 +50,7 @@ class Process:
 
     def exit_code(self) -> int | None:
         """Return how the child ended (negative: the signal that ended it), None while it runs."""
-        if self._child.returncode is not None:
-            return self._child.returncode
-        # Looked at, not collected: a dead child keeps its id until `kill`, so that no signal of ours can
-        # reach a stranger who was given the same one.
-        end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if end is None:
-            return None
-        return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        return exit_code(self._child)
 
     def send(self, signal_number: signal.Signals) -> None:
         """Send a signal to the child alone, not to what it started; nothing if it has ended."""
@@ -83,7 +64,7 @@ class Process:
         os.killpg(self.pid, signal.SIGKILL)
         self._child.wait(STOP_TIMEOUT_S)
         eventually(
-            lambda: not _living_members(self.pid),
+            lambda: not living_members(self.pid),
             timeout_s=STOP_TIMEOUT_S,
             message=f"the processes that {self.name} started end after SIGKILL",
         )
@@ -171,20 +152,3 @@ class ProcessSet:
         """Kill every process group that was started here."""
         while self._processes:
             self._processes.pop().kill()
-
-
-def _living_members(group: int) -> list[int]:
-    """Return the processes of a group that still run; a zombie holds nothing and does not count."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            stat = (entry / "stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # It ended while we looked.
-        # proc(5): pid (comm) state ppid pgrp; comm may contain spaces and parentheses.
-        state, _parent, its_group = stat.rpartition(")")[2].split()[:3]
-        if int(its_group) == group and state not in "ZX":
-            members.append(int(entry.name))
-    return members
