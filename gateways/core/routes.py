@@ -4,7 +4,7 @@ Outbound: one virtual host per port of a service, found by the Host header. Each
 request that reached an application may be repeated only if its method is idempotent (RFC 9110 section
 9.2.2): those are retried after any network failure or 503, all others only while nothing was delivered.
 
-There is no per-try timeout. A try that hangs on a dead connection is ended by HTTP/2 pings within 0.8 s
+There is no per-try timeout. A try that hangs on a dead connection is ended by HTTP/2 pings within 1 s
 (`clusters`); a timeout would also end, and with outlier detection eject, applications that are just slow.
 
 The whole configuration is one message, but it is put together from the bytes of its virtual hosts, so that a
