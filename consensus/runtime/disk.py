@@ -5,8 +5,144 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from federation.kernel.errors import PreconditionError, UnavailableError
+
+
+class Disk(Protocol):
+    """A member's files. Every call may raise OSError.
+
+    A `write` is durable after `sync_data` or `sync`, a name (create, rename, remove) after
+    `sync_directory`; a power cut may keep or lose any part of what is not.
+    """
+
+    def exists(self, path: Path) -> bool:
+        """True when a file has this name."""
+        ...
+
+    def size_bytes(self, path: Path) -> int:
+        """Return the length of a file."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a name; one that is not there stays away."""
+        ...
+
+    def rename(self, new: Path, path: Path) -> None:
+        """Give the file `new` the name `path`, which loses its former file."""
+        ...
+
+    def sync_directory(self, directory: Path) -> None:
+        """Make the names in `directory` durable."""
+        ...
+
+    def create(self, path: Path) -> int:
+        """Return a descriptor that appends to a new, empty file in place of what has this name."""
+        ...
+
+    def open_append(self, path: Path) -> int:
+        """Return a descriptor that appends to a file."""
+        ...
+
+    def open_read(self, path: Path) -> int:
+        """Return a descriptor that reads a file, even when another one takes its name."""
+        ...
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        """Append all of `data`."""
+        ...
+
+    def read(self, descriptor: int, bytes_max: int, offset: int) -> bytes:
+        """Return at most `bytes_max` from `offset`; less only at the end of the file."""
+        ...
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        """Cut the file to `length`."""
+        ...
+
+    def sync_data(self, descriptor: int) -> None:
+        """Make the file's bytes durable."""
+        ...
+
+    def sync(self, descriptor: int) -> None:
+        """Make the file's bytes and attributes durable."""
+        ...
+
+    def close(self, descriptor: int) -> None:
+        """Give up a descriptor."""
+        ...
+
+
+class FileDisk:
+    """The operating system's files."""
+
+    def exists(self, path: Path) -> bool:
+        """See the port."""
+        return path.exists()
+
+    def size_bytes(self, path: Path) -> int:
+        """See the port."""
+        return path.stat().st_size
+
+    def remove(self, path: Path) -> None:
+        """See the port."""
+        path.unlink(missing_ok=True)
+
+    def rename(self, new: Path, path: Path) -> None:
+        """See the port."""
+        new.replace(path)
+
+    def sync_directory(self, directory: Path) -> None:
+        """See the port."""
+        sync_directory(directory)
+
+    def create(self, path: Path) -> int:
+        """See the port."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def open_append(self, path: Path) -> int:
+        """See the port."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def open_read(self, path: Path) -> int:
+        """See the port."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        """See the port."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+    def read(self, descriptor: int, bytes_max: int, offset: int) -> bytes:
+        """See the port."""
+        data = os.pread(descriptor, bytes_max, offset)
+        while 0 < len(data) < bytes_max:
+            more = os.pread(descriptor, bytes_max - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        """See the port."""
+        os.ftruncate(descriptor, length)
+
+    def sync_data(self, descriptor: int) -> None:
+        """See the port."""
+        os.fdatasync(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        """See the port."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """See the port."""
+        os.close(descriptor)
+
+
+FILE_DISK = FileDisk()
 
 
 @contextmanager
@@ -20,17 +156,19 @@ def naming_errors(path: Path, action: str) -> Iterator[None]:
         ) from error
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`; raises OSError."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def read_file(disk: Disk, path: Path) -> bytes:
+    """Return all bytes of a file; raises OSError."""
+    descriptor = disk.open_read(path)
+    try:
+        return disk.read(descriptor, disk.size_bytes(path), 0)
+    finally:
+        disk.close(descriptor)
 
 
-def replace_durably(new: Path, path: Path) -> None:
+def replace_durably(disk: Disk, new: Path, path: Path) -> None:
     """Give the durable file `new` the name `path`, durably; raises OSError."""
-    new.replace(path)
-    sync_directory(path.parent)
+    disk.rename(new, path)
+    disk.sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -15,7 +15,8 @@ from consensus.core.membership import check_voters, encode_member, voter_ids
 from consensus.core.messages import TIMEOUT_MS_MAX
 from consensus.core.proposals import Kind
 from consensus.core.timing import Timing
-from consensus.runtime.hardened import now_s
+from consensus.runtime.clock import SYSTEM_CLOCK, Clock
+from consensus.runtime.disk import FILE_DISK, Disk
 from consensus.runtime.intake import Intake
 from consensus.runtime.member import Member, Settings
 from consensus.runtime.transport import TransportSecurity
@@ -51,6 +52,8 @@ class EmbeddedEngine:
         timing: Timing,
         listen: str | None = None,
         snapshot_after_bytes: int = SNAPSHOT_AFTER_BYTES,
+        disk: Disk = FILE_DISK,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Store everything; raises InvalidInputError for an impossible bootstrap."""
         for member in check_voters(bootstrap):
@@ -67,6 +70,8 @@ class EmbeddedEngine:
             timing=timing,
             listen=listen or me.address,
             snapshot_after_bytes=snapshot_after_bytes,
+            disk=disk,
+            clock=clock,
         )
         self._intake = Intake()
         self._counters = Counters()
@@ -140,7 +145,7 @@ class EmbeddedEngine:
         status, contact_s = self._view
         if contact_s is None:
             return status
-        return replace(status, last_leader_contact_ms_ago=max(0, int((now_s() - contact_s) * 1000)))
+        return replace(status, last_leader_contact_ms_ago=self._ms_since(contact_s))
 
     def counters(self) -> Counters:
         """See the contract."""
@@ -157,7 +162,12 @@ class EmbeddedEngine:
     async def _propose(self, kind: Kind, body: bytes, timeout_ms: int) -> Applied:
         if not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
             raise InvalidInputError(f"timeout is {timeout_ms} ms, expected 1 to {TIMEOUT_MS_MAX}")
-        return await self._intake.propose(kind, body, deadline_s=now_s() + timeout_ms / 1000)
+        return await self._intake.propose(
+            kind, body, deadline_s=self._settings.clock.now_s() + timeout_ms / 1000
+        )
+
+    def _ms_since(self, time_s: float) -> int:
+        return max(0, int((self._settings.clock.now_s() - time_s) * 1000))
 
     def _tell_applied(self, index: int) -> None:
         for callback in self._callbacks:

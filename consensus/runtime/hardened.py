@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 from pysyncobj import SyncObj
-from pysyncobj.monotonic import monotonic
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
@@ -42,6 +41,7 @@ from consensus.core.prevote import PreVoting
 from consensus.core.proposals import ProposalTable
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
+from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.following import follow_log
 from consensus.runtime.library import LogForLibrary, NoPoller, VotesForLibrary, Wire, library_settings
 from consensus.runtime.proposer import Proposer
@@ -81,10 +81,12 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         counters: Counters,
         applied: Callable[[int], None],
         voters_changed: Callable[[], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if VERSION != LIBRARY_VERSION:
             raise PreconditionError(f"pysyncobj is version {VERSION}, expected exactly {LIBRARY_VERSION}")
         self._me = me
+        self._clock = clock
         self._store = store
         self._journal = store.journal
         self._wire = wire
@@ -154,7 +156,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if not self.is_leader:
             return self._heard_s
         others = [self._SyncObj__lastResponseTime[node] for node in self._SyncObj__otherNodes]
-        times = sorted([now_s(), *others], reverse=True)
+        times = sorted([self._clock.now_s(), *others], reverse=True)
         return float(times[len(times) // 2])
 
     @property
@@ -193,7 +195,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             case SnapshotProgress():
                 self._on_progress(sender, message)
             case Propose():
-                self._proposer.receive(sender, message, now_s())
+                self._proposer.receive(sender, message, self._clock.now_s())
             case Proposed():
                 self._proposals.proposed(
                     message.request, message.index, message.term, applied_index=self._store.applied_index
@@ -243,8 +245,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if self._SyncObj__raftLeader != node:
             self._proposals.leader_lost()
             self._SyncObj__raftLeader = node
-        self._SyncObj__raftElectionDeadline = now_s() + self._SyncObj__generateRaftTimeout()
-        self._heard_s = now_s()
+        self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
+        self._heard_s = self._clock.now_s()
 
     def _step_down(self, term: int) -> None:
         if term > self.term:
@@ -253,12 +255,15 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._pre_voting.end()
         self._transfers.end_all()
         self._SyncObj__raftLeader = None
-        self._SyncObj__raftElectionDeadline = now_s() + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
 
     def _hears_leader(self) -> bool:
         if self.is_leader:
             return True
-        return self._heard_s is not None and now_s() - self._heard_s < self._timing.election_min_ms / 1000
+        return (
+            self._heard_s is not None
+            and self._clock.now_s() - self._heard_s < self._timing.election_min_ms / 1000
+        )
 
     def _log_is_newer_than(self, last_index: int, last_term: int) -> bool:
         return (self._journal.last_term, self._journal.last_index) > (last_term, last_index)
@@ -290,19 +295,27 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             self, Node(sender), {"type": "response_vote", "term": message.term}
         )
 
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802 # the library's name
+        """Return a random election timeout in seconds."""
+        low_ms, high_ms = self._timing.election_min_ms, self._timing.election_max_ms
+        return (low_ms + (high_ms - low_ms) * self._clock.fraction()) / 1000
+
     def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802 # the library's name
         """May this member campaign? The library asks only when its election deadline has passed."""
         if not self.is_voter or self._store.applied_index < self.commit_index:
             return False  # An unapplied entry may change who votes.
         others = {node.id for node in self._SyncObj__otherNodes}
-        if self._pre_voting.is_won(others, now_s()):
+        if self._pre_voting.is_won(others, self._clock.now_s()):
             self._pre_voting.end()
             self._votes = set()
             self._counters.campaigns += 1
             return True
         journal = self._journal
         question = self._pre_voting.begin(
-            now_s(), term=self.term + 1, last_index=journal.last_index, last_term=journal.last_term
+            self._clock.now_s(),
+            term=self.term + 1,
+            last_index=journal.last_index,
+            last_term=journal.last_term,
         )
         if question is not None:
             self._SyncObj__raftLeader = (
@@ -406,7 +419,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         node = Node(sender)
         if message.term < self.term or not self.is_leader or node not in self._SyncObj__raftNextIndex:
             return
-        self._SyncObj__lastResponseTime[node] = now_s()
+        self._SyncObj__lastResponseTime[node] = self._clock.now_s()
         match, next_index = self._SyncObj__raftMatchIndex[node], self._SyncObj__raftNextIndex[node]
         last_index = self._journal.last_index
         if message.matched:
@@ -426,7 +439,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802 # the library's name
         """Send each follower and learner what it lacks, or a heartbeat."""
         self._notified_commit, self._sent_last_index = self.commit_index, self._journal.last_index
-        self._SyncObj__newAppendEntriesTime = now_s() + self._timing.heartbeat_ms / 1000
+        self._SyncObj__newAppendEntriesTime = self._clock.now_s() + self._timing.heartbeat_ms / 1000
         for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes:
             if node in self._SyncObj__connectedNodes:
                 self._send_to(node.id)
@@ -463,7 +476,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if message.term > self.term:
             self._step_down(message.term)
         elif message.term == self.term and self.is_leader:
-            self._SyncObj__lastResponseTime[Node(sender)] = now_s()
+            self._SyncObj__lastResponseTime[Node(sender)] = self._clock.now_s()
             self._transfers.advance(sender, message)
 
     # Apply, snapshots.
@@ -471,8 +484,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802 # the library's name
         """Apply what is committed, for at most APPLY_SLICE_S; True when followers should hear of a new commit."""
         before = self._store.applied_index
-        until_s = now_s() + APPLY_SLICE_S
-        while self._store.applied_index < self.commit_index and now_s() < until_s:
+        until_s = self._clock.now_s() + APPLY_SLICE_S
+        while self._store.applied_index < self.commit_index and self._clock.now_s() < until_s:
             entry, result = self._store.apply_next()
             self._SyncObj__raftLastApplied = entry.index
             self._proposals.applied(entry.index, entry.term, result)
@@ -499,7 +512,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             self._SyncObj__raftMatchIndex.pop(node, None)
         for node in others:
             self._track(node)
-            self._SyncObj__lastResponseTime[node] = now_s()
+            self._SyncObj__lastResponseTime[node] = self._clock.now_s()
         self._update_learners()
         if self.is_leader and not self.is_voter:
             self._step_down(self.term)
@@ -534,14 +547,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         return int(self._SyncObj__raftMatchIndex[node]) if node in self._SyncObj__readonlyNodes else None
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
-        self._proposer.turn(self, now_s())
+        self._proposer.turn(self, self._clock.now_s())
         has_news = (
             self._journal.last_index > self._sent_last_index or self.commit_index > self._notified_commit
         )
         if self.is_leader and has_news:
             self._SyncObj__sendAppendEntries()
-
-
-def now_s() -> float:
-    """Return the library's clock, which its deadlines are in."""
-    return float(monotonic())

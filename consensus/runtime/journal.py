@@ -5,7 +5,6 @@ returned. A failed write or fdatasync is final: the pages may be lost although a
 would report success, so the journal refuses everything after it and the member stops.
 """
 
-import os
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from consensus.core.records import (
     decode_file,
     encode_batch,
 )
-from consensus.runtime.disk import naming_errors, replace_durably, write_all
+from consensus.runtime.disk import FILE_DISK, Disk, naming_errors, read_file, replace_durably
 from federation.kernel.errors import CorruptError, UnavailableError
 
 FILE_NAME = "journal"
@@ -32,9 +31,12 @@ PENDING_BYTES_MAX = 4 * 1024 * 1024
 class Journal:
     """The log of one member; entry `index` is `entries[index - base.index - 1]`."""
 
-    def __init__(self, directory: Path, *, founding: Base, counters: Counters) -> None:
+    def __init__(
+        self, directory: Path, *, founding: Base, counters: Counters, disk: Disk = FILE_DISK
+    ) -> None:
         """Open the journal in `directory`; an absent one is begun with `founding`."""
         self._path = directory / FILE_NAME
+        self._disk = disk
         self._counters = counters
         self._descriptor = -1
         self._failed = False
@@ -48,9 +50,9 @@ class Journal:
         self.commit_index = founding.index
         self.size_bytes = 0
         with naming_errors(self._path, "read"):
-            (directory / f"{FILE_NAME}.new").unlink(missing_ok=True)
-            self.is_new = not self._path.exists()
-            data = b"" if self.is_new else self._path.read_bytes()
+            disk.remove(directory / f"{FILE_NAME}.new")
+            self.is_new = not disk.exists(self._path)
+            data = b"" if self.is_new else read_file(disk, self._path)
         if self.is_new:
             self.rewrite(founding, [])
         else:
@@ -124,8 +126,8 @@ class Journal:
         began_s = time.perf_counter()
         self._failed = True  # Until both calls have returned.
         with naming_errors(self._path, "write"):
-            write_all(self._descriptor, data)
-            os.fdatasync(self._descriptor)
+            self._disk.write(self._descriptor, data)
+            self._disk.sync_data(self._descriptor)
         self._failed = False
         self._counters.journal_syncs += 1
         self._counters.journal_sync_us += int((time.perf_counter() - began_s) * 1e6)
@@ -146,12 +148,10 @@ class Journal:
         if was_failed:
             raise UnavailableError(f"journal {self._path} failed earlier; this member stops")
         with naming_errors(new, "write"):
-            descriptor = os.open(
-                new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
-            size_bytes = _write_file(descriptor, records, entries)
-            os.fsync(descriptor)
-            replace_durably(new, self._path)
+            descriptor = self._disk.create(new)
+            size_bytes = _write_file(self._disk, descriptor, records, entries)
+            self._disk.sync(descriptor)
+            replace_durably(self._disk, new, self._path)
         self.close()
         self._descriptor, self.size_bytes = descriptor, size_bytes
         self.base, self.entries = base, entries
@@ -161,7 +161,7 @@ class Journal:
     def close(self) -> None:
         """Give up the file; what was not flushed is lost, as in a crash."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            self._disk.close(self._descriptor)
             self._descriptor = -1
 
     def _load(self, data: bytes) -> None:
@@ -172,10 +172,10 @@ class Journal:
         for record in records:
             self._replay(record)
         with naming_errors(self._path, "open"):
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._descriptor = self._disk.open_append(self._path)
             if good_bytes < len(data):
-                os.ftruncate(self._descriptor, good_bytes)
-                os.fsync(self._descriptor)
+                self._disk.truncate(self._descriptor, good_bytes)
+                self._disk.sync(self._descriptor)
         self.size_bytes = good_bytes
         self.commit_index = self._commit_written = min(
             max(self.commit_index, self.base.index), self.last_index
@@ -199,10 +199,10 @@ class Journal:
                 del self.entries[max(0, record.index - self.base.index - 1) :]
 
 
-def _write_file(descriptor: int, records: list[Record], entries: list[Entry]) -> int:
+def _write_file(disk: Disk, descriptor: int, records: list[Record], entries: list[Entry]) -> int:
     """Write a whole journal in batches of bounded size and return its length."""
     data = FILE_HEADER + encode_batch(records)
-    write_all(descriptor, data)
+    disk.write(descriptor, data)
     size_bytes = len(data)
     batch: list[Record] = []
     batch_bytes = 0
@@ -211,7 +211,7 @@ def _write_file(descriptor: int, records: list[Record], entries: list[Entry]) ->
         batch_bytes += len(entry.command)
         if batch_bytes > PENDING_BYTES_MAX or entry is entries[-1]:
             data = encode_batch(batch)
-            write_all(descriptor, data)
+            disk.write(descriptor, data)
             size_bytes += len(data)
             batch, batch_bytes = [], 0
     return size_bytes

@@ -1,10 +1,12 @@
 """What pysyncobj is given instead of its own log, poller and transport."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from pysyncobj import SyncObjConf
 from pysyncobj.transport import Transport as LibraryTransport
 
+from consensus.core.contract import MemberAddress
 from consensus.core.membership import KIND_NOOP
 from consensus.core.messages import Message, RequestVote, VoteGranted
 from consensus.core.records import Entry
@@ -21,6 +23,18 @@ class Wire(Protocol):
 
     def backlog_bytes(self, member_id: str) -> int:
         """Return what waits to be sent to the member."""
+        ...
+
+
+class Net(Wire, Protocol):
+    """What a member needs of the transport besides."""
+
+    def set_peers(self, members: Iterable[MemberAddress]) -> None:
+        """Dial these and accept these; connections of others are closed."""
+        ...
+
+    def connected(self) -> tuple[str, ...]:
+        """Return the ids of peers that can be sent to."""
         ...
 
 

@@ -16,9 +16,11 @@ from consensus.core.membership import Voters, voter_ids
 from consensus.core.messages import Message
 from consensus.core.proposals import ProposalTable
 from consensus.core.timing import Timing
-from consensus.runtime.disk import DirectoryLock
+from consensus.runtime.clock import SYSTEM_CLOCK, Clock
+from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
+from consensus.runtime.library import Net
 from consensus.runtime.store import Store
 from consensus.runtime.transport import Transport, TransportSecurity
 from federation.kernel.errors import InvalidInputError
@@ -38,10 +40,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     timing: Timing
     listen: str
     snapshot_after_bytes: int
+    disk: Disk = FILE_DISK
+    clock: Clock = SYSTEM_CLOCK
 
 
 class Member:
-    """Owns the directory, the Raft state and the connections while `run` runs."""
+    """Owns the directory, the Raft state and the connections while `run` runs.
+
+    `run` is the shell with lock, sockets and waiting around `open_store`, `begin`, `turn` and `end`,
+    which use only the ports Disk, Net and Clock.
+    """
 
     def __init__(
         self,
@@ -72,64 +80,80 @@ class Member:
         settings = self._settings
         lock = DirectoryLock(settings.directory)
         try:
-            store = Store(
-                settings.directory,
-                founding_voters=settings.bootstrap,
-                machine=settings.machine,
-                counters=self._counters,
-                snapshot_after_bytes=settings.snapshot_after_bytes,
-            )
+            store = self.open_store()
             try:
                 await self._take_part(store)
             finally:
-                self._proposals.fail_all("this member stops")
-                self._intake.close()
-                store.close()
+                self.end(store)
         finally:
             lock.release()
 
+    def open_store(self) -> Store:
+        """Load journal and snapshot into the state machine; raises CorruptError, UnavailableError."""
+        settings = self._settings
+        return Store(
+            settings.directory,
+            founding_voters=settings.bootstrap,
+            machine=settings.machine,
+            counters=self._counters,
+            snapshot_after_bytes=settings.snapshot_after_bytes,
+            disk=settings.disk,
+        )
+
+    def begin(self, store: Store, net: Net, *, wake: Callable[[], object]) -> None:
+        """Take part over `net` from now on; `wake` is called, from any thread, when `turn` has work."""
+        self._store = store
+        self._net = net
+        self._raft = self._make_raft(store, net)
+        self._set_peers()
+        self._intake.open(wake)
+
+    def end(self, store: Store) -> None:
+        """Fail what is unfinished and release the files."""
+        self._proposals.fail_all("this member stops")
+        self._intake.close()
+        store.close()
+
+    def _make_raft(self, store: Store, net: Net) -> HardenedRaft:
+        return HardenedRaft(
+            self._settings.me,
+            store=store,
+            wire=net,
+            timing=self._settings.timing,
+            proposals=self._proposals,
+            counters=self._counters,
+            applied=self._applied,
+            voters_changed=self._set_peers,
+            clock=self._settings.clock,
+        )
+
     async def _take_part(self, store: Store) -> None:
         settings = self._settings
-        self._store = store
-        self._transport = Transport(
+        transport = Transport(
             settings.me,
             listen=settings.listen,
             federation=settings.federation,
             security=settings.security,
             timing=settings.timing,
             counters=self._counters,
-            deliver=self._deliver,
-            changed=self._peer_changed,
+            deliver=self.deliver,
+            changed=self.peer_changed,
         )
-        self._raft = HardenedRaft(
-            settings.me,
-            store=store,
-            wire=self._transport,
-            timing=settings.timing,
-            proposals=self._proposals,
-            counters=self._counters,
-            applied=self._applied,
-            voters_changed=self._set_peers,
-        )
-        self._set_peers()
         loop = asyncio.get_running_loop()
-        self._intake.open(lambda: loop.call_soon_threadsafe(self._wake.set))
+        self.begin(store, transport, wake=lambda: loop.call_soon_threadsafe(self._wake.set))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._transport.run(), name="raft-transport")
-            tasks.create_task(self._drive(replay_to=store.journal.commit_index), name="raft-cycles")
+            tasks.create_task(transport.run(), name="raft-transport")
+            tasks.create_task(
+                self._drive(transport, replay_to=store.journal.commit_index), name="raft-cycles"
+            )
 
-    async def _drive(self, *, replay_to: int) -> None:
-        raft = self._raft
+    async def _drive(self, transport: Transport, *, replay_to: int) -> None:
         while True:
-            self._cycle()
-            if (
-                not self._is_ready
-                and self._store.applied_index >= replay_to
-                and self._transport.listening.is_set()
-            ):
+            self.turn()
+            if not self._is_ready and self._store.applied_index >= replay_to and transport.listening.is_set():
                 self._is_ready = True
                 self._ready()
-            if raft.has_more or self._messages:
+            if self.has_more:
                 await asyncio.sleep(0)
             else:
                 await self._wait_for_work()
@@ -142,7 +166,13 @@ class Member:
         except TimeoutError:
             return  # The timers want a look.
 
-    def _cycle(self) -> None:
+    @property
+    def has_more(self) -> bool:
+        """True when the next turn has work that no event announces."""
+        return self._raft.has_more or bool(self._messages)
+
+    def turn(self) -> None:
+        """Make one cycle; raises an IsthmusError when this member must stop."""
         if self._intake.allowed is not self._allowed:
             self._set_peers()
         while self._messages:
@@ -158,12 +188,14 @@ class Member:
         self._publish_status()  # First: whoever is told that a change is done must see it in the status.
         self._intake.deliver()
 
-    def _deliver(self, sender: str, message: Message) -> None:
+    def deliver(self, sender: str, message: Message) -> None:
+        """Take a message of an authenticated peer for the next turn."""
         # Bounded by what the connections read in one turn of the loop: the next cycle follows it.
         self._messages.append((sender, message))
         self._wake.set()
 
-    def _peer_changed(self, member_id: str, is_connected: bool) -> None:
+    def peer_changed(self, member_id: str, is_connected: bool) -> None:
+        """Begin or end sending to a peer."""
         self._raft.peer_changed(member_id, is_connected)
         self._wake.set()
 
@@ -180,7 +212,7 @@ class Member:
             self._seen_voters |= {member.id: member for member in (*self._settings.bootstrap, *voters)}
             peers |= self._seen_voters
         peers |= {member.id: member for member in voters}
-        self._transport.set_peers(peers.values())
+        self._net.set_peers(peers.values())
         self._raft.set_learners({member.id for member in self._allowed} - {me})
 
     def _publish_status(self) -> None:
@@ -193,7 +225,7 @@ class Member:
             commit_index=raft.commit_index,
             applied_index=store.applied_index,
             members=voter_ids(store.voters),
-            connected=self._transport.connected(),
+            connected=self._net.connected(),
             journal_bytes=store.journal.size_bytes,
             snapshot_index=store.snapshot_index,
             last_leader_contact_ms_ago=None,

@@ -1,10 +1,9 @@
 """Snapshot files: written slice by slice, verified before use, copied to members that lag."""
 
 import hashlib
-import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from consensus.core.contract import SNAPSHOT_CHUNK_BYTES_MAX
 from consensus.core.snapshots import (
@@ -23,7 +22,7 @@ from consensus.core.snapshots import (
     encode_end,
     encode_manifest,
 )
-from consensus.runtime.disk import naming_errors, replace_durably, write_all
+from consensus.runtime.disk import FILE_DISK, Disk, naming_errors, replace_durably
 from federation.kernel.errors import CorruptError, InvalidInputError, LimitExceededError
 
 FILE_NAME = "snapshot"
@@ -36,11 +35,36 @@ def snapshot_path(directory: Path) -> Path:
     return directory / FILE_NAME
 
 
-def verify(path: Path) -> Manifest:
+class _Reader:
+    """Reads one file from its beginning."""
+
+    def __init__(self, disk: Disk, descriptor: int) -> None:
+        self._disk = disk
+        self._descriptor = descriptor
+        self.offset = 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, fewer than `size` only at the end."""
+        data = self._disk.read(self._descriptor, size, self.offset)
+        self.offset += len(data)
+        return data
+
+
+@contextmanager
+def _reading(path: Path, disk: Disk) -> Iterator[_Reader]:
+    with naming_errors(path, "read"):
+        descriptor = disk.open_read(path)
+        try:
+            yield _Reader(disk, descriptor)
+        finally:
+            disk.close(descriptor)
+
+
+def verify(path: Path, disk: Disk = FILE_DISK) -> Manifest:
     """Read all of the file and return its manifest; raises CorruptError naming the offset."""
     manifest: Manifest | None = None
     chunks = 0
-    with naming_errors(path, "read"), path.open("rb") as file:
+    with _reading(path, disk) as file:
         digest = hashlib.sha256()
         for kind, payload, raw in _blocks(file, path):
             if manifest is None:
@@ -62,21 +86,21 @@ def verify(path: Path) -> Manifest:
     raise CorruptError(f"snapshot {path} has no end block: it was cut off")
 
 
-def read_chunks(path: Path) -> Iterator[bytes]:
+def read_chunks(path: Path, disk: Disk = FILE_DISK) -> Iterator[bytes]:
     """Yield the state machine's chunks of a verified file."""
-    with naming_errors(path, "read"), path.open("rb") as file:
+    with _reading(path, disk) as file:
         for kind, payload, _raw in _blocks(file, path):
             if kind == KIND_CHUNK:
                 yield payload
 
 
-def _blocks(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
+def _blocks(file: _Reader, path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Yield kind, payload and raw bytes of each block; the first one's raw bytes include the file header."""
     name = str(path)
     prefix = file.read(len(FILE_HEADER))
     check_header(prefix, name)
     while True:
-        offset = file.tell()
+        offset = file.offset
         head = file.read(BLOCK_HEAD.size)
         if not head:
             return
@@ -95,9 +119,12 @@ def _blocks(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
 class SnapshotWriter:
     """Writes one snapshot; call `step` until it returns True. The old file stays until then."""
 
-    def __init__(self, directory: Path, manifest: Manifest, chunks: Iterator[bytes]) -> None:
+    def __init__(
+        self, directory: Path, manifest: Manifest, chunks: Iterator[bytes], disk: Disk = FILE_DISK
+    ) -> None:
         """Begin; the first chunk is drawn here, while the state is the manifest's."""
         self.manifest = manifest
+        self._disk = disk
         self._path = snapshot_path(directory)
         self._new = self._path.with_suffix(".new")
         self._chunks = chunks
@@ -112,9 +139,7 @@ class SnapshotWriter:
         """Write the next SLICE_BYTES; True when the snapshot is durable and has its name."""
         with naming_errors(self._new, "write"):
             if self._descriptor < 0:
-                self._descriptor = os.open(
-                    self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-                )
+                self._descriptor = self._disk.create(self._new)
                 self._put(encode_manifest(self.manifest))
             while self._drawn is not None and len(self._buffer) < SLICE_BYTES:
                 if len(self._drawn) > SNAPSHOT_CHUNK_BYTES_MAX:
@@ -128,19 +153,19 @@ class SnapshotWriter:
             done = self._drawn is None
             if done:
                 self._put(encode_end(self._count, self._digest.digest()))
-            write_all(self._descriptor, bytes(self._buffer))
-            os.fdatasync(self._descriptor)
+            self._disk.write(self._descriptor, bytes(self._buffer))
+            self._disk.sync_data(self._descriptor)
             self.size_bytes += len(self._buffer)
             self._buffer.clear()
             if done:
                 self.close()
-                replace_durably(self._new, self._path)
+                replace_durably(self._disk, self._new, self._path)
         return done
 
     def close(self) -> None:
         """Give up an unfinished file; the next writer overwrites it."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            self._disk.close(self._descriptor)
             self._descriptor = -1
 
     def _put(self, block: bytes) -> None:
@@ -151,11 +176,12 @@ class SnapshotWriter:
 class OutgoingSnapshot:
     """The file as it was when the copy began: a newer one takes its name, not its bytes."""
 
-    def __init__(self, directory: Path, index: int) -> None:
-        path = snapshot_path(directory)
-        with naming_errors(path, "read"):
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.total_bytes = os.fstat(self._descriptor).st_size
+    def __init__(self, directory: Path, index: int, disk: Disk = FILE_DISK) -> None:
+        self._path = snapshot_path(directory)
+        self._disk = disk
+        with naming_errors(self._path, "read"):
+            self._descriptor = disk.open_read(self._path)
+            self.total_bytes = disk.size_bytes(self._path)
         self.index = index
         self.sent_bytes = 0
         self.acknowledged_bytes = 0
@@ -172,19 +198,20 @@ class OutgoingSnapshot:
 
     def read(self, bytes_max: int) -> bytes:
         """Return the next piece and count it as sent."""
-        data = os.pread(self._descriptor, bytes_max, self.sent_bytes)
+        with naming_errors(self._path, "read"):
+            data = self._disk.read(self._descriptor, bytes_max, self.sent_bytes)
         self.sent_bytes += len(data)
         return data
 
     def close(self) -> None:
         """Release the file."""
-        os.close(self._descriptor)
+        self._disk.close(self._descriptor)
 
 
 class IncomingSnapshot:
     """A copy being received from a leader."""
 
-    def __init__(self, directory: Path, index: int, total_bytes: int) -> None:
+    def __init__(self, directory: Path, index: int, total_bytes: int, disk: Disk = FILE_DISK) -> None:
         if total_bytes > SNAPSHOT_BYTES_MAX:
             raise InvalidInputError(
                 f"snapshot {index} has {total_bytes} bytes, expected at most {SNAPSHOT_BYTES_MAX}"
@@ -194,8 +221,9 @@ class IncomingSnapshot:
         self.received_bytes = 0
         self._path = snapshot_path(directory)
         self._new = self._path.with_suffix(".incoming")
+        self._disk = disk
         with naming_errors(self._new, "create"):
-            self._descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._descriptor = disk.create(self._new)
 
     def write(self, offset: int, data: bytes) -> bool:
         """Add a piece if it is the next one; True when the copy has all its bytes."""
@@ -205,20 +233,20 @@ class IncomingSnapshot:
                     f"snapshot {self.index} exceeds the {self.total_bytes} bytes announced"
                 )
             with naming_errors(self._new, "write"):
-                write_all(self._descriptor, data)
-                os.fdatasync(self._descriptor)
+                self._disk.write(self._descriptor, data)
+                self._disk.sync_data(self._descriptor)
             self.received_bytes += len(data)
         return self.received_bytes == self.total_bytes
 
     def install(self, index: int) -> Manifest:
         """Verify the copy and make it this member's snapshot, durably; raises CorruptError."""
-        manifest = verify(self._new)
+        manifest = verify(self._new, self._disk)
         if manifest.index != index:
             raise CorruptError(f"snapshot {self._new} ends at {manifest.index}, {index} was announced")
         with naming_errors(self._path, "replace"):
-            replace_durably(self._new, self._path)
+            replace_durably(self._disk, self._new, self._path)
         return manifest
 
     def close(self) -> None:
         """Release the file."""
-        os.close(self._descriptor)
+        self._disk.close(self._descriptor)

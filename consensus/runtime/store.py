@@ -16,7 +16,8 @@ from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP, Voters, dec
 from consensus.core.messages import SnapshotChunk
 from consensus.core.records import Base, Entry
 from consensus.core.snapshots import Manifest
-from consensus.runtime.disk import naming_errors
+from consensus.runtime.disk import FILE_DISK, Disk, naming_errors
+from consensus.runtime.journal import FILE_NAME as JOURNAL_NAME
 from consensus.runtime.journal import Journal
 from consensus.runtime.snapshots import (
     IncomingSnapshot,
@@ -50,9 +51,11 @@ class Store:
         machine: StateMachine,
         counters: Counters,
         snapshot_after_bytes: int,
+        disk: Disk = FILE_DISK,
     ) -> None:
         """Open or begin the journal and load the snapshot; raises CorruptError."""
         self._directory = directory
+        self._disk = disk
         self._machine = machine
         self._counters = counters
         self._snapshot_after_bytes = snapshot_after_bytes
@@ -60,12 +63,12 @@ class Store:
         self._incoming: IncomingSnapshot | None = None
         self._incoming_from: tuple[str, int] = ("", 0)
         founding = Base(index=FOUNDING_INDEX, term=FOUNDING_TERM, voters=founding_voters)
-        has_snapshot = snapshot_path(directory).exists()
-        if has_snapshot and not (directory / "journal").exists():
+        has_snapshot = disk.exists(snapshot_path(directory))
+        if has_snapshot and not disk.exists(directory / JOURNAL_NAME):
             raise CorruptError(
                 f"directory {directory} has a snapshot but no journal: this member forgot its votes"
             )
-        self.journal = Journal(directory, founding=founding, counters=counters)
+        self.journal = Journal(directory, founding=founding, counters=counters, disk=disk)
         self.voters = self.journal.base.voters
         self.snapshot_index = 0
         self.snapshot_bytes = 0
@@ -110,7 +113,7 @@ class Store:
             term = self.journal.term_at(self.applied_index)
             assert term is not None
             manifest = Manifest(index=self.applied_index, term=term, voters=self.voters)
-            self._writer = SnapshotWriter(self._directory, manifest, self._machine.snapshot())
+            self._writer = SnapshotWriter(self._directory, manifest, self._machine.snapshot(), self._disk)
         if self._writer.step():
             manifest, self.snapshot_bytes = self._writer.manifest, self._writer.size_bytes
             self._writer = None
@@ -120,7 +123,7 @@ class Store:
 
     def outgoing(self) -> OutgoingSnapshot:
         """Open this member's snapshot for a member that needs it."""
-        return OutgoingSnapshot(self._directory, self.snapshot_index)
+        return OutgoingSnapshot(self._directory, self.snapshot_index, self._disk)
 
     def receive(self, leader: str, chunk: SnapshotChunk) -> int | None:
         """Add a piece of a leader's snapshot; return the bytes held so far, None once it is installed."""
@@ -130,7 +133,8 @@ class Store:
             self.forget_incoming()
             if chunk.offset != 0:
                 return 0
-            incoming = self._incoming = IncomingSnapshot(self._directory, chunk.index, chunk.total_bytes)
+            incoming = IncomingSnapshot(self._directory, chunk.index, chunk.total_bytes, self._disk)
+            self._incoming = incoming
             self._incoming_from = source
         if chunk.total_bytes != incoming.total_bytes:
             raise InvalidInputError(
@@ -163,13 +167,13 @@ class Store:
 
     def _restore(self) -> None:
         path = snapshot_path(self._directory)
-        manifest = verify(path)
+        manifest = verify(path, self._disk)
         if manifest.index < self.journal.base.index:
             raise CorruptError(
                 f"snapshot {path} ends at {manifest.index}, the journal begins at {self.journal.base.index}:"
                 " entries are missing"
             )
-        self._machine.restore(read_chunks(path))
+        self._machine.restore(read_chunks(path, self._disk))
         self._adopt(manifest)
 
     def _install(self, manifest: Manifest) -> None:
@@ -177,7 +181,7 @@ class Store:
             # Ours is older than what was just installed, and must not take its name.
             self._writer.close()
             self._writer = None
-        self._machine.restore(read_chunks(snapshot_path(self._directory)))
+        self._machine.restore(read_chunks(snapshot_path(self._directory), self._disk))
         self._adopt(manifest)
         self._counters.snapshots_installed += 1
 
@@ -191,7 +195,7 @@ class Store:
         self.applied_index = self.snapshot_index = manifest.index
         path = snapshot_path(self._directory)
         with naming_errors(path, "look at"):
-            self.snapshot_bytes = path.stat().st_size
+            self.snapshot_bytes = self._disk.size_bytes(path)
 
     def _drop_entries(self, manifest: Manifest) -> None:
         journal = self.journal

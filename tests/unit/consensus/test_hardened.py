@@ -19,7 +19,8 @@ from consensus.core.messages import (
 from consensus.core.proposals import Outcome, Proposal, ProposalTable
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
-from consensus.runtime.hardened import HardenedRaft, now_s
+from consensus.runtime.clock import SYSTEM_CLOCK
+from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.store import Store
 from tests.unit.consensus.builders import ALPHA, BETA, GAMMA, member
 
@@ -114,7 +115,9 @@ class Alpha:
         self.peers.sent.clear()
 
     def propose(self, command: bytes = b"c") -> None:
-        self.table.submit(Proposal("command", command, deadline_s=now_s() + 100, finish=self.outcomes.append))
+        self.table.submit(
+            Proposal("command", command, deadline_s=SYSTEM_CLOCK.now_s() + 100, finish=self.outcomes.append)
+        )
 
 
 def append(term: int, prev: tuple[int, int], *entries: Entry, commit: int = 1) -> Append:

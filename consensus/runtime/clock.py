@@ -1,0 +1,33 @@
+"""The engine's time and chance: what an election depends on besides messages and the disk."""
+
+import random
+from typing import Protocol
+
+from pysyncobj.monotonic import monotonic
+
+
+class Clock(Protocol):
+    """One member's own clock; those of two members have nothing in common."""
+
+    def now_s(self) -> float:
+        """Return the time in seconds; it never goes back. Deadlines of the library are in it."""
+        ...
+
+    def fraction(self) -> float:
+        """Return a random number of [0, 1)."""
+        ...
+
+
+class SystemClock:
+    """The library's clock, which a stopped NTP daemon or an operator cannot move, and random numbers."""
+
+    def now_s(self) -> float:
+        """See the port."""
+        return float(monotonic())
+
+    def fraction(self) -> float:
+        """See the port."""
+        return random.random()  # noqa: S311 # election timeouts need to differ, not to be secret
+
+
+SYSTEM_CLOCK = SystemClock()
