@@ -175,7 +175,10 @@ class Journal:
             self._descriptor = self._disk.open_append(self._path)
             if good_bytes < len(data):
                 self._disk.truncate(self._descriptor, good_bytes)
-                self._disk.sync(self._descriptor)
+            # What was read may be in the kernel's memory only, left there by a process that was killed
+            # before its fdatasync or between a rename and the directory's: from here on it is promised.
+            self._disk.sync(self._descriptor)
+            self._disk.sync_directory(self._path.parent)
         self.size_bytes = good_bytes
         self.commit_index = self._commit_written = min(
             max(self.commit_index, self.base.index), self.last_index

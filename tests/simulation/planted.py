@@ -1,0 +1,239 @@
+"""Bugs, each of them one that consensus implementations have had. The checks must notice every one.
+
+They are subclasses and wrappers of the ports; the engine itself has no switch for any of them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pysyncobj.syncobj
+from msgspec import Struct
+from msgspec.structs import replace
+from pysyncobj.node import Node
+
+from consensus.core.contract import Applied
+from consensus.core.messages import Append, Appended
+from consensus.core.proposals import Proposal, finish_all
+from consensus.core.records import Base
+from consensus.runtime.hardened import HardenedRaft
+from consensus.runtime.library import Net
+from consensus.runtime.member import Member
+from consensus.runtime.proposer import Proposer
+from consensus.runtime.store import Store
+from discovery.core.catalog import Catalog
+from discovery.core.model import Change
+from tests.simulation.checks import Checks
+from tests.simulation.disk import SimDisk
+from tests.simulation.machine import WatchedCatalog
+from tests.simulation.member import Parts
+
+
+class SkipsTheSync(SimDisk):
+    """fdatasync returns and did nothing."""
+
+    def sync_data(self, descriptor: int) -> None:
+        self._operation()
+
+
+class BelievesThePageCache(SimDisk):
+    """A file that is opened again counts as durable, whatever its last process had synced."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._reopened: set[int] = set()
+
+    def open_append(self, path: Path) -> int:
+        descriptor = super().open_append(path)
+        self._reopened.add(descriptor)
+        return descriptor
+
+    def sync(self, descriptor: int) -> None:
+        if descriptor not in self._reopened:
+            super().sync(descriptor)
+
+
+class _RaftMember(Member):
+    raft_type: type[HardenedRaft]
+
+    def _make_raft(self, store: Store, net: Net) -> HardenedRaft:
+        raft = super()._make_raft(store, net)
+        raft.__class__ = self.raft_type
+        return raft
+
+
+def _with_raft(raft: type[HardenedRaft]) -> Parts:
+    return Parts(member=type(f"Member{raft.__name__}", (_RaftMember,), {"raft_type": raft}))
+
+
+class _ProposerMember(Member):
+    proposer_type: type[Proposer]
+
+    def _make_raft(self, store: Store, net: Net) -> HardenedRaft:
+        raft = super()._make_raft(store, net)
+        raft._proposer.__class__ = self.proposer_type
+        return raft
+
+
+def _with_proposer(proposer: type[Proposer]) -> Parts:
+    return Parts(member=type(f"Member{proposer.__name__}", (_ProposerMember,), {"proposer_type": proposer}))
+
+
+class AnswersBeforeTheQuorum(Proposer):
+    """The leader acknowledges what it has appended."""
+
+    def _append(self, group: list[Proposal], command: bytes, term: int) -> None:
+        finish_all(group, Applied(index=self._journal.last_index + 1, term=term, result=b""))
+        super()._append(group, command, term)
+
+
+class ReadsWithoutBarrier(Proposer):
+    """Whoever is asked answers from its own state."""
+
+    def _answer_now(self, group: list[Proposal]) -> None:
+        finish_all(group, Applied(index=self._store.applied_index, term=self._journal.term, result=b""))
+
+    def _append(self, group: list[Proposal], command: bytes, term: int) -> None:
+        if group[0].kind == "barrier":
+            self._answer_now(group)
+        else:
+            super()._append(group, command, term)
+
+    def _forward(self, group: list[Proposal], leader: str | None, now_s: float) -> None:
+        if group[0].kind == "barrier":
+            self._answer_now(group)
+        else:
+            super()._forward(group, leader, now_s)
+
+
+class AcceptsStaleReplies(HardenedRaft):
+    """An answer to an earlier leadership counts for this one."""
+
+    def _on_appended(self, sender: str, message: Appended) -> None:
+        super()._on_appended(sender, replace(message, term=max(message.term, self.term)))
+
+
+class CountsLearners(HardenedRaft):
+    """What a learner holds counts for a voter."""
+
+    def _on_appended(self, sender: str, message: Appended) -> None:
+        super()._on_appended(sender, message)
+        if Node(sender) in self._SyncObj__readonlyNodes:
+            for node in self._SyncObj__otherNodes:
+                super()._on_appended(node.id, message)
+
+
+class CommitsUnverified(HardenedRaft):
+    """A follower takes the leader's commit index for its own log, whatever that holds."""
+
+    def _on_append(self, sender: str, message: Append) -> None:
+        super()._on_append(sender, message)
+        commit = min(message.commit_index, self._journal.last_index)
+        if message.term == self.term and commit > self.commit_index:
+            self._SyncObj__raftCommitIndex = commit
+
+
+class TruncatesWithoutConflict(HardenedRaft):
+    """Each append removes everything behind what it brings, as the library does."""
+
+    def _on_append(self, sender: str, message: Append) -> None:
+        end = message.prev_index + len(message.entries)
+        fits = self._journal.term_at(message.prev_index) == message.prev_term
+        if message.term == self.term and fits and self.commit_index < end < self._journal.last_index:
+            self._journal.truncate(end + 1)
+        super()._on_append(sender, message)
+
+
+class ForgetsTheVote(Member):
+    """After a restart the vote of the term is free again."""
+
+    def open_store(self) -> Store:
+        store = super().open_store()
+        store.journal.voted_for = None
+        return store
+
+
+class DropsTheJournalBelowASnapshot(Member):
+    """A snapshot newer than the journal's base makes the whole journal worthless (pysyncobj's D1)."""
+
+    def open_store(self) -> Store:
+        store = super().open_store()
+        journal, index = store.journal, store.snapshot_index
+        if index > journal.base.index:
+            term = journal.term_at(index) or 0
+            journal.commit_index = index
+            journal.rewrite(Base(index=index, term=term, voters=store.voters), [])
+        return store
+
+
+class AppliesTwiceAfterRestart(Member):
+    """The first entry behind a snapshot is the last one in it."""
+
+    def open_store(self) -> Store:
+        store = super().open_store()
+        if store.applied_index > store.journal.base.index:
+            store.applied_index -= 1
+        return store
+
+
+class ExpiresLeasesByItsOwnClock(WatchedCatalog):
+    """Each member judges a lease by its own time instead of the replicated one."""
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        self.catalog._now_ms = int(pysyncobj.syncobj.monotonicTime() * 1000)
+        return super().apply(index, command)
+
+
+class _RepeatingCatalog(Catalog):
+    def history(self, after_revision: int) -> Sequence[tuple[int, tuple[Change, ...]]]:
+        news = super().history(after_revision)
+        return [*news[:1], *news] if len(news) > 1 else news
+
+
+class DeliversAnEventTwice(WatchedCatalog):
+    """A watch that catches up gets its first event twice."""
+
+    def __init__(self, name: str, checks: Checks) -> None:
+        super().__init__(name, checks)
+        self.catalog = _RepeatingCatalog()
+
+
+class _SkippingCatalog(Catalog):
+    def history(self, after_revision: int) -> Sequence[tuple[int, tuple[Change, ...]]]:
+        news = super().history(after_revision)
+        return news[1:] if len(news) > 1 else news
+
+
+class SkipsAnEvent(WatchedCatalog):
+    """A watch that catches up misses its first event."""
+
+    def __init__(self, name: str, checks: Checks) -> None:
+        super().__init__(name, checks)
+        self.catalog = _SkippingCatalog()
+
+
+class Bug(Struct, frozen=True, kw_only=True):
+    """A planted bug, the plan that provokes it, and the seeds within which it must show."""
+
+    parts: Parts
+    plan: str
+    seeds: int
+
+
+BUGS: dict[str, Bug] = {
+    "skips the sync": Bug(parts=Parts(disk=SkipsTheSync), plan="disk", seeds=5),
+    "believes the page cache": Bug(parts=Parts(disk=BelievesThePageCache), plan="disk", seeds=80),
+    "answers before the quorum": Bug(parts=_with_proposer(AnswersBeforeTheQuorum), plan="mixed", seeds=5),
+    "reads without barrier": Bug(parts=_with_proposer(ReadsWithoutBarrier), plan="mixed", seeds=5),
+    "accepts stale replies": Bug(parts=_with_raft(AcceptsStaleReplies), plan="elections", seeds=80),
+    "counts learners": Bug(parts=_with_raft(CountsLearners), plan="members", seeds=20),
+    "commits unverified": Bug(parts=_with_raft(CommitsUnverified), plan="mixed", seeds=40),
+    "truncates without conflict": Bug(parts=_with_raft(TruncatesWithoutConflict), plan="mixed", seeds=80),
+    "forgets the vote": Bug(parts=Parts(member=ForgetsTheVote), plan="elections", seeds=80),
+    "drops the journal": Bug(parts=Parts(member=DropsTheJournalBelowASnapshot), plan="disk", seeds=20),
+    "applies twice after a restart": Bug(parts=Parts(member=AppliesTwiceAfterRestart), plan="disk", seeds=10),
+    "expires leases by its own clock": Bug(
+        parts=Parts(machine=ExpiresLeasesByItsOwnClock), plan="mixed", seeds=10
+    ),
+    "delivers an event twice": Bug(parts=Parts(machine=DeliversAnEventTwice), plan="mixed", seeds=5),
+    "skips an event": Bug(parts=Parts(machine=SkipsAnEvent), plan="mixed", seeds=5),
+}
