@@ -11,7 +11,8 @@ from msgspec import Struct
 
 SNAPSHOT_CHUNK_BYTES_MAX = 256 * 1024
 
-Role = Literal["leader", "follower", "candidate", "joining", "stopped"]
+# joining: has a part in no membership yet, or no more. learner: gets the log and has no vote.
+Role = Literal["leader", "follower", "candidate", "learner", "joining", "stopped"]
 
 
 class StateMachine(Protocol):
@@ -53,6 +54,15 @@ class MemberAddress(Struct, frozen=True, kw_only=True):
     identity: str  # The SPIFFE id that its certificate must carry.
 
 
+class PeerStatus(Struct, frozen=True, kw_only=True):
+    """What a leader knows of another member."""
+
+    id: str
+    votes: bool
+    match_index: int  # Durable there, as far as the leader was told.
+    last_answer_ms_ago: int | None  # None: it has not answered this leader.
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """A member's own view; another member's may differ."""
 
@@ -63,12 +73,14 @@ class Status(Struct, frozen=True, kw_only=True):
     commit_index: int
     applied_index: int
     members: tuple[str, ...]  # Those that vote.
+    learners: tuple[str, ...] = ()  # Those that the membership names without a vote.
     connected: tuple[str, ...]  # Those that this member can send to.
     journal_bytes: int
     snapshot_index: int
     last_leader_contact_ms_ago: (
         int | None
     )  # None: no leader heard since the start. A leader: contact with its quorum.
+    peers: tuple[PeerStatus, ...] = ()  # Of the others, as the leader knows them; empty on any other member.
 
 
 class Counters(Struct, kw_only=True):
@@ -155,8 +167,37 @@ class Consensus(Protocol):
         """
         ...
 
+    async def add_learner(self, member: MemberAddress, *, timeout_ms: int) -> None:
+        """Let a member have the log without a vote, also after a restart.
+
+        PreconditionError: another change is pending, or there are LEARNERS_MAX. AlreadyExistsError: it
+        votes, or its id, address or identity is another's. Nothing happens if it is one already.
+        """
+        ...
+
+    async def promote(self, member_id: str, *, timeout_ms: int) -> None:
+        """Give a learner its vote when it is connected and caught up; waits for it within the time.
+
+        NotFoundError: it is no learner. PreconditionError: as for `add_member`. Nothing happens if it
+        votes already.
+        """
+        ...
+
     async def remove_member(self, member_id: str, *, timeout_ms: int) -> None:
-        """Take a member's vote; NotFoundError, or PreconditionError for the last one or when one is pending."""
+        """Take a member's vote, or a learner's place.
+
+        NotFoundError, or PreconditionError for the last voter, when a change is pending, and when of
+        those that would vote then no majority answers the leader.
+        """
+        ...
+
+    async def transfer_leadership(self, member_id: str, *, timeout_ms: int) -> None:
+        """Make a voter lead; returns when it does, as this member sees it.
+
+        The leader appends nothing for at most one election timeout meanwhile. NotFoundError: it does
+        not vote. PreconditionError: it is not connected or not caught up. UnavailableError: another
+        member leads when the time is over; repeat it or not, nothing was lost.
+        """
         ...
 
     def on_applied(self, callback: Callable[[int], None]) -> None:

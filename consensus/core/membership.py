@@ -3,6 +3,8 @@
 A change takes effect on each member when it applies the committed entry, as in etcd's raft; one
 is pending at a time, so that each majority overlaps the next one. The entry carries the whole
 resulting list: a member that joined later and does not know the founding list still ends exact.
+
+    stranger --learner--> learner --add--> voter --remove--> stranger
 """
 
 from typing import Literal
@@ -20,6 +22,7 @@ from federation.kernel.errors import (
 )
 
 VOTERS_MAX = 9
+LEARNERS_MAX = 9
 
 # The first byte of every log entry. pysyncobj writes 0x01 itself when a leader is elected.
 KIND_COMMAND = b"\x00"
@@ -30,12 +33,25 @@ KINDS = frozenset({KIND_COMMAND, KIND_NOOP, KIND_MEMBERSHIP})
 Voters = tuple[MemberAddress, ...]
 
 
-class MembershipChange(Struct, frozen=True, kw_only=True, array_like=True):
-    """One added or removed voter, and all voters after it."""
+class Membership(Struct, frozen=True, kw_only=True, array_like=True):
+    """Who votes, and who gets the log without a vote."""
 
-    op: Literal["add", "remove"]
+    voters: Voters
+    learners: Voters = ()
+
+
+class MembershipChange(Struct, frozen=True, kw_only=True, array_like=True):
+    """One member that gets or loses its vote or its place as a learner, and all of them after it."""
+
+    op: Literal["add", "remove", "learner"]
     member: MemberAddress
     voters: Voters
+    learners: Voters = ()
+
+    @property
+    def membership(self) -> Membership:
+        """What is in force once this is applied."""
+        return Membership(voters=self.voters, learners=self.learners)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -56,6 +72,10 @@ def decode_change(entry: bytes) -> MembershipChange:
     if not 1 <= len(change.voters) <= VOTERS_MAX:
         raise InvalidInputError(
             f"membership change names {len(change.voters)} voters, expected 1 to {VOTERS_MAX}"
+        )
+    if len(change.learners) > LEARNERS_MAX:
+        raise InvalidInputError(
+            f"membership change names {len(change.learners)} learners, expected at most {LEARNERS_MAX}"
         )
     return change
 
@@ -78,32 +98,86 @@ def voter_ids(voters: Voters) -> tuple[str, ...]:
     return tuple(member.id for member in voters)
 
 
-def added(voters: Voters, member: MemberAddress) -> MembershipChange | None:
+def added(membership: Membership, member: MemberAddress) -> MembershipChange | None:
     """Return the change that gives `member` a vote, None if it has it already; raises IsthmusError."""
-    for voter in voters:
-        if voter == member:
-            return None
-        if voter.id == member.id:
-            raise AlreadyExistsError(
-                f"member {member.id} votes already, as {voter.address} with {voter.identity}"
-            )
-        if voter.address == member.address or voter.identity == member.identity:
-            raise AlreadyExistsError(f"address or identity of {member.id} belongs to member {voter.id}")
-    if len(voters) >= VOTERS_MAX:
+    if member in membership.voters:
+        return None
+    _check_distinct(membership, member)
+    if len(membership.voters) >= VOTERS_MAX:
         raise PreconditionError(
             f"cannot add {member.id}: {VOTERS_MAX} members vote already, which is the most"
         )
-    return MembershipChange(op="add", member=member, voters=(*voters, member))
+    return MembershipChange(
+        op="add",
+        member=member,
+        voters=(*membership.voters, member),
+        learners=_without(membership.learners, member.id),
+    )
 
 
-def removed(voters: Voters, member_id: str) -> MembershipChange:
-    """Return the change that takes the vote of `member_id`; raises IsthmusError."""
-    member = next((voter for voter in voters if voter.id == member_id), None)
+def learning(membership: Membership, member: MemberAddress) -> MembershipChange | None:
+    """Return the change that makes `member` a learner, None if it is one; raises IsthmusError."""
+    if member in membership.learners:
+        return None
+    _check_distinct(membership, member)
+    if member in membership.voters:
+        raise AlreadyExistsError(f"member {member.id} votes already")
+    if len(membership.learners) >= LEARNERS_MAX:
+        raise PreconditionError(
+            f"cannot add {member.id}: there are {LEARNERS_MAX} learners already, which is the most"
+        )
+    return MembershipChange(
+        op="learner",
+        member=member,
+        voters=membership.voters,
+        learners=(*membership.learners, member),
+    )
+
+
+def promoted(membership: Membership, member_id: str) -> MembershipChange | None:
+    """Return the change that gives a learner its vote, None if it votes already; raises IsthmusError."""
+    if member_id in voter_ids(membership.voters):
+        return None
+    member = next((learner for learner in membership.learners if learner.id == member_id), None)
     if member is None:
-        raise NotFoundError(f"no member {member_id} votes: expected one of {', '.join(voter_ids(voters))}")
-    if len(voters) == 1:
+        names = ", ".join(voter_ids(membership.learners)) or "none"
+        raise NotFoundError(f"no member {member_id} is a learner: expected one of {names}")
+    return added(membership, member)
+
+
+def removed(membership: Membership, member_id: str) -> MembershipChange:
+    """Return the change that takes the vote, or the learner's place, of `member_id`; raises IsthmusError."""
+    everybody = (*membership.voters, *membership.learners)
+    member = next((member for member in everybody if member.id == member_id), None)
+    if member is None:
+        raise NotFoundError(
+            f"no member {member_id} votes or learns: expected one of {', '.join(voter_ids(everybody))}"
+        )
+    if membership.voters == (member,):
         raise PreconditionError(f"cannot remove {member_id}: it is the only member that votes")
-    return MembershipChange(op="remove", member=member, voters=tuple(v for v in voters if v.id != member_id))
+    return MembershipChange(
+        op="remove",
+        member=member,
+        voters=_without(membership.voters, member_id),
+        learners=_without(membership.learners, member_id),
+    )
+
+
+def _check_distinct(membership: Membership, member: MemberAddress) -> None:
+    """Refuse a member that another one could be taken for."""
+    for other in (*membership.voters, *membership.learners):
+        if other == member:
+            continue
+        if other.id == member.id:
+            raise AlreadyExistsError(
+                f"member {member.id} exists already, as {other.address} with {other.identity}"
+            )
+        if other.address == member.address or other.identity == member.identity:
+            raise AlreadyExistsError(f"address or identity of {member.id} belongs to member {other.id}")
+
+
+def _without(members: Voters, member_id: str) -> Voters:
+    return tuple(member for member in members if member.id != member_id)
 
 
 def check_voters(voters: Voters) -> Voters:

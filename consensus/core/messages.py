@@ -61,15 +61,22 @@ class PreVoteAnswer(Struct, frozen=True, kw_only=True, array_like=True, tag="pre
 
 
 class RequestVote(Struct, frozen=True, kw_only=True, array_like=True, tag="vote?"):
-    """Raft's RequestVote."""
+    """Raft's RequestVote. `called`: the leader itself asked for this election, to hand over."""
 
     term: Count
     last_index: Count
     last_term: Count
+    called: bool = False
 
 
 class VoteGranted(Struct, frozen=True, kw_only=True, array_like=True, tag="voted"):
     """A vote, durable at its sender."""
+
+    term: Count
+
+
+class TimeoutNow(Struct, frozen=True, kw_only=True, array_like=True, tag="now"):
+    """The leader of `term` asks the receiver to campaign at once (Ongaro, section 3.10)."""
 
     term: Count
 
@@ -147,6 +154,7 @@ Message = (
     | PreVoteAnswer
     | RequestVote
     | VoteGranted
+    | TimeoutNow
     | Append
     | Appended
     | SnapshotChunk

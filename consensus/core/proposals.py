@@ -16,7 +16,7 @@ from typing import Literal
 from consensus.core.contract import Applied
 from federation.kernel.errors import IsthmusError, OutcomeUnknownError, UnavailableError
 
-Kind = Literal["command", "barrier", "add", "remove"]
+Kind = Literal["command", "barrier", "add", "remove", "learner", "promote", "transfer"]
 Outcome = Applied | IsthmusError
 DEADLINES_KEPT = (
     4_096  # Finished proposals stay in the heap of deadlines until it is twice the unfinished plus this.

@@ -29,11 +29,12 @@ KIND_END = b"E"
 
 
 class Manifest(Struct, frozen=True, kw_only=True, array_like=True):
-    """The state after entry `index`, and who votes there."""
+    """The state after entry `index`, and who votes and learns there."""
 
     index: int
     term: int
     voters: Voters
+    learners: Voters = ()
 
 
 class End(Struct, frozen=True, kw_only=True, array_like=True):

@@ -4,6 +4,7 @@ Nothing that keeps the caller's loop busy delays a heartbeat there (the interpre
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -139,6 +140,27 @@ class EmbeddedEngine:
     async def remove_member(self, member_id: str, *, timeout_ms: int) -> None:
         """See the contract."""
         await self._propose("remove", member_id.encode(), timeout_ms)
+
+    async def add_learner(self, member: MemberAddress, *, timeout_ms: int) -> None:
+        """See the contract."""
+        await self._propose("learner", encode_member(member), timeout_ms)
+
+    async def promote(self, member_id: str, *, timeout_ms: int) -> None:
+        """See the contract."""
+        await self._propose("promote", member_id.encode(), timeout_ms)
+
+    async def transfer_leadership(self, member_id: str, *, timeout_ms: int) -> None:
+        """See the contract."""
+        deadline_s = self._settings.clock.now_s() + timeout_ms / 1000
+        # The leader may be lost before it answers because it has handed over already.
+        with contextlib.suppress(OutcomeUnknownError):
+            await self._propose("transfer", member_id.encode(), timeout_ms)
+        while self._view[0].leader != member_id:
+            if self._settings.clock.now_s() >= deadline_s:
+                raise UnavailableError(
+                    f"member {self._view[0].leader or 'nobody'} leads after {timeout_ms} ms, not {member_id}"
+                )
+            await asyncio.sleep(self._settings.timing.tick_ms / 1000)
 
     def status(self) -> Status:
         """See the contract."""

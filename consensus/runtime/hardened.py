@@ -20,7 +20,7 @@ from pysyncobj import SyncObj
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
-from consensus.core.contract import Counters, MemberAddress, Role
+from consensus.core.contract import Counters, MemberAddress, PeerStatus, Role
 from consensus.core.membership import KIND_MEMBERSHIP, voter_ids
 from consensus.core.messages import (
     APPEND_BYTES_MAX,
@@ -35,6 +35,7 @@ from consensus.core.messages import (
     RequestVote,
     SnapshotChunk,
     SnapshotProgress,
+    TimeoutNow,
     VoteGranted,
 )
 from consensus.core.prevote import PreVoting
@@ -95,6 +96,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._counters = counters
         self._applied_callback = applied
         self._voters_changed = voters_changed
+        self._votes_out = VotesForLibrary(wire)
+        self._called_until_s = 0.0  # The leader asked this member to campaign before then.
         self._pre_voting = PreVoting(round_s=timing.election_min_ms / 1000)
         self._transfers = Transfers(store, wire)
         self._proposer = Proposer(me.id, table=proposals, store=store, wire=wire, timing=timing)
@@ -107,7 +110,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._sent_last_index = 0
         # The library's __init__ looks at every attribute, so ours are set before it.
         others = [Node(voter.id) for voter in store.voters if voter.id != me.id]
-        super().__init__(Node(me.id), others, library_settings(timing), transport=VotesForLibrary(wire))
+        super().__init__(Node(me.id), others, library_settings(timing), transport=self._votes_out)
         self._poller = NoPoller()
         self._SyncObj__serializer: Any = None  # It would pickle: any use of it must fail.
         self._SyncObj__needLoadDumpFile = False
@@ -142,7 +145,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     @property
     def role(self) -> Role:
         """For Status."""
-        return ROLES[self._SyncObj__raftState] if self.is_voter else "joining"
+        if self.is_voter:
+            return ROLES[self._SyncObj__raftState]
+        return "learner" if self._me.id in voter_ids(self._store.membership.learners) else "joining"
 
     @property
     def leader_id(self) -> str | None:
@@ -165,7 +170,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         return (
             self._store.applied_index < self.commit_index
             or self._store.is_writing_snapshot
-            or self._proposals.queued > 0
+            or self._proposer.has_work
             or (
                 self.is_leader
                 and len(self._store.voters) == 1
@@ -186,6 +191,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
                 self._on_request_vote(sender, message)
             case VoteGranted():
                 self._on_vote(sender, message)
+            case TimeoutNow():
+                self._on_timeout_now(sender, message)
             case PreVote():
                 self._on_pre_vote(sender, message)
             case PreVoteAnswer():
@@ -245,7 +252,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if self._SyncObj__raftLeader != node:
             self._proposals.leader_lost()
             self._SyncObj__raftLeader = node
-        self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
+        if self._clock.now_s() >= self._called_until_s:  # Else it is about to campaign, as its leader asked.
+            self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
         self._heard_s = self._clock.now_s()
 
     def _step_down(self, term: int) -> None:
@@ -270,7 +278,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _on_request_vote(self, sender: str, message: RequestVote) -> None:
         # A member that was cut off, or removed, must not depose a leader that works (Ongaro, section 4.2.3).
-        if message.term > self.term and self._hears_leader():
+        if message.term > self.term and self._hears_leader() and not message.called:
             return
         SyncObj._SyncObj__onMessageReceived(  # noqa: SLF001 # the library's own vote, kept
             self,
@@ -305,7 +313,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if not self.is_voter or self._store.applied_index < self.commit_index:
             return False  # An unapplied entry may change who votes.
         others = {node.id for node in self._SyncObj__otherNodes}
-        if self._pre_voting.is_won(others, self._clock.now_s()):
+        self._votes_out.is_called = self._clock.now_s() < self._called_until_s
+        if self._votes_out.is_called or self._pre_voting.is_won(others, self._clock.now_s()):
+            self._called_until_s = 0.0
             self._pre_voting.end()
             self._votes = set()
             self._counters.campaigns += 1
@@ -325,6 +335,11 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             for member_id in others:
                 self._wire.send(member_id, question)
         return False
+
+    def _on_timeout_now(self, sender: str, message: TimeoutNow) -> None:
+        if message.term == self.term and sender == self.leader_id and self.is_voter:
+            self._called_until_s = self._clock.now_s() + self._timing.election_min_ms / 1000
+            self._SyncObj__raftElectionDeadline = 0
 
     def _on_pre_vote(self, sender: str, message: PreVote) -> None:
         granted = (
@@ -520,7 +535,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _update_learners(self) -> None:
         voters = self._SyncObj__otherNodes
-        learners = {Node(member_id) for member_id in self._learners} & self._SyncObj__connectedNodes - voters
+        ids = self._learners | set(voter_ids(self._store.membership.learners)) - {self._me.id}
+        learners = {Node(member_id) for member_id in ids} & self._SyncObj__connectedNodes - voters
         for node in self._SyncObj__readonlyNodes - learners - voters:
             self._SyncObj__raftNextIndex.pop(node, None)
             self._SyncObj__raftMatchIndex.pop(node, None)
@@ -541,10 +557,34 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         """True when the no-op of this leadership is applied, and with it every change before."""
         return bool(self.is_leader and self._store.applied_index >= self._SyncObj__noopIDx)
 
-    def learner_match_index(self, member_id: str) -> int | None:
-        """Return how far the log of a connected non-voter is known to reach, None when it is not there."""
+    def match_index(self, member_id: str) -> int | None:
+        """Return how far the log of a connected member is known to reach, None when it is not there."""
         node = Node(member_id)
-        return int(self._SyncObj__raftMatchIndex[node]) if node in self._SyncObj__readonlyNodes else None
+        if node not in self._SyncObj__connectedNodes or node not in self._SyncObj__raftMatchIndex:
+            return None
+        return int(self._SyncObj__raftMatchIndex[node])
+
+    def answering(self) -> set[str]:
+        """Return the other voters that answered within the last election timeout."""
+        since_s = self._clock.now_s() - self._timing.election_max_ms / 1000
+        times = self._SyncObj__lastResponseTime
+        return {node.id for node in self._SyncObj__otherNodes if times.get(node, 0.0) >= since_s}
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Return what a leader knows of the others; nothing when this member does not lead."""
+        if not self.is_leader:
+            return ()
+        now, answers = self._clock.now_s(), self._SyncObj__lastResponseTime
+        others = sorted(self._SyncObj__otherNodes | self._SyncObj__readonlyNodes)
+        return tuple(
+            PeerStatus(
+                id=node.id,
+                votes=node in self._SyncObj__otherNodes,
+                match_index=int(self._SyncObj__raftMatchIndex[node]),
+                last_answer_ms_ago=int((now - answers[node]) * 1000) if node in answers else None,
+            )
+            for node in others
+        )
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
         self._proposer.turn(self, self._clock.now_s())

@@ -104,13 +104,17 @@ class VotesForLibrary(LibraryTransport):  # type: ignore[misc] # the library has
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(None, None, [])
+        self.is_called = False  # The next campaign is one that the leader asked for.
         self._wire = wire
 
     def send(self, node: Any, message: dict[str, Any]) -> bool:
         """Translate; the term and the vote in it are durable already (Journal.vote)."""
         if message["type"] == "request_vote":
             request = RequestVote(
-                term=message["term"], last_index=message["last_log_index"], last_term=message["last_log_term"]
+                term=message["term"],
+                last_index=message["last_log_index"],
+                last_term=message["last_log_term"],
+                called=self.is_called,
             )
             return self._wire.send(node.id, request)
         assert message["type"] == "response_vote", "the library sends nothing else"

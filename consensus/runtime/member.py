@@ -204,7 +204,7 @@ class Member:
         me = self._settings.me.id
         self._allowed = self._intake.allowed
         voters = self._store.voters
-        peers = {member.id: member for member in self._allowed}
+        peers = {member.id: member for member in (*self._allowed, *self._store.membership.learners)}
         if me in voter_ids(voters):
             self._seen_voters = {}
         else:
@@ -225,9 +225,11 @@ class Member:
             commit_index=raft.commit_index,
             applied_index=store.applied_index,
             members=voter_ids(store.voters),
+            learners=voter_ids(store.membership.learners),
             connected=self._net.connected(),
             journal_bytes=store.journal.size_bytes,
             snapshot_index=store.snapshot_index,
             last_leader_contact_ms_ago=None,
+            peers=raft.peers(),
         )
         self._publish(status, raft.leader_contact_s)

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from consensus.core.contract import Counters, StateMachine
-from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP, Voters, decode_change
+from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP, Membership, Voters, decode_change
 from consensus.core.messages import SnapshotChunk
 from consensus.core.records import Base, Entry
 from consensus.core.snapshots import Manifest
@@ -69,7 +69,7 @@ class Store:
                 f"directory {directory} has a snapshot but no journal: this member forgot its votes"
             )
         self.journal = Journal(directory, founding=founding, counters=counters, disk=disk)
-        self.voters = self.journal.base.voters
+        self.membership = Membership(voters=self.journal.base.voters)
         self.snapshot_index = 0
         self.snapshot_bytes = 0
         self.applied_index = FOUNDING_INDEX
@@ -79,6 +79,11 @@ class Store:
             raise CorruptError(
                 f"journal in {directory} begins at {self.journal.base.index}, but its snapshot is gone"
             )
+
+    @property
+    def voters(self) -> Voters:
+        """Who votes, as of `applied_index`."""
+        return self.membership.voters
 
     @property
     def is_writing_snapshot(self) -> bool:
@@ -99,7 +104,7 @@ class Store:
                 ) from error
             self._counters.applied += 1
         elif kind == KIND_MEMBERSHIP:
-            self.voters = decode_change(entry.command).voters
+            self.membership = decode_change(entry.command).membership
         self.applied_index = entry.index
         return entry, result
 
@@ -112,7 +117,12 @@ class Store:
                 return
             term = self.journal.term_at(self.applied_index)
             assert term is not None
-            manifest = Manifest(index=self.applied_index, term=term, voters=self.voters)
+            manifest = Manifest(
+                index=self.applied_index,
+                term=term,
+                voters=self.membership.voters,
+                learners=self.membership.learners,
+            )
             self._writer = SnapshotWriter(self._directory, manifest, self._machine.snapshot(), self._disk)
         if self._writer.step():
             manifest, self.snapshot_bytes = self._writer.manifest, self._writer.size_bytes
@@ -191,7 +201,7 @@ class Store:
             # It ends before the snapshot, or what it has there was never committed.
             self.journal.rewrite(Base(index=manifest.index, term=manifest.term, voters=manifest.voters), [])
         self.journal.commit(manifest.index)
-        self.voters = manifest.voters
+        self.membership = Membership(voters=manifest.voters, learners=manifest.learners)
         self.applied_index = self.snapshot_index = manifest.index
         path = snapshot_path(self._directory)
         with naming_errors(path, "look at"):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from pysyncobj.node import Node
 
 from consensus.core.contract import Counters, MemberAddress
 from consensus.core.membership import KIND_COMMAND, KIND_NOOP
@@ -14,14 +15,16 @@ from consensus.core.messages import (
     PreVote,
     PreVoteAnswer,
     RequestVote,
+    TimeoutNow,
     VoteGranted,
 )
-from consensus.core.proposals import Outcome, Proposal, ProposalTable
+from consensus.core.proposals import Kind, Outcome, Proposal, ProposalTable
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.store import Store
+from federation.kernel.errors import PreconditionError
 from tests.unit.consensus.builders import ALPHA, BETA, GAMMA, member
 
 FIVE = (ALPHA, BETA, GAMMA, member("delta"), member("epsilon"))
@@ -114,10 +117,12 @@ class Alpha:
         assert self.raft.is_leader
         self.peers.sent.clear()
 
+    def ask(self, kind: Kind, body: bytes) -> None:
+        deadline_s = SYSTEM_CLOCK.now_s() + 100
+        self.table.submit(Proposal(kind, body, deadline_s=deadline_s, finish=self.outcomes.append))
+
     def propose(self, command: bytes = b"c") -> None:
-        self.table.submit(
-            Proposal("command", command, deadline_s=SYSTEM_CLOCK.now_s() + 100, finish=self.outcomes.append)
-        )
+        self.ask("command", command)
 
 
 def append(term: int, prev: tuple[int, int], *entries: Entry, commit: int = 1) -> Append:
@@ -273,6 +278,61 @@ def test_a_leader_goes_back_to_where_the_follower_says_and_on_from_there(alpha: 
     alpha.cycle(("gamma", Appended(term=alpha.raft.term, next_index=4, matched=True)))
     sent = [message for to, message in alpha.peers.take(Append) if to == "gamma" and message.entries]
     assert [entry.index for entry in sent[0].entries] == list(range(4, 11))
+
+
+def test_a_leader_hands_over_once_its_successor_holds_everything(alpha: Alpha) -> None:
+    alpha.lead()
+    alpha.cycle(("beta", Appended(term=1, next_index=3, matched=True)))
+    alpha.propose()
+    alpha.cycle()
+    alpha.ask("transfer", b"beta")
+    alpha.peers.sent.clear()
+    alpha.cycle()
+    assert alpha.peers.take(TimeoutNow) == [], "beta lacks entry 3"
+    alpha.propose()
+    alpha.cycle(("beta", Appended(term=1, next_index=4, matched=True)))
+    assert alpha.peers.take(TimeoutNow) == [("beta", TimeoutNow(term=1))]
+    assert alpha.store.journal.last_index == 3, "nothing is appended meanwhile"
+    alpha.cycle(("beta", RequestVote(term=2, last_index=3, last_term=1, called=True)))
+    assert alpha.peers.take(VoteGranted) == [("beta", VoteGranted(term=2))]
+    assert alpha.raft.role == "follower"
+
+
+def test_a_successor_that_does_not_answer_leaves_the_leader_in_office(alpha: Alpha) -> None:
+    alpha.lead()
+    alpha.cycle(("beta", Appended(term=1, next_index=3, matched=True)))
+    alpha.ask("transfer", b"beta")
+    alpha.cycle()
+    assert not alpha.raft.has_more
+    alpha.raft._proposer._changes._successor_until_s = 0
+    alpha.propose()
+    for _ in range(2):
+        alpha.cycle()
+    assert alpha.store.journal.last_index == 3
+    assert alpha.raft.is_leader
+
+
+def test_who_is_called_by_its_leader_campaigns_at_once_without_pre_vote(alpha: Alpha) -> None:
+    alpha.cycle(("beta", append(1, (1, 0))))
+    alpha.cycle(("gamma", TimeoutNow(term=1)))
+    assert alpha.raft.role == "follower", "gamma does not lead"
+    alpha.peers.sent.clear()
+    alpha.cycle(("beta", TimeoutNow(term=1)), ("beta", append(1, (1, 0))))
+    asked = alpha.peers.take(RequestVote)
+    assert {to for to, _message in asked} == {"beta", "gamma"}
+    assert asked[0][1] == RequestVote(term=2, last_index=1, last_term=0, called=True)
+
+
+def test_a_removal_that_would_leave_no_answering_majority_is_refused(tmp_path: Path) -> None:
+    alpha = Alpha(tmp_path, (ALPHA, BETA, GAMMA))
+    alpha.lead()
+    alpha.cycle(("beta", Appended(term=1, next_index=3, matched=True)))
+    alpha.raft._SyncObj__lastResponseTime[Node("gamma")] = 0.0
+    alpha.ask("remove", b"beta")
+    alpha.cycle()
+    (refusal,) = alpha.outcomes
+    assert isinstance(refusal, PreconditionError)
+    assert "cannot remove beta: of the 2 that would vote then, only alpha answer" in refusal.message
 
 
 def test_a_member_outside_the_voters_never_campaigns(tmp_path: Path) -> None:

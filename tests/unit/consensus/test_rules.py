@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from consensus.core.contract import Applied, MemberAddress
 from consensus.core.membership import (
+    LEARNERS_MAX,
     VOTERS_MAX,
+    Membership,
     MembershipChange,
     added,
     check_voters,
@@ -15,6 +17,8 @@ from consensus.core.membership import (
     decode_member,
     encode_change,
     encode_member,
+    learning,
+    promoted,
     removed,
 )
 from consensus.core.messages import (
@@ -40,21 +44,49 @@ from federation.kernel.errors import (
     PreconditionError,
     UnavailableError,
 )
-from tests.unit.consensus.builders import ALPHA, BETA, member
+from tests.unit.consensus.builders import ALPHA, BETA, GAMMA, member
 
 # Membership.
 
 
 def test_a_change_carries_all_voters_after_it() -> None:
-    change = added((ALPHA,), BETA)
+    change = added(Membership(voters=(ALPHA,)), BETA)
     assert change == MembershipChange(op="add", member=BETA, voters=(ALPHA, BETA))
-    assert removed((ALPHA, BETA), "alpha") == MembershipChange(op="remove", member=ALPHA, voters=(BETA,))
+    assert removed(Membership(voters=(ALPHA, BETA)), "alpha") == MembershipChange(
+        op="remove", member=ALPHA, voters=(BETA,)
+    )
     assert decode_change(encode_change(change)) == change
     assert decode_member(encode_member(BETA)) == BETA
 
 
+def test_a_learner_becomes_a_voter_and_keeps_one_place() -> None:
+    change = learning(Membership(voters=(ALPHA,)), BETA)
+    assert change == MembershipChange(op="learner", member=BETA, voters=(ALPHA,), learners=(BETA,))
+    assert decode_change(encode_change(change)).membership == change.membership
+    grown = promoted(change.membership, "beta")
+    assert grown == MembershipChange(op="add", member=BETA, voters=(ALPHA, BETA))
+    assert removed(change.membership, "beta").membership == Membership(voters=(ALPHA,))
+
+
+def test_who_learns_or_votes_already_changes_nothing() -> None:
+    membership = Membership(voters=(ALPHA, BETA), learners=(GAMMA,))
+    assert learning(membership, GAMMA) is None
+    assert promoted(membership, "beta") is None
+
+
+def test_a_voter_does_not_become_a_learner_and_a_stranger_gets_no_vote() -> None:
+    membership = Membership(voters=(ALPHA, BETA))
+    with pytest.raises(AlreadyExistsError, match="votes already"):
+        learning(membership, BETA)
+    with pytest.raises(NotFoundError, match="no member gamma is a learner: expected one of none"):
+        promoted(membership, "gamma")
+    full = Membership(voters=(ALPHA,), learners=tuple(member(f"m{n}") for n in range(LEARNERS_MAX)))
+    with pytest.raises(PreconditionError, match=f"{LEARNERS_MAX} learners"):
+        learning(full, BETA)
+
+
 def test_who_votes_already_changes_nothing() -> None:
-    assert added((ALPHA, BETA), BETA) is None
+    assert added(Membership(voters=(ALPHA, BETA)), BETA) is None
 
 
 @pytest.mark.parametrize(
@@ -69,17 +101,17 @@ def test_who_votes_already_changes_nothing() -> None:
 )
 def test_id_address_and_identity_belong_to_one_member(newcomer: MemberAddress) -> None:
     with pytest.raises(AlreadyExistsError):
-        added((ALPHA, BETA), newcomer)
+        added(Membership(voters=(ALPHA, BETA)), newcomer)
 
 
 def test_limits_of_the_membership() -> None:
     full = tuple(member(f"m{number}") for number in range(VOTERS_MAX))
     with pytest.raises(PreconditionError, match=f"{VOTERS_MAX} members vote already"):
-        added(full, ALPHA)
+        added(Membership(voters=full), ALPHA)
     with pytest.raises(PreconditionError, match="only member"):
-        removed((ALPHA,), "alpha")
+        removed(Membership(voters=(ALPHA,)), "alpha")
     with pytest.raises(NotFoundError, match="expected one of alpha, beta"):
-        removed((ALPHA, BETA), "gamma")
+        removed(Membership(voters=(ALPHA, BETA)), "gamma")
     with pytest.raises(InvalidInputError, match="expected 1 to"):
         check_voters(())
     with pytest.raises(InvalidInputError, match="distinct"):
