@@ -12,7 +12,8 @@ from msgspec import Struct
 SNAPSHOT_CHUNK_BYTES_MAX = 256 * 1024
 
 # joining: has a part in no membership yet, or no more. learner: gets the log and has no vote.
-Role = Literal["leader", "follower", "candidate", "learner", "joining", "stopped"]
+# paused: its disk is full; it reads on, and comes back by itself when there is room.
+Role = Literal["leader", "follower", "candidate", "learner", "joining", "paused", "stopped"]
 
 
 class StateMachine(Protocol):
@@ -80,6 +81,7 @@ class Status(Struct, frozen=True, kw_only=True):
     last_leader_contact_ms_ago: (
         int | None
     )  # None: no leader heard since the start. A leader: contact with its quorum.
+    problem: str = ""  # Why it is paused.
     peers: tuple[PeerStatus, ...] = ()  # Of the others, as the leader knows them; empty on any other member.
 
 
@@ -121,7 +123,10 @@ class Consensus(Protocol):
         ...
 
     async def run(self) -> None:
-        """Take part until cancelled; raises when this member must stop (damaged or failing disk)."""
+        """Take part until cancelled; raises when this member must stop (damaged or failing disk).
+
+        On a full disk it goes on without voting or acknowledging anything, and returns by itself.
+        """
         ...
 
     async def propose(self, command: bytes, *, timeout_ms: int) -> Applied:

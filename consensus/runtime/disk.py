@@ -1,13 +1,20 @@
 """What the journal and the snapshots need of a file system, with its errors named."""
 
+import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from federation.kernel.errors import PreconditionError, UnavailableError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class NoRoomError(UnavailableError):
+    """The disk takes no more. Nothing that was promised is lost; the member waits for room."""
 
 
 class Disk(Protocol):
@@ -145,12 +152,16 @@ class FileDisk:
 FILE_DISK = FileDisk()
 
 
-@contextmanager
+@contextlib.contextmanager
 def naming_errors(path: Path, action: str) -> Iterator[None]:
     """Turn an OSError into an UnavailableError that names the file and what was being done."""
     try:
         yield
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise NoRoomError(
+                f"cannot {action} {path}: {error.strerror}; this member takes no part until there is room"
+            ) from error
         raise UnavailableError(
             f"cannot {action} {path}: {error.strerror or error}; this member stops"
         ) from error
@@ -197,8 +208,10 @@ class DirectoryLock:
             raise PreconditionError(
                 f"directory {directory} is in use by process {owner or 'unknown'}"
             ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        # For people only: a full disk must not keep a member from starting.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let others in."""

@@ -12,14 +12,14 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from consensus.core.contract import Applied, Counters, MemberAddress, StateMachine, Status
-from consensus.core.membership import check_voters, encode_member, voter_ids
+from consensus.core.membership import check_voters, encode_member
 from consensus.core.messages import TIMEOUT_MS_MAX
 from consensus.core.proposals import Kind
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.disk import FILE_DISK, Disk
 from consensus.runtime.intake import Intake
-from consensus.runtime.member import Member, Settings
+from consensus.runtime.member import Member, Settings, initial_status
 from consensus.runtime.transport import TransportSecurity
 from federation.kernel.errors import (
     InvalidInputError,
@@ -77,21 +77,8 @@ class EmbeddedEngine:
         self._intake = Intake()
         self._counters = Counters()
         self._callbacks: tuple[Callable[[int], None], ...] = ()
-        stopped = Status(
-            id=me.id,
-            role="stopped",
-            term=0,
-            leader=None,
-            commit_index=0,
-            applied_index=0,
-            members=voter_ids(bootstrap),
-            connected=(),
-            journal_bytes=0,
-            snapshot_index=0,
-            last_leader_contact_ms_ago=None,
-        )
         # One reference, so that another thread never sees half of a view.
-        self._view: tuple[Status, float | None] = (stopped, None)
+        self._view: tuple[Status, float | None] = (initial_status(self._settings), None)
 
     async def run(self) -> None:
         """Take part until cancelled; raises the IsthmusError because of which this member must stop."""

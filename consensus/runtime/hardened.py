@@ -408,7 +408,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             return
         self._follow(sender, message.term)
         held: int | None = None
-        if message.index > self._store.applied_index:
+        if message.index > self.commit_index:
             held = self._store.receive(sender, message)
             if held is None:
                 self._after_install()
@@ -420,7 +420,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     def _after_install(self) -> None:
         index = self._store.applied_index
         self._SyncObj__raftLastApplied = index
-        self._SyncObj__raftCommitIndex = max(self.commit_index, index)
+        # Of the log, not of the state machine: that may be further (Store, `progress`).
+        self._SyncObj__raftCommitIndex = max(self.commit_index, self._store.snapshot_index)
         self._proposals.skipped(index)
         self._adopt_voters()
         self._applied_callback(index)

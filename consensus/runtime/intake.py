@@ -18,6 +18,7 @@ class Intake:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wake: Callable[[], object] | None = None
+        self._closed_because = "this member does not run"
         self._submitted: list[Proposal] = []
         self._unfinished = 0
         self._unfinished_bytes = 0
@@ -39,7 +40,7 @@ class Intake:
         proposal = Proposal(kind, body, deadline_s=deadline_s, finish=note)
         with self._lock:
             if self._wake is None:
-                raise UnavailableError("this member does not run")
+                raise UnavailableError(self._closed_because)
             if self._unfinished >= PROPOSALS_MAX or self._unfinished_bytes + size_bytes > PROPOSAL_BYTES_MAX:
                 raise LimitExceededError(
                     f"{self._unfinished} proposals of {self._unfinished_bytes} bytes are unfinished,"
@@ -84,13 +85,14 @@ class Intake:
             if not loop.is_closed():  # Else nobody waits any more.
                 loop.call_soon_threadsafe(_resolve, answers)
 
-    def close(self) -> None:
-        """Take nothing more, and fail what was not taken."""
+    def close(self, reason: str) -> None:
+        """Take nothing more, for `reason`, and fail what was not taken."""
         with self._lock:
             self._wake = None
+            self._closed_because = reason
             submitted, self._submitted = self._submitted, []
         for proposal in submitted:
-            finish(proposal, UnavailableError("this member stops"))
+            finish(proposal, UnavailableError(reason))
         self.deliver()
 
 

@@ -2,9 +2,11 @@
 
 Nothing that `append`, `truncate` or `vote` recorded may be promised to anybody before `flush` has
 returned. A failed write or fdatasync is final: the pages may be lost although a second attempt
-would report success, so the journal refuses everything after it and the member stops.
+would report success, so the journal cuts off what failed and refuses everything after it. Whoever
+goes on opens it anew, from what was durable before.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -126,8 +128,12 @@ class Journal:
         began_s = time.perf_counter()
         self._failed = True  # Until both calls have returned.
         with naming_errors(self._path, "write"):
-            self._disk.write(self._descriptor, data)
-            self._disk.sync_data(self._descriptor)
+            try:
+                self._disk.write(self._descriptor, data)
+                self._disk.sync_data(self._descriptor)
+            except OSError:
+                self._cut_off_unsynced()
+                raise
         self._failed = False
         self._counters.journal_syncs += 1
         self._counters.journal_sync_us += int((time.perf_counter() - began_s) * 1e6)
@@ -163,6 +169,11 @@ class Journal:
         if self._descriptor >= 0:
             self._disk.close(self._descriptor)
             self._descriptor = -1
+
+    def _cut_off_unsynced(self) -> None:
+        """Keep later readers from pages that may never reach the disk although they can be read."""
+        with contextlib.suppress(OSError):
+            self._disk.truncate(self._descriptor, self.size_bytes)
 
     def _load(self, data: bytes) -> None:
         records, good_bytes = decode_file(data, str(self._path))

@@ -4,12 +4,15 @@ Each turn is one cycle: messages and proposals in, timers, one fdatasync, answer
 """
 
 import asyncio
+import contextlib
+import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from consensus.core.contract import Counters, MemberAddress, StateMachine, Status
 from consensus.core.membership import Voters, voter_ids
@@ -17,13 +20,15 @@ from consensus.core.messages import Message
 from consensus.core.proposals import ProposalTable
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
-from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk
+from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk, NoRoomError
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
 from consensus.runtime.library import Net
-from consensus.runtime.store import Store
+from consensus.runtime.store import ROOM_MIN_BYTES, Progress, Store
 from consensus.runtime.transport import Transport, TransportSecurity
-from federation.kernel.errors import InvalidInputError
+from federation.kernel.errors import InvalidInputError, cause_of
+
+ROOM_POLL_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +47,23 @@ class Settings(Struct, frozen=True, kw_only=True):
     snapshot_after_bytes: int
     disk: Disk = FILE_DISK
     clock: Clock = SYSTEM_CLOCK
+
+
+def initial_status(settings: Settings) -> Status:
+    """Return the view of a member that has not begun."""
+    return Status(
+        id=settings.me.id,
+        role="stopped",
+        term=0,
+        leader=None,
+        commit_index=0,
+        applied_index=0,
+        members=voter_ids(settings.bootstrap),
+        connected=(),
+        journal_bytes=0,
+        snapshot_index=0,
+        last_leader_contact_ms_ago=None,
+    )
 
 
 class Member:
@@ -74,19 +96,70 @@ class Member:
         self._proposals = ProposalTable()
         self._seen_voters: dict[str, MemberAddress] = {}
         self._allowed: tuple[MemberAddress, ...] = ()
+        self._progress: Progress | None = None  # The state machine outlives a store whose disk was full.
+        self._room_needed_bytes = ROOM_MIN_BYTES
+        self._last_status = initial_status(settings)
 
     async def run(self) -> None:
-        """Take part until cancelled; raises an IsthmusError when this member must stop."""
-        settings = self._settings
-        lock = DirectoryLock(settings.directory)
+        """Take part until cancelled; raises an IsthmusError when this member must stop.
+
+        A full disk is no reason to stop: without a vote and without an acknowledgement the member
+        waits for room, then begins anew from what is durable.
+        """
+        lock = DirectoryLock(self._settings.directory)
         try:
-            store = self.open_store()
-            try:
-                await self._take_part(store)
-            finally:
-                self.end(store)
+            while True:
+                reason = await self._run_until_no_room()
+                self._pause(reason)
+                await self._wait_for_room()
+                _log.info("there is room again", member=self._settings.me.id)
         finally:
             lock.release()
+
+    async def _run_until_no_room(self) -> str:
+        try:
+            store = self.open_store()
+            reason = "this member stops"
+            try:
+                await self._take_part(store)
+            except BaseException as error:
+                reason = str(cause_of(error)) or reason
+                raise
+            finally:
+                self.end(store, reason)
+        except BaseException as error:  # a group may hold the one kind that does not end us
+            cause = cause_of(error)
+            if not isinstance(cause, NoRoomError):
+                raise
+            return cause.message
+        raise AssertionError("a member takes part until it is cancelled or fails")
+
+    def _pause(self, reason: str) -> None:
+        _log.error("disk is full", member=self._settings.me.id, reason=reason)
+        self._messages.clear()
+        self._seen_voters = {}
+        last = replace(self._last_status, role="paused", leader=None, connected=(), peers=(), problem=reason)
+        self._publish(last, None)
+
+    async def _wait_for_room(self) -> None:
+        """Return when the disk takes as much again as the next files may need."""
+        probe = self._settings.directory / "room"
+        disk = self._settings.disk
+        while True:
+            await asyncio.sleep(ROOM_POLL_S)
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(self._settings.directory).free < self._room_needed_bytes:
+                    continue
+                try:
+                    descriptor = disk.create(probe)
+                    try:
+                        disk.write(descriptor, bytes(ROOM_MIN_BYTES))
+                        disk.sync_data(descriptor)
+                    finally:
+                        disk.close(descriptor)
+                finally:
+                    disk.remove(probe)
+                return
 
     def open_store(self) -> Store:
         """Load journal and snapshot into the state machine; raises CorruptError, UnavailableError."""
@@ -98,6 +171,7 @@ class Member:
             counters=self._counters,
             snapshot_after_bytes=settings.snapshot_after_bytes,
             disk=settings.disk,
+            progress=self._progress,
         )
 
     def begin(self, store: Store, net: Net, *, wake: Callable[[], object]) -> None:
@@ -108,10 +182,12 @@ class Member:
         self._set_peers()
         self._intake.open(wake)
 
-    def end(self, store: Store) -> None:
-        """Fail what is unfinished and release the files."""
-        self._proposals.fail_all("this member stops")
-        self._intake.close()
+    def end(self, store: Store, reason: str = "this member stops") -> None:
+        """Fail what is unfinished, for `reason`, and release the files."""
+        self._proposals.fail_all(reason)
+        self._intake.close(reason)
+        self._progress = store.progress
+        self._room_needed_bytes = store.room_needed_bytes
         store.close()
 
     def _make_raft(self, store: Store, net: Net) -> HardenedRaft:
@@ -216,8 +292,12 @@ class Member:
         self._raft.set_learners({member.id for member in self._allowed} - {me})
 
     def _publish_status(self) -> None:
+        self._last_status = self._status()
+        self._publish(self._last_status, self._raft.leader_contact_s)
+
+    def _status(self) -> Status:
         raft, store = self._raft, self._store
-        status = Status(
+        return Status(
             id=self._settings.me.id,
             role=raft.role,
             term=raft.term,
@@ -232,4 +312,3 @@ class Member:
             last_leader_contact_ms_ago=None,
             peers=raft.peers(),
         )
-        self._publish(status, raft.leader_contact_s)

@@ -60,6 +60,12 @@ def _reading(path: Path, disk: Disk) -> Iterator[_Reader]:
             disk.close(descriptor)
 
 
+def unfinished_paths(directory: Path) -> tuple[Path, ...]:
+    """Return the names of snapshots that are being written or received."""
+    path = snapshot_path(directory)
+    return path.with_suffix(".new"), path.with_suffix(".incoming")
+
+
 def verify(path: Path, disk: Disk = FILE_DISK) -> Manifest:
     """Read all of the file and return its manifest; raises CorruptError naming the offset."""
     manifest: Manifest | None = None

@@ -7,9 +7,11 @@ On disk, always: the snapshot's index lies within the journal or above it, never
                   laggards      after a restart   promised to the state machine
 """
 
+import contextlib
 from pathlib import Path
 
 import structlog
+from msgspec import Struct
 
 from consensus.core.contract import Counters, StateMachine
 from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP, Membership, Voters, decode_change
@@ -25,9 +27,10 @@ from consensus.runtime.snapshots import (
     SnapshotWriter,
     read_chunks,
     snapshot_path,
+    unfinished_paths,
     verify,
 )
-from federation.kernel.errors import CorruptError, InvalidInputError, IsthmusError
+from federation.kernel.errors import CorruptError, InvalidInputError, IsthmusError, UnavailableError
 
 # Every log begins behind this entry, which all members agree on without having exchanged it.
 FOUNDING_INDEX = 1
@@ -35,9 +38,17 @@ FOUNDING_TERM = 0
 # Entries up to the snapshot that stay, so that a member which missed a little needs no snapshot.
 TAIL_BYTES = 4 * 1024 * 1024
 TAIL_ENTRIES_MAX = 10_000
+ROOM_MIN_BYTES = 1024 * 1024  # A full disk must offer this and another snapshot before it is used again.
 ENTRY_OVERHEAD_BYTES = 32  # Index, term and framing of an entry in the file.
 
 _log = structlog.get_logger(__name__)
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a state machine has come, for a store that is opened anew around it."""
+
+    applied_index: int
+    membership: Membership
 
 
 class Store:
@@ -52,8 +63,13 @@ class Store:
         counters: Counters,
         snapshot_after_bytes: int,
         disk: Disk = FILE_DISK,
+        progress: Progress | None = None,
     ) -> None:
-        """Open or begin the journal and load the snapshot; raises CorruptError."""
+        """Open or begin the journal and load the snapshot; raises CorruptError.
+
+        With `progress` the state machine is kept as it is, for it never goes back: the log on disk may
+        end before it, and what it holds already is not applied again.
+        """
         self._directory = directory
         self._disk = disk
         self._machine = machine
@@ -62,6 +78,7 @@ class Store:
         self._writer: SnapshotWriter | None = None
         self._incoming: IncomingSnapshot | None = None
         self._incoming_from: tuple[str, int] = ("", 0)
+        self._remove_unfinished()
         founding = Base(index=FOUNDING_INDEX, term=FOUNDING_TERM, voters=founding_voters)
         has_snapshot = disk.exists(snapshot_path(directory))
         if has_snapshot and not disk.exists(directory / JOURNAL_NAME):
@@ -73,17 +90,29 @@ class Store:
         self.snapshot_index = 0
         self.snapshot_bytes = 0
         self.applied_index = FOUNDING_INDEX
-        if has_snapshot:
-            self._restore()
-        elif self.journal.base.index != FOUNDING_INDEX:
-            raise CorruptError(
-                f"journal in {directory} begins at {self.journal.base.index}, but its snapshot is gone"
-            )
+        if progress is not None:
+            self.applied_index, self.membership = progress.applied_index, progress.membership
+        try:
+            self._open_snapshot(has_snapshot)
+        except BaseException:
+            self.journal.close()
+            raise
 
     @property
     def voters(self) -> Voters:
         """Who votes, as of `applied_index`."""
         return self.membership.voters
+
+    @property
+    def progress(self) -> Progress:
+        """What the state machine holds."""
+        return Progress(applied_index=self.applied_index, membership=self.membership)
+
+    @property
+    def room_needed_bytes(self) -> int:
+        """Return what the next files are likely to need, when this store stopped for want of room."""
+        incoming_bytes = 0 if self._incoming is None else self._incoming.total_bytes
+        return ROOM_MIN_BYTES + max(self.snapshot_bytes, incoming_bytes)
 
     @property
     def is_writing_snapshot(self) -> bool:
@@ -116,7 +145,8 @@ class Store:
             if self.journal.size_bytes < enough or self.applied_index <= self.snapshot_index:
                 return
             term = self.journal.term_at(self.applied_index)
-            assert term is not None
+            if term is None:
+                return  # Opened anew on a full disk, this log ends before the state machine, for a moment.
             manifest = Manifest(
                 index=self.applied_index,
                 term=term,
@@ -174,16 +204,29 @@ class Store:
         if self._writer is not None:
             self._writer.close()
         self.journal.close()
+        with contextlib.suppress(UnavailableError):
+            self._remove_unfinished()  # They may be what filled the disk.
 
-    def _restore(self) -> None:
+    def _remove_unfinished(self) -> None:
+        for path in unfinished_paths(self._directory):
+            with naming_errors(path, "remove"):
+                self._disk.remove(path)
+
+    def _open_snapshot(self, has_snapshot: bool) -> None:
         path = snapshot_path(self._directory)
+        if not has_snapshot:
+            if self.journal.base.index != FOUNDING_INDEX:
+                raise CorruptError(
+                    f"journal in {self._directory} begins at {self.journal.base.index}, but its snapshot is gone"
+                )
+            return
         manifest = verify(path, self._disk)
         if manifest.index < self.journal.base.index:
             raise CorruptError(
                 f"snapshot {path} ends at {manifest.index}, the journal begins at {self.journal.base.index}:"
                 " entries are missing"
             )
-        self._machine.restore(read_chunks(path, self._disk))
+        self._take_state(manifest)
         self._adopt(manifest)
 
     def _install(self, manifest: Manifest) -> None:
@@ -191,9 +234,16 @@ class Store:
             # Ours is older than what was just installed, and must not take its name.
             self._writer.close()
             self._writer = None
-        self._machine.restore(read_chunks(snapshot_path(self._directory), self._disk))
+        self._take_state(manifest)
         self._adopt(manifest)
         self._counters.snapshots_installed += 1
+
+    def _take_state(self, manifest: Manifest) -> None:
+        """Put the snapshot into the state machine unless that is further already."""
+        if self.applied_index < manifest.index:
+            self._machine.restore(read_chunks(snapshot_path(self._directory), self._disk))
+            self.applied_index = manifest.index
+            self.membership = Membership(voters=manifest.voters, learners=manifest.learners)
 
     def _adopt(self, manifest: Manifest) -> None:
         """Make the journal continue the snapshot, as Raft's InstallSnapshot says (Ongaro, figure 5.3)."""
@@ -201,8 +251,7 @@ class Store:
             # It ends before the snapshot, or what it has there was never committed.
             self.journal.rewrite(Base(index=manifest.index, term=manifest.term, voters=manifest.voters), [])
         self.journal.commit(manifest.index)
-        self.membership = Membership(voters=manifest.voters, learners=manifest.learners)
-        self.applied_index = self.snapshot_index = manifest.index
+        self.snapshot_index = manifest.index
         path = snapshot_path(self._directory)
         with naming_errors(path, "look at"):
             self.snapshot_bytes = self._disk.size_bytes(path)

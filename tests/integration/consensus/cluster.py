@@ -10,6 +10,7 @@ from pathlib import Path
 
 from consensus.core.contract import Applied, MemberAddress
 from consensus.core.timing import Timing
+from consensus.runtime.disk import FILE_DISK, Disk
 from consensus.runtime.embedded import EmbeddedEngine
 from consensus.runtime.transport import TransportSecurity
 from federation.kernel.errors import CorruptError, OutcomeUnknownError, UnavailableError
@@ -114,6 +115,7 @@ class Cluster:
         federation: str = FEDERATION,
         security: TransportSecurity | None = None,
         machine: Journalled | None = None,
+        disk: Disk = FILE_DISK,
     ) -> Running:
         machine = machine or Journalled()
         me = self.addresses[name]
@@ -129,6 +131,7 @@ class Cluster:
             timing=Timing(round_trip_ms=round_trip_ms),
             listen=listen,
             snapshot_after_bytes=snapshot_after_bytes,
+            disk=disk,
         )
         running = self.members[name] = Running(engine, machine)
         self._tasks.create_task(running.run(), name=f"member/{name}")

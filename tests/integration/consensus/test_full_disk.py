@@ -1,0 +1,107 @@
+"""A full disk: nothing is acknowledged, the others go on, and the member comes back by itself."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from federation.kernel.errors import IsthmusError, UnavailableError
+from tests.integration.consensus.cluster import Cluster, cluster_of
+from tests.integration.consensus.disks import FullDisk
+from tests.support.wait import eventually_async
+
+FOUNDERS = ("alpha", "beta", "gamma")
+SNAPSHOT_AFTER_BYTES = 8_000
+
+
+async def same_everywhere(cluster: Cluster) -> list[bytes]:
+    machines = [member.machine for member in cluster.members.values()]
+    await eventually_async(
+        lambda: all(machine.commands == machines[0].commands for machine in machines), timeout_s=30
+    )
+    return [command for _index, command in machines[0].commands]
+
+
+@pytest.mark.parametrize("at_sync", [False, True], ids=["write", "sync"])
+@pytest.mark.parametrize("victim", ["leader", "follower"])
+def test_a_member_whose_disk_is_full_steps_aside_and_returns_when_there_is_room(
+    tmp_path: Path, victim: str, at_sync: bool
+) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, *FOUNDERS, founding=False) as cluster:
+            disks = {name: FullDisk(at_sync=at_sync) for name in FOUNDERS}
+            for name in FOUNDERS:
+                await cluster.start(
+                    name, FOUNDERS, disk=disks[name], snapshot_after_bytes=SNAPSHOT_AFTER_BYTES
+                )
+            leader = await cluster.leader()
+            await cluster.write(leader, b"before")
+            name = leader if victim == "leader" else (await cluster.followers())[0]
+            engine = cluster.members[name].engine
+            disks[name].is_full = True
+            with pytest.raises(IsthmusError):
+                await engine.propose(b"perhaps", timeout_ms=2_000)
+            await eventually_async(lambda: engine.status().role == "paused", timeout_s=30)
+            assert "No space left" in engine.status().problem or "no space left" in engine.status().problem
+            with pytest.raises(UnavailableError, match="until there is room"):
+                await engine.propose(b"never", timeout_ms=2_000)
+            others = [other for other in FOUNDERS if other != name]
+            for number in range(60):  # Far enough for a snapshot, which it will be behind.
+                await cluster.write(others[number % 2], b"meanwhile %d " % number + bytes(200))
+            state = list(cluster.members[name].machine.commands)
+            disks[name].is_full = False
+            await eventually_async(lambda: engine.status().role != "paused", timeout_s=30)
+            assert cluster.members[name].machine.commands[: len(state)] == state, "it never goes back"
+            await cluster.write(name, b"after")
+            kept = await same_everywhere(cluster)
+            assert len(kept) == len(set(kept)), "applied twice"
+            assert b"never" not in kept
+            assert kept[0] == b"before"
+            assert kept[-1] == b"after"
+
+    asyncio.run(scenario())
+
+
+def test_a_member_alone_on_a_full_disk_goes_on_from_what_it_acknowledged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, "alpha", founding=False) as cluster:
+            disk = FullDisk()
+            alpha = await cluster.start("alpha", ["alpha"], disk=disk)
+            await cluster.write("alpha", b"before")
+            disk.is_full = True
+            with pytest.raises(IsthmusError):
+                await alpha.engine.propose(b"perhaps", timeout_ms=2_000)
+            await eventually_async(lambda: alpha.engine.status().role == "paused", timeout_s=30)
+            refused = disk.refused
+            await eventually_async(lambda: disk.refused > refused, timeout_s=30, message="it looks again")
+            disk.is_full = False
+            await cluster.write("alpha", b"after")
+            assert alpha.engine.status().problem == ""
+            assert [command for _index, command in alpha.machine.commands] == [b"before", b"after"]
+            await cluster.stop("alpha")
+            again = await cluster.start("alpha", ["alpha"])
+            await eventually_async(lambda: again.machine.commands == alpha.machine.commands, timeout_s=30)
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_starts_on_a_full_disk_waits_for_room(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, "alpha", founding=False) as cluster:
+            disk = FullDisk()
+            disk.is_full = True
+            async with asyncio.TaskGroup() as tasks:
+                started = tasks.create_task(cluster.start("alpha", ["alpha"], disk=disk))
+                await eventually_async(
+                    lambda: (
+                        "alpha" in cluster.members
+                        and cluster.members["alpha"].engine.status().role == "paused"
+                    ),
+                    timeout_s=30,
+                )
+                disk.is_full = False
+                alpha = await started
+            await cluster.write("alpha", b"after")
+            assert alpha.engine.status().role == "leader"
+
+    asyncio.run(scenario())
