@@ -56,12 +56,12 @@ class MemberAddress(Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(Struct, frozen=True, kw_only=True):
-    """What a leader knows of another member."""
+    """How a leader sees another member or a learner."""
 
     id: str
-    votes: bool
-    match_index: int  # Durable there, as far as the leader was told.
-    last_answer_ms_ago: int | None  # None: it has not answered this leader.
+    is_voter: bool
+    match_index: int  # Its log is known to equal the leader's up to here.
+    last_contact_ms_ago: int | None  # Since its last answer, or since this leadership began; None: neither.
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -82,7 +82,7 @@ class Status(Struct, frozen=True, kw_only=True):
         int | None
     )  # None: no leader heard since the start. A leader: contact with its quorum.
     problem: str = ""  # Why it is paused.
-    peers: tuple[PeerStatus, ...] = ()  # Of the others, as the leader knows them; empty on any other member.
+    peers: tuple[PeerStatus, ...] = ()  # A leader's view of the others; empty on everybody else.
 
 
 class Counters(Struct, kw_only=True):

@@ -164,6 +164,22 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         times = sorted([self._clock.now_s(), *others], reverse=True)
         return float(times[len(times) // 2])
 
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Return how a leader sees the others, nothing for everybody else."""
+        if not self.is_leader:
+            return ()
+        voters, match = self._SyncObj__otherNodes, self._SyncObj__raftMatchIndex
+        heard_s, now_s = self._SyncObj__lastResponseTime, self._clock.now_s()
+        return tuple(
+            PeerStatus(
+                id=node.id,
+                is_voter=node in voters,
+                match_index=int(match.get(node, 0)),
+                last_contact_ms_ago=max(0, int((now_s - heard_s[node]) * 1000)) if node in heard_s else None,
+            )
+            for node in sorted(voters | self._SyncObj__readonlyNodes, key=lambda node: node.id)
+        )
+
     @property
     def has_more(self) -> bool:
         """True when the next cycle has work that no event announces."""
@@ -570,22 +586,6 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         since_s = self._clock.now_s() - self._timing.election_max_ms / 1000
         times = self._SyncObj__lastResponseTime
         return {node.id for node in self._SyncObj__otherNodes if times.get(node, 0.0) >= since_s}
-
-    def peers(self) -> tuple[PeerStatus, ...]:
-        """Return what a leader knows of the others; nothing when this member does not lead."""
-        if not self.is_leader:
-            return ()
-        now, answers = self._clock.now_s(), self._SyncObj__lastResponseTime
-        others = sorted(self._SyncObj__otherNodes | self._SyncObj__readonlyNodes)
-        return tuple(
-            PeerStatus(
-                id=node.id,
-                votes=node in self._SyncObj__otherNodes,
-                match_index=int(self._SyncObj__raftMatchIndex[node]),
-                last_answer_ms_ago=int((now - answers[node]) * 1000) if node in answers else None,
-            )
-            for node in others
-        )
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
         self._proposer.turn(self, self._clock.now_s())

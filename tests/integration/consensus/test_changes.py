@@ -87,7 +87,7 @@ def test_a_learner_gets_the_log_without_a_vote_until_it_is_promoted_also_after_a
             status = beta.engine.status()
             assert (status.members, status.learners) == (("alpha", "beta"), ())
             await eventually_async(
-                lambda: [peer.id for peer in alpha.engine.status().peers if peer.votes] == ["beta"],
+                lambda: [peer.id for peer in alpha.engine.status().peers if peer.is_voter] == ["beta"],
                 timeout_s=30,
             )
             with pytest.raises(NotFoundError, match="no member gamma is a learner"):
