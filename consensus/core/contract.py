@@ -75,13 +75,15 @@ class Status(Struct, frozen=True, kw_only=True):
     applied_index: int
     members: tuple[str, ...]  # Those that vote.
     learners: tuple[str, ...] = ()  # Those that the membership names without a vote.
+    directory: str = ""  # The name that this member's directory was given when it was begun.
+    voting_directories: tuple[tuple[str, str], ...] = ()  # (member, directory) of votes that belong to one.
     connected: tuple[str, ...]  # Those that this member can send to.
     journal_bytes: int
     snapshot_index: int
     last_leader_contact_ms_ago: (
         int | None
     )  # None: no leader heard since the start. A leader: contact with its quorum.
-    problem: str = ""  # Why it is paused.
+    problem: str = ""  # Why it is paused, or has no vote although its name has one.
     peers: tuple[PeerStatus, ...] = ()  # A leader's view of the others; empty on everybody else.
 
 

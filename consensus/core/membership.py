@@ -5,8 +5,13 @@ is pending at a time, so that each majority overlaps the next one. The entry car
 resulting list: a member that joined later and does not know the founding list still ends exact.
 
     stranger --learner--> learner --add--> voter --remove--> stranger
+                             ^---demote------'
+
+A vote belongs to a directory, not to a name: a member whose directory was emptied or forgot what it
+had promised (consensus.core.promises) comes back as a learner.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -38,20 +43,27 @@ class Membership(Struct, frozen=True, kw_only=True, array_like=True):
 
     voters: Voters
     learners: Voters = ()
+    # (member, directory) of the voters whose directory is known; those of a founding are soon.
+    incarnations: tuple[tuple[str, str], ...] = ()
+
+    def incarnation(self, member_id: str) -> str:
+        """Return the directory that the vote of `member_id` belongs to, empty when it is not known."""
+        return next((directory for member, directory in self.incarnations if member == member_id), "")
 
 
 class MembershipChange(Struct, frozen=True, kw_only=True, array_like=True):
     """One member that gets or loses its vote or its place as a learner, and all of them after it."""
 
-    op: Literal["add", "remove", "learner"]
+    op: Literal["add", "remove", "learner", "demote", "know"]
     member: MemberAddress
     voters: Voters
     learners: Voters = ()
+    incarnations: tuple[tuple[str, str], ...] = ()
 
     @property
     def membership(self) -> Membership:
         """What is in force once this is applied."""
-        return Membership(voters=self.voters, learners=self.learners)
+        return Membership(voters=self.voters, learners=self.learners, incarnations=self.incarnations)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -98,8 +110,11 @@ def voter_ids(voters: Voters) -> tuple[str, ...]:
     return tuple(member.id for member in voters)
 
 
-def added(membership: Membership, member: MemberAddress) -> MembershipChange | None:
-    """Return the change that gives `member` a vote, None if it has it already; raises IsthmusError."""
+def added(membership: Membership, member: MemberAddress, incarnation: str = "") -> MembershipChange | None:
+    """Return the change that gives `member` a vote, None if it has it already; raises IsthmusError.
+
+    `incarnation` is the directory that the vote will belong to.
+    """
     if member in membership.voters:
         return None
     _check_distinct(membership, member)
@@ -112,6 +127,7 @@ def added(membership: Membership, member: MemberAddress) -> MembershipChange | N
         member=member,
         voters=(*membership.voters, member),
         learners=_without(membership.learners, member.id),
+        incarnations=_with(membership.incarnations, member.id, incarnation),
     )
 
 
@@ -131,10 +147,11 @@ def learning(membership: Membership, member: MemberAddress) -> MembershipChange 
         member=member,
         voters=membership.voters,
         learners=(*membership.learners, member),
+        incarnations=membership.incarnations,
     )
 
 
-def promoted(membership: Membership, member_id: str) -> MembershipChange | None:
+def promoted(membership: Membership, member_id: str, incarnation: str = "") -> MembershipChange | None:
     """Return the change that gives a learner its vote, None if it votes already; raises IsthmusError."""
     if member_id in voter_ids(membership.voters):
         return None
@@ -142,7 +159,34 @@ def promoted(membership: Membership, member_id: str) -> MembershipChange | None:
     if member is None:
         names = ", ".join(voter_ids(membership.learners)) or "none"
         raise NotFoundError(f"no member {member_id} is a learner: expected one of {names}")
-    return added(membership, member)
+    return added(membership, member, incarnation)
+
+
+def demoted(membership: Membership, member_id: str) -> MembershipChange:
+    """Return the change that leaves a voter the log without a vote: its directory forgot a promise."""
+    member = next(voter for voter in membership.voters if voter.id == member_id)
+    has_place = len(membership.learners) < LEARNERS_MAX
+    return MembershipChange(
+        op="demote",
+        member=member,
+        voters=_without(membership.voters, member_id),
+        learners=(*membership.learners, member) if has_place else membership.learners,
+        incarnations=_with(membership.incarnations, member_id, ""),
+    )
+
+
+def known(membership: Membership, me: MemberAddress, found: Mapping[str, str]) -> MembershipChange:
+    """Return the change by which leader `me` writes down the directories of founding voters."""
+    incarnations = membership.incarnations
+    for member_id, incarnation in sorted(found.items()):
+        incarnations = _with(incarnations, member_id, incarnation)
+    return MembershipChange(
+        op="know",
+        member=me,
+        voters=membership.voters,
+        learners=membership.learners,
+        incarnations=incarnations,
+    )
 
 
 def removed(membership: Membership, member_id: str) -> MembershipChange:
@@ -160,7 +204,15 @@ def removed(membership: Membership, member_id: str) -> MembershipChange:
         member=member,
         voters=_without(membership.voters, member_id),
         learners=_without(membership.learners, member_id),
+        incarnations=_with(membership.incarnations, member_id, ""),
     )
+
+
+def _with(
+    incarnations: tuple[tuple[str, str], ...], member_id: str, incarnation: str
+) -> tuple[tuple[str, str], ...]:
+    others = tuple(pair for pair in incarnations if pair[0] != member_id)
+    return (*others, (member_id, incarnation)) if incarnation else others
 
 
 def _check_distinct(membership: Membership, member: MemberAddress) -> None:

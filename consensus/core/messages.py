@@ -12,7 +12,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from consensus.core.membership import KIND_MEMBERSHIP, KINDS, decode_change
+from consensus.core.membership import KIND_MEMBERSHIP, KINDS, LEARNERS_MAX, VOTERS_MAX, decode_change
+from consensus.core.promises import UNSTATED, Promise, Standing
 from consensus.core.proposals import Kind
 from consensus.core.records import Entry
 from federation.kernel.codec import MALFORMED
@@ -25,6 +26,7 @@ ENTRY_BYTES_MAX = (
     COMMAND_BYTES_MAX + 16 * 1024
 )  # A membership entry lists addresses; the rest is the kind byte.
 TIMEOUT_MS_MAX = 600_000
+PROMISES_MAX = VOTERS_MAX + LEARNERS_MAX
 LENGTH = struct.Struct("<I")
 
 Count = Annotated[int, Meta(ge=0, lt=2**62)]
@@ -50,6 +52,7 @@ class PreVote(Struct, frozen=True, kw_only=True, array_like=True, tag="prevote")
     term: Count
     last_index: Count
     last_term: Count
+    since: Standing = UNSTATED
 
 
 class PreVoteAnswer(Struct, frozen=True, kw_only=True, array_like=True, tag="prevoted"):
@@ -58,6 +61,7 @@ class PreVoteAnswer(Struct, frozen=True, kw_only=True, array_like=True, tag="pre
     round: Count
     granted: bool
     term: Count
+    since: Standing = UNSTATED
 
 
 class RequestVote(Struct, frozen=True, kw_only=True, array_like=True, tag="vote?"):
@@ -67,12 +71,14 @@ class RequestVote(Struct, frozen=True, kw_only=True, array_like=True, tag="vote?
     last_index: Count
     last_term: Count
     called: bool = False
+    since: Standing = UNSTATED
 
 
 class VoteGranted(Struct, frozen=True, kw_only=True, array_like=True, tag="voted"):
     """A vote, durable at its sender."""
 
     term: Count
+    since: Standing = UNSTATED
 
 
 class TimeoutNow(Struct, frozen=True, kw_only=True, array_like=True, tag="now"):
@@ -89,6 +95,15 @@ class Append(Struct, frozen=True, kw_only=True, array_like=True, tag="append"):
     prev_index: Count
     prev_term: Count
     entries: tuple[Entry, ...] = ()
+    promises: Annotated[tuple[Promise, ...], Meta(max_length=PROMISES_MAX)] = ()
+
+
+class Forgotten(Struct, frozen=True, kw_only=True, array_like=True, tag="forgotten"):
+    """Directory `incarnation` promised `term` and `index` once, and holds less now: it has no vote."""
+
+    incarnation: Name
+    term: Count
+    index: Count
 
 
 class Appended(Struct, frozen=True, kw_only=True, array_like=True, tag="appended"):
@@ -102,6 +117,7 @@ class Appended(Struct, frozen=True, kw_only=True, array_like=True, tag="appended
     next_index: Count
     matched: bool = False
     mismatch: bool = False
+    since: Standing = UNSTATED
 
 
 class SnapshotChunk(Struct, frozen=True, kw_only=True, array_like=True, tag="snapshot"):
@@ -157,6 +173,7 @@ Message = (
     | TimeoutNow
     | Append
     | Appended
+    | Forgotten
     | SnapshotChunk
     | SnapshotProgress
     | Propose

@@ -7,6 +7,7 @@ Pure: callers supply time and send the messages.
 from collections.abc import Set as AbstractSet
 
 from consensus.core.messages import PreVote, PreVoteAnswer
+from consensus.core.promises import Standing
 
 
 class PreVoting:
@@ -26,14 +27,16 @@ class PreVoting:
             return False
         return 2 * (len(self._granted & others) + 1) > len(others) + 1
 
-    def begin(self, now_s: float, *, term: int, last_index: int, last_term: int) -> PreVote | None:
+    def begin(
+        self, now_s: float, *, term: int, last_index: int, last_term: int, since: Standing
+    ) -> PreVote | None:
         """Return the question of a new round, None while one is running."""
         if self._began_s is not None and now_s - self._began_s <= self._round_s:
             return None
         self._round += 1
         self._began_s = now_s
         self._granted = set()
-        return PreVote(round=self._round, term=term, last_index=last_index, last_term=last_term)
+        return PreVote(round=self._round, term=term, last_index=last_index, last_term=last_term, since=since)
 
     def take(self, sender: str, answer: PreVoteAnswer) -> None:
         """Count an answer to the running round."""

@@ -17,11 +17,12 @@ import msgspec
 from msgspec import Struct
 
 from consensus.core.membership import Voters
+from consensus.core.promises import Promise
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import CorruptError, PreconditionError
 
 FILE_MAGIC = b"ISTHMUSJ"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: without the directory's incarnation, and with term and vote in the first batch.
 FILE_HEADER = FILE_MAGIC + bytes([FORMAT_VERSION])
 BATCH_MAGIC = b"\xb7JB\xa4"
 BATCH_BYTES_MAX = 64 * 1024 * 1024  # A journal starts a new batch long before (runtime/journal.py).
@@ -64,7 +65,23 @@ class Truncate(Struct, frozen=True, kw_only=True, array_like=True, tag="truncate
     index: int
 
 
-Record = Base | Entry | Vote | Commit | Truncate
+class Incarnation(Struct, frozen=True, kw_only=True, array_like=True, tag="directory"):
+    """The name of this directory, drawn when it was begun, and anew when it had forgotten a promise.
+
+    Not `is_original`: it has no vote until the membership names it.
+    """
+
+    id: str
+    is_original: bool
+
+
+class Promises(Struct, frozen=True, kw_only=True, array_like=True, tag="promises"):
+    """What other members are known to have promised."""
+
+    promises: tuple[Promise, ...]
+
+
+Record = Base | Entry | Vote | Commit | Truncate | Incarnation | Promises
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from consensus.core.contract import SNAPSHOT_CHUNK_BYTES_MAX
-from consensus.core.membership import Voters
+from consensus.core.membership import Membership, Voters
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import CorruptError, PreconditionError
 
@@ -35,6 +35,12 @@ class Manifest(Struct, frozen=True, kw_only=True, array_like=True):
     term: int
     voters: Voters
     learners: Voters = ()
+    incarnations: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def membership(self) -> Membership:
+        """What was in force there."""
+        return Membership(voters=self.voters, learners=self.learners, incarnations=self.incarnations)
 
 
 class End(Struct, frozen=True, kw_only=True, array_like=True):

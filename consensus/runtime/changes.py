@@ -8,12 +8,16 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
+import structlog
+
 from consensus.core.contract import Applied
 from consensus.core.membership import (
     MembershipChange,
     added,
     decode_member,
+    demoted,
     encode_change,
+    known,
     learning,
     promoted,
     removed,
@@ -27,6 +31,8 @@ from consensus.runtime.store import Store
 from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError, UnavailableError
 
 CAUGHT_UP_ENTRIES = 128  # A member that lacks more than this gets no vote yet.
+_log = structlog.get_logger(__name__)
+
 KINDS: frozenset[Kind] = frozenset({"add", "remove", "learner", "promote", "transfer"})
 
 
@@ -62,6 +68,10 @@ class Leadership(Protocol):
         """Return how far the log of a connected member is known to reach, None when it is not there."""
         ...
 
+    def incarnation(self, member_id: str) -> str:
+        """Return the directory that a member works on, empty when it is not known."""
+        ...
+
     def answering(self) -> AbstractSet[str]:
         """Return the other voters that answered within the last election timeout."""
         ...
@@ -87,6 +97,7 @@ class Changes:
         self._append = append
         self._waiting: list[Proposal] = []
         self._pending_index = 0  # The entry of the newest change.
+        self._is_own_change = False
         self._successor: str | None = None  # Who is to lead next.
         self._successor_until_s = 0.0
         self._called_s = 0.0  # When the successor was last called.
@@ -104,6 +115,8 @@ class Changes:
         """Make the first change that may be made, and call the successor when its log is complete."""
         if self._waiting:
             self._try_all(raft, now_s)
+        if raft.is_leader and self._may_change(raft):
+            self._correct_incarnations(raft)
         if self._successor is not None:
             self._hand_over(raft, now_s)
 
@@ -130,12 +143,14 @@ class Changes:
         if not raft.has_finished_election:
             return f"leader {self._me} has not finished its election"
         if self._store.applied_index < self._pending_index:
+            if self._is_own_change:
+                return f"leader {self._me} is correcting the members"
             raise PreconditionError("another change of the members is pending: repeat this one later")
         if self._successor is not None:
             raise UnavailableError(f"leadership is on its way to member {self._successor}")
         if proposal.kind == "transfer":
             return self._begin_transfer(proposal, raft, now_s)
-        change = self._change_of(proposal)
+        change = self._change_of(proposal, raft)
         if change is None:
             self._finish_unchanged(proposal, raft)
             return ""
@@ -143,19 +158,49 @@ class Changes:
             self._check_majority_answers(change, raft)
         elif change.op == "add" and (obstacle := self._not_caught_up(change.member.id, raft)):
             return obstacle
-        self._pending_index = self._journal.last_index + 1
-        self._append([proposal], encode_change(change), raft.term)
+        self._change(change, [proposal], raft)
         return ""
 
-    def _change_of(self, proposal: Proposal) -> MembershipChange | None:
+    def _may_change(self, raft: Leadership) -> bool:
+        is_settled = raft.has_finished_election and self._store.applied_index >= self._pending_index
+        return is_settled and self._successor is None
+
+    def _correct_incarnations(self, raft: Leadership) -> None:
+        """Write down to which directory each vote belongs, and take the vote of one that was replaced."""
+        membership = self._store.membership
+        found: dict[str, str] = {}
+        for voter in membership.voters:
+            named, present = membership.incarnation(voter.id), raft.incarnation(voter.id)
+            if present and not named:
+                found[voter.id] = present
+            elif present and named != present and self._has_majority(raft):
+                _log.error("member lost its directory, its vote goes until it is promoted", member=voter.id)
+                self._change(demoted(membership, voter.id), [], raft)
+                return
+        if found:
+            me = next((voter for voter in membership.voters if voter.id == self._me), None)
+            if me is not None:
+                self._change(known(membership, me, found), [], raft)
+
+    def _has_majority(self, raft: Leadership) -> bool:
+        voters = set(voter_ids(self._store.voters))
+        return 2 * len(voters & (raft.answering() | {self._me})) > len(voters)
+
+    def _change(self, change: MembershipChange, proposals: list[Proposal], raft: Leadership) -> None:
+        self._pending_index = self._journal.last_index + 1
+        self._is_own_change = not proposals
+        self._append(proposals, encode_change(change), raft.term)
+
+    def _change_of(self, proposal: Proposal, raft: Leadership) -> MembershipChange | None:
         membership = self._store.membership
         if proposal.kind == "add":
-            return added(membership, decode_member(proposal.body))
+            member = decode_member(proposal.body)
+            return added(membership, member, raft.incarnation(member.id))
         if proposal.kind == "learner":
             return learning(membership, decode_member(proposal.body))
         member_id = proposal.body.decode(errors="replace")
         if proposal.kind == "promote":
-            return promoted(membership, member_id)
+            return promoted(membership, member_id, raft.incarnation(member_id))
         return removed(membership, member_id)
 
     def _finish_unchanged(self, proposal: Proposal, raft: Leadership) -> None:

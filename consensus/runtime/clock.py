@@ -31,3 +31,8 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+def new_id(clock: Clock) -> int:
+    """Return a number that nobody else has drawn, in all likelihood: 52 random bits."""
+    return int(clock.fraction() * 2**52)

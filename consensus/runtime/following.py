@@ -2,7 +2,8 @@
 
 from msgspec import Struct
 
-from consensus.core.messages import Append
+from consensus.core.messages import Append, Appended
+from consensus.core.promises import Standing
 from consensus.runtime.journal import Journal
 from federation.kernel.errors import CorruptError
 
@@ -12,6 +13,40 @@ class Match(Struct, frozen=True):
 
     is_match: bool
     next_index: int
+
+
+class Acknowledgements:
+    """What may be said once this cycle's entries are durable: one answer for each leader, the most that is true."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, Appended] = {}
+
+    def put(self, leader: str, *, term: int, since: Standing, match: Match | None = None) -> None:
+        """Answer `leader`, without `match` only that this member is alive."""
+        is_match = match is not None and match.is_match
+        next_index = 0 if match is None else match.next_index
+        earlier = self._answers.get(leader)
+        if (
+            earlier is not None
+            and (earlier.term, earlier.matched) == (term, True)
+            and (not is_match or next_index < earlier.next_index)
+        ):
+            return
+        self._answers[leader] = Appended(
+            term=term,
+            next_index=next_index,
+            matched=is_match,
+            mismatch=match is not None and not is_match,
+            since=since,
+        )
+
+    def take(self, term: int) -> list[tuple[str, Appended]]:
+        """Return the answers to send, durable by now.
+
+        Who entered a newer term in this cycle owes a former leader nothing, and may not promise it.
+        """
+        answers, self._answers = self._answers, {}
+        return [(leader, answer) for leader, answer in answers.items() if answer.term == term]
 
 
 def follow_log(journal: Journal, message: Append) -> Match:

@@ -23,9 +23,9 @@ from pysyncobj.version import VERSION
 from consensus.core.contract import Counters, MemberAddress, PeerStatus, Role
 from consensus.core.membership import KIND_MEMBERSHIP, voter_ids
 from consensus.core.messages import (
-    APPEND_BYTES_MAX,
     Append,
     Appended,
+    Forgotten,
     Message,
     PreVote,
     PreVoteAnswer,
@@ -39,22 +39,23 @@ from consensus.core.messages import (
     VoteGranted,
 )
 from consensus.core.prevote import PreVoting
+from consensus.core.promises import Promise
 from consensus.core.proposals import ProposalTable
-from consensus.core.records import Entry
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
-from consensus.runtime.following import follow_log
+from consensus.runtime.following import Acknowledgements, Match, follow_log
 from consensus.runtime.library import LogForLibrary, NoPoller, VotesForLibrary, Wire, library_settings
+from consensus.runtime.memory import Memory
 from consensus.runtime.proposer import Proposer
+from consensus.runtime.sending import Heartbeat, send_entries
 from consensus.runtime.store import Store
 from consensus.runtime.transfers import Transfers
-from federation.kernel.errors import PreconditionError, error_class
+from federation.kernel.errors import PreconditionError
 
 LIBRARY_VERSION = "0.3.17"
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2  # pysyncobj's _RAFT_STATE.
 ROLES: tuple[Role, ...] = ("follower", "candidate", "leader")
 
-SEND_BACKLOG_BYTES = 1024 * 1024  # A follower with more than this unsent gets heartbeats only.
 APPLY_SLICE_S = 0.02  # Heartbeats go on during a long replay.
 
 _log = structlog.get_logger(__name__)
@@ -96,7 +97,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._counters = counters
         self._applied_callback = applied
         self._voters_changed = voters_changed
-        self._votes_out = VotesForLibrary(wire)
+        self._memory = Memory(me.id, store=store, wire=wire, clock=clock, timing=timing)
+        self._votes_out = VotesForLibrary(wire, lambda: self._memory.since)
         self._called_until_s = 0.0  # The leader asked this member to campaign before then.
         self._pre_voting = PreVoting(round_s=timing.election_min_ms / 1000)
         self._transfers = Transfers(store, wire)
@@ -105,7 +107,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._votes: set[str] = set()
         self._learners: set[str] = set()
         self._probing: set[str] = set()  # Followers whose log end is not known: they get no entries.
-        self._acknowledgements: dict[str, Appended] = {}
+        self._acknowledgements = Acknowledgements()
+        self._gossip: tuple[Promise, ...] = ()  # What goes along with the next appends.
         self._notified_commit = 0
         self._sent_last_index = 0
         # The library's __init__ looks at every attribute, so ours are set before it.
@@ -139,8 +142,13 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     @property
     def is_voter(self) -> bool:
-        """True when the applied membership names this member."""
-        return self._me.id in voter_ids(self._store.voters)
+        """True when the applied membership gives this member, on this directory, a vote."""
+        return self._memory.has_vote
+
+    @property
+    def problem(self) -> str:
+        """For Status."""
+        return self._memory.problem
 
     @property
     def role(self) -> Role:
@@ -198,11 +206,16 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def receive(self, sender: str, message: Message) -> None:
         """Handle a message of an authenticated peer."""
+        if not self._memory.admit(sender, message):
+            return
         match message:
             case Append():
                 self._on_append(sender, message)
             case Appended():
                 self._on_appended(sender, message)
+            case Forgotten():
+                if self._memory.forget(message):
+                    self._step_down(self.term)
             case RequestVote():
                 self._on_request_vote(sender, message)
             case VoteGranted():
@@ -217,23 +230,15 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
                 self._on_chunk(sender, message)
             case SnapshotProgress():
                 self._on_progress(sender, message)
-            case Propose():
+            case Propose() | Proposed() | Refused():
                 self._proposer.receive(sender, message, self._clock.now_s())
-            case Proposed():
-                self._proposals.proposed(
-                    message.request, message.index, message.term, applied_index=self._store.applied_index
-                )
-            case Refused():
-                self._proposals.refused(message.request, error_class(message.code)(message.message))
 
     def finish_cycle(self) -> None:
         """Make everything durable, then acknowledge it; raises UnavailableError when the disk fails."""
+        self._memory.save()
         self._journal.flush()
-        acknowledgements, self._acknowledgements = self._acknowledgements, {}
-        for member_id, message in acknowledgements.items():
-            # Who entered a newer term in this cycle owes a former leader nothing, and may not promise it.
-            if message.term == self.term:
-                self._wire.send(member_id, message)
+        for member_id, message in self._acknowledgements.take(self.term):
+            self._wire.send(member_id, message)
 
     def peer_changed(self, member_id: str, is_connected: bool) -> None:
         """Begin or end sending to a peer."""
@@ -293,6 +298,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         return (self._journal.last_term, self._journal.last_index) > (last_term, last_index)
 
     def _on_request_vote(self, sender: str, message: RequestVote) -> None:
+        if self._memory.problem:
+            return  # It may have given this vote away before it forgot.
         # A member that was cut off, or removed, must not depose a leader that works (Ongaro, section 4.2.3).
         if message.term > self.term and self._hears_leader() and not message.called:
             return
@@ -342,11 +349,11 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             term=self.term + 1,
             last_index=journal.last_index,
             last_term=journal.last_term,
+            since=self._memory.since,
         )
         if question is not None:
-            self._SyncObj__raftLeader = (
-                None  # Silent for a whole election timeout: no longer named to callers.
-            )
+            # Silent for a whole election timeout: no longer named to callers.
+            self._SyncObj__raftLeader = None
             self._proposals.leader_lost()
             for member_id in others:
                 self._wire.send(member_id, question)
@@ -360,10 +367,14 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     def _on_pre_vote(self, sender: str, message: PreVote) -> None:
         granted = (
             not self._hears_leader()
+            and not self._memory.problem
             and message.term > self.term
             and not self._log_is_newer_than(message.last_index, message.last_term)
         )
-        self._wire.send(sender, PreVoteAnswer(round=message.round, granted=granted, term=self.term))
+        self._wire.send(
+            sender,
+            PreVoteAnswer(round=message.round, granted=granted, term=self.term, since=self._memory.since),
+        )
 
     def _on_pre_vote_answer(self, sender: str, message: PreVoteAnswer) -> None:
         if self._hears_leader() or not self._pre_voting.is_current(message):
@@ -386,26 +397,17 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     # A follower's side of replication.
 
-    def _acknowledge(
-        self, leader: str, *, matched: bool = False, mismatch: bool = False, next_index: int = 0
-    ) -> None:
-        """Answer when this cycle's entries are durable: one answer per cycle, the most that can be said."""
-        earlier = self._acknowledgements.get(leader)
-        if (
-            earlier is not None
-            and (earlier.term, earlier.matched) == (self.term, True)
-            and (not matched or next_index < earlier.next_index)
-        ):
-            return
-        self._acknowledgements[leader] = Appended(
-            term=self.term, next_index=next_index, matched=matched, mismatch=mismatch
-        )
+    def _acknowledge(self, leader: str, match: Match | None = None) -> None:
+        self._acknowledgements.put(leader, term=self.term, since=self._memory.since, match=match)
 
     def _on_append(self, sender: str, message: Append) -> None:
         if message.term < self.term:
-            self._wire.send(sender, Appended(term=self.term, next_index=0))  # The stale leader steps down.
+            self._wire.send(
+                sender, Appended(term=self.term, next_index=0, since=self._memory.since)
+            )  # The stale leader steps down.
             return
         self._follow(sender, message.term)
+        self._memory.learn(message.promises)
         if message.prev_index == 0:
             self._acknowledge(sender)
             return
@@ -414,13 +416,11 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if match.is_match and verified > self.commit_index:
             self._SyncObj__raftCommitIndex = verified
             self._journal.commit(verified)
-        self._acknowledge(
-            sender, matched=match.is_match, mismatch=not match.is_match, next_index=match.next_index
-        )
+        self._acknowledge(sender, match)
 
     def _on_chunk(self, sender: str, message: SnapshotChunk) -> None:
         if message.term < self.term:
-            self._wire.send(sender, Appended(term=self.term, next_index=0))
+            self._wire.send(sender, Appended(term=self.term, next_index=0, since=self._memory.since))
             return
         self._follow(sender, message.term)
         held: int | None = None
@@ -429,7 +429,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             if held is None:
                 self._after_install()
         if held is None:
-            self._acknowledge(sender, matched=True, next_index=self.commit_index + 1)
+            self._acknowledge(sender, Match(is_match=True, next_index=self.commit_index + 1))
         else:
             self._wire.send(sender, SnapshotProgress(term=self.term, index=message.index, offset=held))
 
@@ -451,7 +451,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         node = Node(sender)
         if message.term < self.term or not self.is_leader or node not in self._SyncObj__raftNextIndex:
             return
-        self._SyncObj__lastResponseTime[node] = self._clock.now_s()
+        counts = self._memory.counts(sender)
+        if counts:
+            self._SyncObj__lastResponseTime[node] = self._clock.now_s()
         match, next_index = self._SyncObj__raftMatchIndex[node], self._SyncObj__raftNextIndex[node]
         last_index = self._journal.last_index
         if message.matched:
@@ -464,7 +466,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             self._probing.add(sender)
         else:
             return
-        self._SyncObj__raftMatchIndex[node], self._SyncObj__raftNextIndex[node] = match, next_index
+        # The copy of a directory without a vote has no part in a majority.
+        self._SyncObj__raftMatchIndex[node] = match if counts else 0
+        self._SyncObj__raftNextIndex[node] = next_index
         if next_index <= last_index or message.mismatch:
             self._send_to(sender)
 
@@ -472,6 +476,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         """Send each follower and learner what it lacks, or a heartbeat."""
         self._notified_commit, self._sent_last_index = self.commit_index, self._journal.last_index
         self._SyncObj__newAppendEntriesTime = self._clock.now_s() + self._timing.heartbeat_ms / 1000
+        self._gossip = self._memory.gossip(self.term, self.commit_index)
         for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes:
             if node in self._SyncObj__connectedNodes:
                 self._send_to(node.id)
@@ -483,26 +488,14 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if member_id in self._transfers or next_index <= journal.base.index:
             self._transfers.send(member_id, self.term)
             return
-        is_probe = member_id in self._probing
-        while True:
-            prev_term = journal.term_at(next_index - 1)
-            assert prev_term is not None, "the log reaches from its base to its end"
-            entries: list[Entry] = []
-            if not is_probe and self._wire.backlog_bytes(member_id) < SEND_BACKLOG_BYTES:
-                entries = journal.between(next_index, journal.last_index, bytes_max=APPEND_BYTES_MAX)
-            message = Append(
-                term=self.term,
-                commit_index=self.commit_index,
-                prev_index=next_index - 1,
-                prev_term=prev_term,
-                entries=tuple(entries),
-            )
-            if not self._wire.send(member_id, message) or not entries:
-                return
-            next_index = entries[-1].index + 1
-            self._SyncObj__raftNextIndex[node] = next_index
-            if next_index > journal.last_index:
-                return
+        self._SyncObj__raftNextIndex[node] = send_entries(
+            self._wire,
+            journal,
+            member_id,
+            next_index,
+            Heartbeat(term=self.term, commit_index=self.commit_index, promises=self._gossip),
+            is_probe=member_id in self._probing,
+        )
 
     def _on_progress(self, sender: str, message: SnapshotProgress) -> None:
         if message.term > self.term:
@@ -580,6 +573,10 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if node not in self._SyncObj__connectedNodes or node not in self._SyncObj__raftMatchIndex:
             return None
         return int(self._SyncObj__raftMatchIndex[node])
+
+    def incarnation(self, member_id: str) -> str:
+        """Return the directory that a member works on, empty when it is not known."""
+        return self._memory.incarnation(member_id)
 
     def answering(self) -> set[str]:
         """Return the other voters that answered within the last election timeout."""

@@ -11,17 +11,23 @@ import time
 from pathlib import Path
 
 from consensus.core.contract import Counters
+from consensus.core.promises import Promise
 from consensus.core.records import (
     FILE_HEADER,
+    FILE_MAGIC,
+    FORMAT_VERSION,
     Base,
     Commit,
     Entry,
+    Incarnation,
+    Promises,
     Record,
     Truncate,
     Vote,
     decode_file,
     encode_batch,
 )
+from consensus.runtime.clock import SYSTEM_CLOCK, Clock, new_id
 from consensus.runtime.disk import FILE_DISK, Disk, naming_errors, read_file, replace_durably
 from federation.kernel.errors import CorruptError, UnavailableError
 
@@ -34,7 +40,13 @@ class Journal:
     """The log of one member; entry `index` is `entries[index - base.index - 1]`."""
 
     def __init__(
-        self, directory: Path, *, founding: Base, counters: Counters, disk: Disk = FILE_DISK
+        self,
+        directory: Path,
+        *,
+        founding: Base,
+        counters: Counters,
+        disk: Disk = FILE_DISK,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Open the journal in `directory`; an absent one is begun with `founding`."""
         self._path = directory / FILE_NAME
@@ -51,11 +63,16 @@ class Journal:
         self.voted_for: str | None = None
         self.commit_index = founding.index
         self.size_bytes = 0
+        # Drawn here for a new directory, and for one that lost the end that names it.
+        self.incarnation = _new_incarnation(clock)
+        self.is_original = False
+        self.promises: tuple[Promise, ...] = ()
         with naming_errors(self._path, "read"):
             disk.remove(directory / f"{FILE_NAME}.new")
             self.is_new = not disk.exists(self._path)
             data = b"" if self.is_new else read_file(disk, self._path)
         if self.is_new:
+            self.is_original = True
             self.rewrite(founding, [])
         else:
             self._load(data)
@@ -112,6 +129,17 @@ class Journal:
         self._pending.append(Vote(term=term, voted_for=voted_for))
         self.flush()
 
+    def renew(self, clock: Clock) -> None:
+        """Be another directory from now on, durably: this one forgot a promise."""
+        self.incarnation, self.is_original = _new_incarnation(clock), False
+        self._pending.append(Incarnation(id=self.incarnation, is_original=False))
+        self.flush()
+
+    def remember(self, promises: tuple[Promise, ...]) -> None:
+        """Note what others promised; written along with the next batch."""
+        self.promises = promises
+        self._pending.append(Promises(promises=promises))
+
     def commit(self, index: int) -> None:
         """Note that entries up to `index` are committed; written along with the next batch."""
         self.commit_index = max(self.commit_index, index)
@@ -144,10 +172,12 @@ class Journal:
     def rewrite(self, base: Base, entries: list[Entry]) -> None:
         """Replace the file by one that begins at `base`, durably; term and vote stay."""
         self.commit_index = max(self.commit_index, base.index)
-        records: list[Record] = [
-            base,
+        # Last, so that a file that lost its end does not claim a newer term than its entries.
+        last: list[Record] = [
             Vote(term=self.term, voted_for=self.voted_for),
             Commit(index=self.commit_index),
+            Promises(promises=self.promises),
+            Incarnation(id=self.incarnation, is_original=self.is_original),
         ]
         new = self._path.with_suffix(".new")
         was_failed, self._failed = self._failed, True
@@ -155,7 +185,7 @@ class Journal:
             raise UnavailableError(f"journal {self._path} failed earlier; this member stops")
         with naming_errors(new, "write"):
             descriptor = self._disk.create(new)
-            size_bytes = _write_file(self._disk, descriptor, records, entries)
+            size_bytes = _write_file(self._disk, descriptor, base, entries, last)
             self._disk.sync(descriptor)
             replace_durably(self._disk, new, self._path)
         self.close()
@@ -180,8 +210,10 @@ class Journal:
         if not records or not isinstance(records[0], Base):
             # The first batch is durable before the file has its name.
             raise CorruptError(f"journal {self._path} has no first batch at offset {len(FILE_HEADER)}")
+        is_named = False
         for record in records:
             self._replay(record)
+            is_named = is_named or isinstance(record, Incarnation)
         with naming_errors(self._path, "open"):
             self._descriptor = self._disk.open_append(self._path)
             if good_bytes < len(data):
@@ -194,6 +226,13 @@ class Journal:
         self.commit_index = self._commit_written = min(
             max(self.commit_index, self.base.index), self.last_index
         )
+
+        if data[len(FILE_MAGIC)] < FORMAT_VERSION:
+            self.is_original = True
+            self.rewrite(self.base, self.entries)
+        elif not is_named:
+            self._pending.append(Incarnation(id=self.incarnation, is_original=False))
+            self.flush()
 
     def _replay(self, record: Record) -> None:
         match record:
@@ -211,11 +250,19 @@ class Journal:
                 self.commit_index = record.index
             case Truncate():
                 del self.entries[max(0, record.index - self.base.index - 1) :]
+            case Incarnation():
+                self.incarnation, self.is_original = record.id, record.is_original
+            case Promises():
+                self.promises = record.promises
 
 
-def _write_file(disk: Disk, descriptor: int, records: list[Record], entries: list[Entry]) -> int:
+def _new_incarnation(clock: Clock) -> str:
+    return f"{new_id(clock):013x}"
+
+
+def _write_file(disk: Disk, descriptor: int, base: Base, entries: list[Entry], last: list[Record]) -> int:
     """Write a whole journal in batches of bounded size and return its length."""
-    data = FILE_HEADER + encode_batch(records)
+    data = FILE_HEADER + encode_batch([base])
     disk.write(descriptor, data)
     size_bytes = len(data)
     batch: list[Record] = []
@@ -223,9 +270,11 @@ def _write_file(disk: Disk, descriptor: int, records: list[Record], entries: lis
     for entry in entries:
         batch.append(entry)
         batch_bytes += len(entry.command)
-        if batch_bytes > PENDING_BYTES_MAX or entry is entries[-1]:
+        if batch_bytes > PENDING_BYTES_MAX:
             data = encode_batch(batch)
             disk.write(descriptor, data)
             size_bytes += len(data)
             batch, batch_bytes = [], 0
-    return size_bytes
+    data = encode_batch([*batch, *last])
+    disk.write(descriptor, data)
+    return size_bytes + len(data)

@@ -1,6 +1,6 @@
 """What pysyncobj is given instead of its own log, poller and transport."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from pysyncobj import SyncObjConf
@@ -9,6 +9,7 @@ from pysyncobj.transport import Transport as LibraryTransport
 from consensus.core.contract import MemberAddress
 from consensus.core.membership import KIND_NOOP
 from consensus.core.messages import Message, RequestVote, VoteGranted
+from consensus.core.promises import Standing
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
 from consensus.runtime.journal import Journal
@@ -102,8 +103,9 @@ class VotesForLibrary(LibraryTransport):  # type: ignore[misc] # the library has
 
     ready = True
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, since: Callable[[], Standing]) -> None:
         super().__init__(None, None, [])
+        self._since = since
         self.is_called = False  # The next campaign is one that the leader asked for.
         self._wire = wire
 
@@ -115,7 +117,8 @@ class VotesForLibrary(LibraryTransport):  # type: ignore[misc] # the library has
                 last_index=message["last_log_index"],
                 last_term=message["last_log_term"],
                 called=self.is_called,
+                since=self._since(),
             )
             return self._wire.send(node.id, request)
         assert message["type"] == "response_vote", "the library sends nothing else"
-        return self._wire.send(node.id, VoteGranted(term=message["term"]))
+        return self._wire.send(node.id, VoteGranted(term=message["term"], since=self._since()))

@@ -171,6 +171,7 @@ class Member:
             counters=self._counters,
             snapshot_after_bytes=settings.snapshot_after_bytes,
             disk=settings.disk,
+            clock=settings.clock,
             progress=self._progress,
         )
 
@@ -281,7 +282,7 @@ class Member:
         self._allowed = self._intake.allowed
         voters = self._store.voters
         peers = {member.id: member for member in (*self._allowed, *self._store.membership.learners)}
-        if me in voter_ids(voters):
+        if self._raft.is_voter:
             self._seen_voters = {}
         else:
             # The log of a joining member passes through memberships of the past.
@@ -306,9 +307,12 @@ class Member:
             applied_index=store.applied_index,
             members=voter_ids(store.voters),
             learners=voter_ids(store.membership.learners),
+            directory=store.journal.incarnation,
+            voting_directories=store.membership.incarnations,
             connected=self._net.connected(),
             journal_bytes=store.journal.size_bytes,
             snapshot_index=store.snapshot_index,
             last_leader_contact_ms_ago=None,
+            problem=raft.problem,
             peers=raft.peers(),
         )

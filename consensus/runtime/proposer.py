@@ -9,7 +9,7 @@ from consensus.core.timing import Timing
 from consensus.runtime.changes import KINDS, Changes, Leadership
 from consensus.runtime.library import Wire
 from consensus.runtime.store import Store
-from federation.kernel.errors import UnavailableError
+from federation.kernel.errors import UnavailableError, error_class
 
 UNCOMMITTED_ENTRIES_MAX = 16_384  # A leader that cannot commit takes no more.
 QUEUED_MAX = 40_000  # Ours and those of other members together.
@@ -23,6 +23,7 @@ class Proposer:
     def __init__(self, me: str, *, table: ProposalTable, store: Store, wire: Wire, timing: Timing) -> None:
         self._me = me
         self._table = table
+        self._store = store
         self._journal = store.journal
         self._wire = wire
         self._timing = timing
@@ -33,8 +34,19 @@ class Proposer:
         """True when the next turn takes something."""
         return self._table.queued > 0 and not self._changes.is_handing_over
 
-    def receive(self, sender: str, message: Propose, now_s: float) -> None:
-        """Queue what a follower forwarded."""
+    def receive(self, sender: str, message: Propose | Proposed | Refused, now_s: float) -> None:
+        """Queue what a follower forwarded, or take the leader's word on what this member did."""
+        match message:
+            case Propose():
+                self._queue(sender, message, now_s)
+            case Proposed():
+                self._table.proposed(
+                    message.request, message.index, message.term, applied_index=self._store.applied_index
+                )
+            case Refused():
+                self._table.refused(message.request, error_class(message.code)(message.message))
+
+    def _queue(self, sender: str, message: Propose, now_s: float) -> None:
         if self._table.queued >= QUEUED_MAX:
             self._answer(
                 sender, message.request, UnavailableError(f"leader has {QUEUED_MAX} proposals in its queue")
@@ -73,6 +85,8 @@ class Proposer:
     def _append(self, group: list[Proposal], command: bytes, term: int) -> None:
         entry = Entry(self._journal.last_index + 1, term, command)
         self._journal.append(entry)
+        if not group:
+            return  # Of this leader's own accord.
         if group[0].origin is None:
             self._table.wait(group, entry.index, entry.term)
         else:

@@ -18,6 +18,7 @@ from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP, Membership,
 from consensus.core.messages import SnapshotChunk
 from consensus.core.records import Base, Entry
 from consensus.core.snapshots import Manifest
+from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.disk import FILE_DISK, Disk, naming_errors
 from consensus.runtime.journal import FILE_NAME as JOURNAL_NAME
 from consensus.runtime.journal import Journal
@@ -63,6 +64,7 @@ class Store:
         counters: Counters,
         snapshot_after_bytes: int,
         disk: Disk = FILE_DISK,
+        clock: Clock = SYSTEM_CLOCK,
         progress: Progress | None = None,
     ) -> None:
         """Open or begin the journal and load the snapshot; raises CorruptError.
@@ -85,7 +87,7 @@ class Store:
             raise CorruptError(
                 f"directory {directory} has a snapshot but no journal: this member forgot its votes"
             )
-        self.journal = Journal(directory, founding=founding, counters=counters, disk=disk)
+        self.journal = Journal(directory, founding=founding, counters=counters, disk=disk, clock=clock)
         self.membership = Membership(voters=self.journal.base.voters)
         self.snapshot_index = 0
         self.snapshot_bytes = 0
@@ -152,6 +154,7 @@ class Store:
                 term=term,
                 voters=self.membership.voters,
                 learners=self.membership.learners,
+                incarnations=self.membership.incarnations,
             )
             self._writer = SnapshotWriter(self._directory, manifest, self._machine.snapshot(), self._disk)
         if self._writer.step():
@@ -243,7 +246,7 @@ class Store:
         if self.applied_index < manifest.index:
             self._machine.restore(read_chunks(snapshot_path(self._directory), self._disk))
             self.applied_index = manifest.index
-            self.membership = Membership(voters=manifest.voters, learners=manifest.learners)
+            self.membership = manifest.membership
 
     def _adopt(self, manifest: Manifest) -> None:
         """Make the journal continue the snapshot, as Raft's InstallSnapshot says (Ongaro, figure 5.3)."""

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from pysyncobj.node import Node
 
 from consensus.core.contract import Counters, MemberAddress
-from consensus.core.membership import KIND_COMMAND, KIND_NOOP
+from consensus.core.membership import KIND_COMMAND, KIND_NOOP, voter_ids
 from consensus.core.messages import (
     Append,
     Appended,
+    Forgotten,
     Message,
     PreVote,
     PreVoteAnswer,
@@ -18,6 +20,7 @@ from consensus.core.messages import (
     TimeoutNow,
     VoteGranted,
 )
+from consensus.core.promises import UNSTATED, Promise, Standing
 from consensus.core.proposals import Kind, Outcome, Proposal, ProposalTable
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
@@ -38,6 +41,8 @@ class Peers:
         self._counters = counters
 
     def send(self, member_id: str, message: Message) -> bool:
+        if isinstance(message, PreVote | PreVoteAnswer | RequestVote | VoteGranted | Appended):
+            message = replace(message, since=UNSTATED)  # Which directory it is, tests draw by lot.
         self.sent.append((member_id, message, self._counters.journal_syncs))
         return True
 
@@ -116,6 +121,13 @@ class Alpha:
         self.cycle(*[(voter.id, vote) for voter in self.store.voters[1 : majority + 1]])
         assert self.raft.is_leader
         self.peers.sent.clear()
+
+    def settle(self) -> None:
+        """Lead, with the no-op and the list of directories applied."""
+        self.lead()
+        self.cycle(("beta", Appended(term=1, next_index=3, matched=True)))
+        self.cycle(("beta", Appended(term=1, next_index=4, matched=True)))
+        assert self.store.membership.incarnation("alpha") == self.store.journal.incarnation
 
     def ask(self, kind: Kind, body: bytes) -> None:
         deadline_s = SYSTEM_CLOCK.now_s() + 100
@@ -281,34 +293,34 @@ def test_a_leader_goes_back_to_where_the_follower_says_and_on_from_there(alpha: 
 
 
 def test_a_leader_hands_over_once_its_successor_holds_everything(alpha: Alpha) -> None:
-    alpha.lead()
-    alpha.cycle(("beta", Appended(term=1, next_index=3, matched=True)))
+    alpha.settle()
     alpha.propose()
     alpha.cycle()
     alpha.ask("transfer", b"beta")
     alpha.peers.sent.clear()
     alpha.cycle()
-    assert alpha.peers.take(TimeoutNow) == [], "beta lacks entry 3"
+    assert alpha.peers.take(TimeoutNow) == [], "beta lacks entry 4"
     alpha.propose()
-    alpha.cycle(("beta", Appended(term=1, next_index=4, matched=True)))
+    alpha.cycle(("beta", Appended(term=1, next_index=5, matched=True)))
     assert alpha.peers.take(TimeoutNow) == [("beta", TimeoutNow(term=1))]
-    assert alpha.store.journal.last_index == 3, "nothing is appended meanwhile"
-    alpha.cycle(("beta", RequestVote(term=2, last_index=3, last_term=1, called=True)))
+    assert alpha.store.journal.last_index == 4, "nothing is appended meanwhile"
+    alpha.cycle(("beta", RequestVote(term=2, last_index=4, last_term=1, called=True)))
     assert alpha.peers.take(VoteGranted) == [("beta", VoteGranted(term=2))]
     assert alpha.raft.role == "follower"
 
 
 def test_a_successor_that_does_not_answer_leaves_the_leader_in_office(alpha: Alpha) -> None:
-    alpha.lead()
-    alpha.cycle(("beta", Appended(term=1, next_index=3, matched=True)))
+    alpha.settle()
     alpha.ask("transfer", b"beta")
     alpha.cycle()
-    assert not alpha.raft.has_more
-    alpha.raft._proposer._changes._successor_until_s = 0
     alpha.propose()
+    alpha.cycle()
+    assert alpha.store.journal.last_index == 3
+    assert not alpha.raft.has_more, "it waits without spinning"
+    alpha.raft._proposer._changes._successor_until_s = 0
     for _ in range(2):
         alpha.cycle()
-    assert alpha.store.journal.last_index == 3
+    assert alpha.store.journal.last_index == 4
     assert alpha.raft.is_leader
 
 
@@ -325,14 +337,105 @@ def test_who_is_called_by_its_leader_campaigns_at_once_without_pre_vote(alpha: A
 
 def test_a_removal_that_would_leave_no_answering_majority_is_refused(tmp_path: Path) -> None:
     alpha = Alpha(tmp_path, (ALPHA, BETA, GAMMA))
-    alpha.lead()
-    alpha.cycle(("beta", Appended(term=1, next_index=3, matched=True)))
+    alpha.settle()
     alpha.raft._SyncObj__lastResponseTime[Node("gamma")] = 0.0
     alpha.ask("remove", b"beta")
     alpha.cycle()
     (refusal,) = alpha.outcomes
     assert isinstance(refusal, PreconditionError)
     assert "cannot remove beta: of the 2 that would vote then, only alpha answer" in refusal.message
+
+
+OLD = Standing(incarnation="a1", run=1, term=0, last_index=1)
+NEW = Standing(incarnation="a1", run=2, term=1, last_index=2)  # Another start, on less than was promised.
+OTHER = Standing(incarnation="b2", run=3, term=0, last_index=1)
+
+
+def settled_with_known_directories(directory: Path) -> Alpha:
+    alpha = Alpha(directory)
+    alpha.lead()
+    for index in (3, 4):
+        alpha.cycle(
+            ("beta", Appended(term=1, next_index=index, matched=True, since=OLD)),
+            ("gamma", Appended(term=1, next_index=index, matched=True, since=replace(OLD, incarnation="c1"))),
+        )
+    alpha.peers.sent.clear()
+    return alpha
+
+
+def test_a_leader_writes_down_to_which_directory_each_vote_belongs(tmp_path: Path) -> None:
+    alpha = settled_with_known_directories(tmp_path)
+    membership = alpha.store.membership
+    assert [membership.incarnation(name) for name in ("beta", "gamma")] == ["a1", "c1"]
+    assert alpha.raft.is_voter
+
+
+def test_a_member_that_lost_what_it_acknowledged_is_told_and_counts_for_nothing(tmp_path: Path) -> None:
+    alpha = settled_with_known_directories(tmp_path)
+    alpha.propose()
+    alpha.cycle()
+    commit = alpha.raft.commit_index
+    alpha.cycle(("beta", Appended(term=1, next_index=9, matched=True, since=NEW)))
+    assert alpha.raft.commit_index == commit
+    assert alpha.peers.take(Forgotten) == [("beta", Forgotten(incarnation="a1", term=1, index=3))]
+
+
+def test_who_is_told_that_it_forgot_has_no_vote_until_the_membership_names_its_new_directory(
+    tmp_path: Path, alpha: Alpha
+) -> None:
+    alpha.cycle(("beta", append(1, (1, 0), Entry(2, 1, KIND_NOOP))))
+    before = alpha.store.journal.incarnation
+    alpha.cycle(("gamma", Forgotten(incarnation="another", term=9, index=9)))
+    assert alpha.store.journal.incarnation == before
+    alpha.cycle(("gamma", Forgotten(incarnation=before, term=9, index=9)))
+    assert alpha.store.journal.incarnation != before
+    assert (alpha.raft.role, alpha.raft.problem[:18]) == ("joining", "its directory lost")
+    alpha.raft._heard_s = None
+    alpha.peers.sent.clear()
+    alpha.cycle(
+        ("gamma", RequestVote(term=7, last_index=90, last_term=6)),
+        ("gamma", PreVote(round=1, term=7, last_index=90, last_term=6)),
+    )
+    assert alpha.peers.sent == [
+        ("gamma", PreVoteAnswer(round=1, granted=False, term=1), alpha.counters.journal_syncs)
+    ]
+    alpha.election_timeout()
+    assert alpha.peers.take(PreVote) == []
+    alpha.store.close()
+    again = Alpha(tmp_path)
+    assert not again.raft.is_voter, "the verdict is durable"
+
+
+def test_an_emptied_directory_has_no_part_in_majorities_and_loses_its_vote(tmp_path: Path) -> None:
+    alpha = settled_with_known_directories(tmp_path)
+    alpha.propose()
+    alpha.cycle(("beta", Appended(term=1, next_index=1, mismatch=True, since=OTHER)))
+    alpha.cycle(("beta", Appended(term=1, next_index=5, matched=True, since=OTHER)))
+    assert alpha.raft.commit_index == 3, "its copy of entry 4 does not count"
+    since = replace(OLD, incarnation="c1")
+    for index in (5, 6, 7):
+        alpha.cycle(("gamma", Appended(term=1, next_index=index, matched=True, since=since)))
+    membership = alpha.store.membership
+    assert voter_ids(membership.voters) == ("alpha", "gamma")
+    assert voter_ids(membership.learners) == ("beta",)
+    alpha.cycle(("beta", Appended(term=1, next_index=7, matched=True, since=OTHER)))
+    alpha.ask("promote", b"beta")
+    alpha.cycle()
+    alpha.cycle(("gamma", Appended(term=1, next_index=8, matched=True, since=since)))
+    assert alpha.store.membership.incarnation("beta") == "b2"
+    assert alpha.raft._memory.counts("beta")
+
+
+def test_what_others_promised_is_remembered_after_a_restart_and_told_to_followers(
+    tmp_path: Path, alpha: Alpha
+) -> None:
+    promise = Promise(member="gamma", incarnation="c1", run=1, term=1, index=7)
+    alpha.cycle(("beta", replace(append(1, (1, 0), Entry(2, 1, KIND_NOOP)), promises=(promise,))))
+    alpha.store.close()
+    again = Alpha(tmp_path)
+    since = Standing(incarnation="c1", run=2, term=1, last_index=6)
+    again.cycle(("gamma", PreVote(round=1, term=2, last_index=6, last_term=1, since=since)))
+    assert again.peers.take(Forgotten) == [("gamma", Forgotten(incarnation="c1", term=1, index=7))]
 
 
 def test_a_member_outside_the_voters_never_campaigns(tmp_path: Path) -> None:

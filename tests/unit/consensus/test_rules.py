@@ -33,6 +33,7 @@ from consensus.core.messages import (
     encode_frame,
 )
 from consensus.core.prevote import PreVoting
+from consensus.core.promises import UNSTATED
 from consensus.core.proposals import Kind, Outcome, Proposal, ProposalTable, finish_all
 from consensus.core.records import Entry
 from consensus.core.timing import ROUND_TRIP_MS_MAX, Timing
@@ -156,7 +157,7 @@ def test_a_pre_vote_needs_a_majority_of_the_voters(
     others: set[str], granted_by: list[str], is_won: bool
 ) -> None:
     voting = PreVoting(round_s=1)
-    question = voting.begin(10, term=2, last_index=5, last_term=1)
+    question = voting.begin(10, term=2, last_index=5, last_term=1, since=UNSTATED)
     assert question is not None
     for sender in granted_by:
         voting.take(sender, answer(question.round))
@@ -165,10 +166,10 @@ def test_a_pre_vote_needs_a_majority_of_the_voters(
 
 def test_answers_count_in_their_own_round_only() -> None:
     voting = PreVoting(round_s=1)
-    first = voting.begin(10, term=2, last_index=5, last_term=1)
+    first = voting.begin(10, term=2, last_index=5, last_term=1, since=UNSTATED)
     assert first is not None
-    assert voting.begin(10.5, term=2, last_index=5, last_term=1) is None, "a round is running"
-    second = voting.begin(11.5, term=2, last_index=5, last_term=1)
+    assert voting.begin(10.5, term=2, last_index=5, last_term=1, since=UNSTATED) is None, "a round is running"
+    second = voting.begin(11.5, term=2, last_index=5, last_term=1, since=UNSTATED)
     assert second is not None
     voting.take("b", answer(first.round))
     assert not voting.is_won({"b", "c"}, 11.6)

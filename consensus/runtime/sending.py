@@ -1,0 +1,47 @@
+"""A leader's appends to one follower: what it lacks, in pieces, or a heartbeat."""
+
+from msgspec import Struct
+
+from consensus.core.messages import APPEND_BYTES_MAX, Append
+from consensus.core.promises import Promise
+from consensus.core.records import Entry
+from consensus.runtime.journal import Journal
+from consensus.runtime.library import Wire
+
+SEND_BACKLOG_BYTES = 1024 * 1024  # A follower with more than this unsent gets heartbeats only.
+
+
+class Heartbeat(Struct, frozen=True, kw_only=True):
+    """What every append of a leader says."""
+
+    term: int
+    commit_index: int
+    promises: tuple[Promise, ...]
+
+
+def send_entries(
+    wire: Wire, journal: Journal, member_id: str, next_index: int, heartbeat: Heartbeat, *, is_probe: bool
+) -> int:
+    """Send what follows from `next_index` on, at least a heartbeat; return where to go on.
+
+    A probe asks only whether the follower holds the entry in front.
+    """
+    while True:
+        prev_term = journal.term_at(next_index - 1)
+        assert prev_term is not None, "the log reaches from its base to its end"
+        entries: list[Entry] = []
+        if not is_probe and wire.backlog_bytes(member_id) < SEND_BACKLOG_BYTES:
+            entries = journal.between(next_index, journal.last_index, bytes_max=APPEND_BYTES_MAX)
+        message = Append(
+            term=heartbeat.term,
+            commit_index=heartbeat.commit_index,
+            prev_index=next_index - 1,
+            prev_term=prev_term,
+            entries=tuple(entries),
+            promises=heartbeat.promises,
+        )
+        if not wire.send(member_id, message) or not entries:
+            return next_index
+        next_index = entries[-1].index + 1
+        if next_index > journal.last_index:
+            return next_index
