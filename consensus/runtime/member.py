@@ -114,6 +114,7 @@ class Member:
                 await self._wait_for_room()
                 _log.info("there is room again", member=self._settings.me.id)
         finally:
+            self._intake.close("this member does not run")
             lock.release()
 
     async def _run_until_no_room(self) -> str:

@@ -37,3 +37,76 @@ class FullDisk(FileDisk):
         if self.is_full:
             self.refused += 1
             raise OSError(errno.ENOSPC, f"no space left for {what}")
+
+
+class StoppedHere(BaseException):
+    """The process ended inside a file operation; no `except Exception` may see it."""
+
+
+class StoppingDisk(FileDisk):
+    """Ends the process at operation `stop_at` that changes a file: in front of it, or, `torn`, in the midst."""
+
+    def __init__(self, *, stop_at: int, torn: bool = False) -> None:
+        self.operations = 0
+        self._stop_at = stop_at
+        self._torn = torn
+        self._descriptors: set[int] = set()
+
+    def process_ended(self) -> None:
+        """Close what the process had open, as the kernel does."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def remove(self, path: Path) -> None:
+        if path.exists():
+            self._operation()
+        super().remove(path)
+
+    def rename(self, new: Path, path: Path) -> None:
+        self._operation()
+        super().rename(new, path)
+
+    def sync_directory(self, directory: Path) -> None:
+        self._operation()
+        super().sync_directory(directory)
+
+    def create(self, path: Path) -> int:
+        self._operation()
+        return self._opened(super().create(path))
+
+    def open_append(self, path: Path) -> int:
+        return self._opened(super().open_append(path))
+
+    def open_read(self, path: Path) -> int:
+        return self._opened(super().open_read(path))
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        if self._torn and self.operations + 1 == self._stop_at:
+            super().write(descriptor, data[: len(data) // 2])
+        self._operation()
+        super().write(descriptor, data)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        self._operation()
+        super().truncate(descriptor, length)
+
+    def sync_data(self, descriptor: int) -> None:
+        self._operation()
+        super().sync_data(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        self._operation()
+        super().sync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        self._descriptors.discard(descriptor)
+        super().close(descriptor)
+
+    def _opened(self, descriptor: int) -> int:
+        self._descriptors.add(descriptor)
+        return descriptor
+
+    def _operation(self) -> None:
+        self.operations += 1
+        if self.operations == self._stop_at:
+            raise StoppedHere

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus.core.records import BATCH_MAGIC
+from consensus.core.records import BATCH_MAGIC, Promises, decode_file
 from tests.integration.consensus.cluster import Cluster, cluster_of
 from tests.support.wait import eventually_async
 
@@ -28,6 +28,13 @@ def shortened(directory: Path, _older: Path) -> None:
     journal = directory / "journal"
     data = journal.read_bytes()
     journal.write_bytes(data[: data.rindex(BATCH_MAGIC, 0, len(data) * 3 // 4)])
+
+
+def remembered(journal: Path, member: str) -> int:
+    """Return up to where the owner of `journal` durably knows that `member` acknowledged the log."""
+    records, _end = decode_file(journal.read_bytes(), "journal")
+    found = [promise for record in records if isinstance(record, Promises) for promise in record.promises]
+    return max((promise.index for promise in found if promise.member == member), default=0)
 
 
 async def known_directories(cluster: Cluster) -> None:
@@ -87,7 +94,13 @@ def test_a_member_that_forgot_elects_nobody_who_lacks_what_it_acknowledged(tmp_p
             await cluster.stop(victim)
             shutil.copytree(tmp_path / victim, tmp_path / "older")
             await cluster.start(victim, FOUNDERS)
-            await cluster.write(victim, b"seen by all")
+            applied = await cluster.write(victim, b"seen by all")
+            journal = tmp_path / behind / "journal"
+            await eventually_async(
+                lambda: remembered(journal, victim) >= applied.index,
+                timeout_s=30,
+                message="it is told, and notes it",
+            )
             await cluster.stop(behind)
             for number in range(10):
                 await cluster.write(leader, b"by two of three %d" % number)
