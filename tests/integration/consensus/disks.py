@@ -2,6 +2,8 @@
 
 import errno
 import os
+import signal
+import time
 from pathlib import Path
 
 from consensus.runtime.disk import FileDisk
@@ -110,3 +112,62 @@ class StoppingDisk(FileDisk):
         self.operations += 1
         if self.operations == self._stop_at:
             raise StoppedHere
+
+
+class KillingDisk(FileDisk):
+    """Kills its process, as `kill -9` does, in front of the first operation that `point` names.
+
+    A point is an operation and a file's name: "rename snapshot.new", "sync journal.new".
+    """
+
+    def __init__(self, point: str) -> None:
+        self._operation, self._file = point.split()
+        self._names: dict[int, str] = {}
+
+    def rename(self, new: Path, path: Path) -> None:
+        self._at("rename", new.name)
+        super().rename(new, path)
+        self._at("renamed", new.name)
+
+    def create(self, path: Path) -> int:
+        self._at("create", path.name)
+        return self._named(super().create(path), path)
+
+    def open_append(self, path: Path) -> int:
+        return self._named(super().open_append(path), path)
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        self._at("write", self._names[descriptor])
+        super().write(descriptor, data)
+
+    def sync_data(self, descriptor: int) -> None:
+        self._at("sync", self._names[descriptor])
+        super().sync_data(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        self._at("sync", self._names[descriptor])
+        super().sync(descriptor)
+
+    def _named(self, descriptor: int, path: Path) -> int:
+        self._names[descriptor] = path.name
+        return descriptor
+
+    def _at(self, operation: str, file: str) -> None:
+        if (operation, file) == (self._operation, self._file):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FailingSyncs(FileDisk):
+    """A disk that begins to fail, or to be slow, when told so."""
+
+    def __init__(self) -> None:
+        self.is_failing = False
+        self.pause_s = 0.0
+        self.failed = 0
+
+    def sync_data(self, descriptor: int) -> None:
+        if self.is_failing:
+            self.failed += 1
+            raise OSError(errno.EIO, "Input/output error")
+        time.sleep(self.pause_s)
+        super().sync_data(descriptor)

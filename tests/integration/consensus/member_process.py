@@ -1,6 +1,7 @@
 """A member in a process of its own, which writes without pause and notes what was acknowledged.
 
-Arguments: directory of the cluster, id, all ids with addresses as JSON, file for acknowledged commands.
+Arguments: directory of the cluster, id, all members as JSON, file for acknowledged commands. KILL_AT in the
+environment names the file operation in front of which it kills itself.
 """
 
 import asyncio
@@ -14,9 +15,11 @@ import msgspec
 
 from consensus.core.contract import MemberAddress
 from consensus.core.timing import Timing
+from consensus.runtime.disk import FILE_DISK
 from consensus.runtime.embedded import EmbeddedEngine
 from federation.kernel.errors import IsthmusError
 from tests.integration.consensus.cluster import FEDERATION, Journalled
+from tests.integration.consensus.disks import KillingDisk
 from tests.integration.consensus.pki import FileSecurity
 
 WRITERS = 8
@@ -45,6 +48,7 @@ async def main(directory: Path, name: str, members: tuple[MemberAddress, ...], a
         federation=FEDERATION,
         timing=Timing(round_trip_ms=1),
         snapshot_after_bytes=SNAPSHOT_AFTER_BYTES,
+        disk=KillingDisk(point) if (point := os.environ.get("KILL_AT")) else FILE_DISK,
     )
     log = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     async with asyncio.TaskGroup() as tasks:

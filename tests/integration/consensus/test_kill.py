@@ -1,98 +1,113 @@
-"""kill -9 of whole clusters, and a disk that takes no more."""
+"""kill -9, frozen processes and full disks, on members in processes of their own that write without pause."""
 
 import asyncio
-import sys
+import os
+import random
+import signal
 from pathlib import Path
 
-import msgspec
+import pytest
 
-from consensus.core.contract import MemberAddress
-from tests.integration.consensus.cluster import fresh_addresses, running_cluster
-from tests.integration.consensus.pki import TestCa
-from tests.support.processes import Process, ProcessSet
-from tests.support.wait import eventually, eventually_async
+from tests.integration.consensus.cluster import running_cluster
+from tests.integration.consensus.crash_loop import FOUNDERS, Members, crash, freeze, kill_in
+from tests.support.processes import ProcessSet
+from tests.support.tools import tool
+from tests.support.wait import eventually
 
-FOUNDERS = ("alpha", "beta", "gamma")
-ROUNDS = 3
 WRITES_PER_ROUND = 800  # About two snapshots for each member.
-MODULE = "tests.integration.consensus.member_process"
-REPOSITORY = Path(__file__).parents[3]
+ROOM_BYTES = 4 * 1024 * 1024
 
 
-def prepare(directory: Path, addresses: dict[str, MemberAddress]) -> TestCa:
-    ca = TestCa(directory / "pki")
-    for name, member in addresses.items():
-        ca.security(member.identity).leaf.rename(directory / "pki" / f"{name}.pem")
-    return ca
+@pytest.fixture
+def members(tmp_path: Path, processes: ProcessSet) -> Members:
+    return Members(tmp_path, processes)
 
 
-def start(
-    processes: ProcessSet, directory: Path, name: str, members: list[MemberAddress], **env: str
-) -> Process:
-    arguments = [directory, name, msgspec.json.encode(members).decode(), directory / "acknowledged"]
-    command = [sys.executable, "-m", MODULE, *arguments]
-    return processes.start(name, command, cwd=REPOSITORY, env=env)
+def test_kill_9_of_all_members_loses_no_acknowledged_command(members: Members) -> None:
+    for _round in range(2):
+        members.start_missing()
+        members.wait_for_writes(WRITES_PER_ROUND)
+        members.kill(*FOUNDERS)
+    assert members.check() > 2 * WRITES_PER_ROUND
 
 
-def acknowledged(directory: Path) -> list[bytes]:
-    path = directory / "acknowledged"
-    # The last line may be cut by the kill.
-    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+def test_random_kills_and_pauses_lose_no_acknowledged_command(members: Members) -> None:
+    rng = random.Random(11)
+    for _round in range(6):
+        members.start_missing()
+        members.wait_for_writes(rng.randrange(20, 300))
+        crash(members, rng)
+    members.end()
+    members.check()
 
 
-def write_and_kill(processes: ProcessSet, directory: Path, members: list[MemberAddress]) -> None:
-    """Start all members, let them acknowledge WRITES_PER_ROUND commands, kill all at once."""
-    before = len(acknowledged(directory))
-    running = [start(processes, directory, name, members) for name in FOUNDERS]
-
-    def enough() -> bool:
-        for process in running:
-            process.check_running()
-        return len(acknowledged(directory)) > before + WRITES_PER_ROUND
-
-    eventually(enough, timeout_s=60, message=lambda: f"writes go on\n{running[0].log()}")
-    for process in running:
-        process.kill()
+def test_a_member_killed_while_its_snapshot_takes_its_place_loses_nothing(members: Members) -> None:
+    points = ("sync snapshot.new", "renamed snapshot.new", "rename journal.new", "renamed journal.new")
+    members.start_missing()
+    for number, point in enumerate(points):
+        members.wait_for_writes(50)
+        kill_in(members, FOUNDERS[number % 3], point)
+        members.start_missing()
+    members.wait_for_writes(50)
+    members.end()
+    members.check()
 
 
-def test_kill_9_of_all_members_loses_no_acknowledged_command(tmp_path: Path, processes: ProcessSet) -> None:
-    addresses = fresh_addresses(*FOUNDERS)
-    ca = prepare(tmp_path, addresses)
-    members = list(addresses.values())
-    for _round in range(ROUNDS):
-        write_and_kill(processes, tmp_path, members)
-
-    async def survivors() -> list[list[bytes]]:
-        async with running_cluster(tmp_path, addresses, ca) as cluster:
-            for name in FOUNDERS:
-                await cluster.start(name, FOUNDERS)
-            await cluster.write(await cluster.leader(), b"end")
-            machines = [cluster.members[name].machine for name in FOUNDERS]
-            await eventually_async(lambda: all(m.commands[-1][1] == b"end" for m in machines), timeout_s=30)
-            assert any(member.engine.status().snapshot_index > 0 for member in cluster.members.values())
-            assert machines[0].commands == machines[1].commands == machines[2].commands
-            return [command for _index, command in machines[0].commands]
-
-    kept = asyncio.run(survivors())
-    lost = set(acknowledged(tmp_path)) - set(kept)
-    assert not lost
-    assert len(kept) == len(set(kept)), "a command that was proposed once applied twice"
+def test_a_frozen_leader_is_replaced_and_confirms_nothing_when_it_wakes(members: Members) -> None:
+    members.start_missing()
+    members.wait_for_writes(50)
+    for name in FOUNDERS:  # One of them leads.
+        freeze(members, name, 2.5)
+        members.wait_for_writes(50)
+    members.end()
+    members.check()
 
 
-def test_a_member_whose_disk_is_full_stops_with_the_reason_and_acknowledges_nothing_more(
-    tmp_path: Path, processes: ProcessSet
-) -> None:
-    addresses = fresh_addresses("alpha")
-    ca = prepare(tmp_path, addresses)
-    process = start(processes, tmp_path, "alpha", list(addresses.values()), FILE_BYTES_MAX="30000")
+def test_a_disk_that_refuses_a_larger_file_stops_its_member_with_the_reason(members: Members) -> None:
+    """Not a full disk: room never comes back, so a person must act."""
+    members.addresses = {"alpha": members.addresses["alpha"]}
+    process = members.start("alpha", FILE_BYTES_MAX="30000")
     assert process.wait(timeout_s=60) != 0
-    assert f"cannot write {tmp_path / 'alpha' / 'journal'}" in process.log()
-    assert (tmp_path / "alpha" / "journal").stat().st_size <= 30_000
+    journal = members.directory / "alpha" / "journal"
+    assert f"cannot write {journal}" in process.log()
+    assert journal.stat().st_size <= 30_000
 
     async def kept() -> set[bytes]:
-        async with running_cluster(tmp_path, addresses, ca) as cluster:
+        async with running_cluster(members.directory, members.addresses, members.ca) as cluster:
             running = await cluster.start("alpha", ["alpha"])
             await cluster.write("alpha", b"end")
             return {command for _index, command in running.machine.commands}
 
-    assert set(acknowledged(tmp_path)) <= asyncio.run(kept())
+    assert set(members.acknowledged()) <= asyncio.run(kept())
+
+
+def test_a_member_on_a_full_file_system_comes_back_when_there_is_room(members: Members) -> None:
+    """A tmpfs in a mount namespace of the member's own, which ends with it."""
+    if os.geteuid() != 0:
+        pytest.skip("mount namespaces need root")
+    mount = members.directory / "alpha"
+    mount.mkdir()
+    filler = "filler"
+    script = (
+        f"mount -t tmpfs -o size={ROOM_BYTES},mode=0700 none {mount} && "
+        f'head -c {ROOM_BYTES - 400_000} /dev/zero >{mount / filler} && exec "$@"'
+    )
+    prefix = (str(tool("unshare")), "--mount", "--propagation", "private", "sh", "-c", script, "sh")
+    alpha = members.start("alpha", prefix)
+    members.start_missing()
+    alpha.wait_for_log("disk is full", timeout_s=60)
+    assert "No space left on device" in alpha.log()
+    members.wait_for_writes(100)  # The others go on.
+    inside = Path(f"/proc/{alpha.pid}/root") / mount.relative_to("/")
+    (inside / filler).unlink()
+    alpha.wait_for_log("there is room again", timeout_s=30)
+    size_bytes = (inside / "journal").stat().st_size
+    eventually(lambda: (inside / "journal").stat().st_size != size_bytes, timeout_s=30, message="it follows")
+    members.wait_for_writes(100)
+    # What it holds must outlive its mount, to be compared.
+    alpha.send(signal.SIGSTOP)
+    kept = {file.name: file.read_bytes() for file in inside.iterdir() if file.name in ("journal", "snapshot")}
+    members.end()
+    for name, data in kept.items():
+        (mount / name).write_bytes(data)
+    members.check()

@@ -1,13 +1,13 @@
-"""A full disk: nothing is acknowledged, the others go on, and the member comes back by itself."""
+"""Full, failing and slow disks: nothing false is acknowledged; a full one heals by itself."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
 
-from federation.kernel.errors import IsthmusError, UnavailableError
+from federation.kernel.errors import IsthmusError, OutcomeUnknownError, UnavailableError
 from tests.integration.consensus.cluster import Cluster, cluster_of
-from tests.integration.consensus.disks import FullDisk
+from tests.integration.consensus.disks import FailingSyncs, FullDisk
 from tests.support.wait import eventually_async
 
 FOUNDERS = ("alpha", "beta", "gamma")
@@ -103,5 +103,43 @@ def test_a_member_that_starts_on_a_full_disk_waits_for_room(tmp_path: Path) -> N
                 alpha = await started
             await cluster.write("alpha", b"after")
             assert alpha.engine.status().role == "leader"
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_sync_is_never_repeated_and_stops_its_member_with_the_file_named(tmp_path: Path) -> None:
+    disk = FailingSyncs()
+
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, "alpha", founding=False) as cluster:
+            alpha = await cluster.start("alpha", ["alpha"], disk=disk)
+            await cluster.write("alpha", b"before")
+            disk.is_failing = True
+            with pytest.raises(OutcomeUnknownError):
+                await alpha.engine.propose(b"never confirmed", timeout_ms=20_000)
+            await asyncio.Event().wait()  # The failure of `run` cancels us.
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(scenario())
+    assert caught.group_contains(UnavailableError, match=r"cannot write .*/journal: Input/output error")
+    assert disk.failed == 1
+
+
+def test_a_slow_disk_makes_writes_slow_and_deposes_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, *FOUNDERS, founding=False) as cluster:
+            disks = {name: FailingSyncs() for name in FOUNDERS}
+            for name in FOUNDERS:
+                await cluster.start(name, FOUNDERS, disk=disks[name])
+            leader = await cluster.leader()
+            await cluster.write(leader, b"before")
+            term = cluster.members[leader].engine.status().term
+            for name in FOUNDERS:
+                disks[name].pause_s = 0.2
+                for number in range(3):
+                    await cluster.write(leader, b"slow %d at " % number + name.encode())
+                disks[name].pause_s = 0.0
+            assert len(await same_everywhere(cluster)) == 10
+            assert cluster.members[leader].engine.status().term == term
 
     asyncio.run(scenario())
