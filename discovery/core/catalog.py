@@ -23,7 +23,7 @@ from discovery.core.commands import (
 )
 from discovery.core.draft import CountKey, Draft, cluster_of
 from discovery.core.history import History
-from discovery.core.leases import Lease, acquire, check_request
+from discovery.core.leases import Lease, LeaseTime, acquire, check_request
 from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey
 from discovery.core.ownership import check_federation_writer, check_speaks_for
 from discovery.core.publishing import publish, publish_lease
@@ -46,6 +46,7 @@ REQUEST_ID_CHARS_MAX = 128
 MESSAGE_CHARS_MAX = 500
 # One publish lease for each cluster, and as many for other duties.
 LEASES_MAX = 2 * CLUSTERS_MAX
+_BEGINNING = LeaseTime(now_ms=0, ticked_ms=0)
 
 _CLUSTERS = resource_prefix(FEDERATION_SCOPE, "Cluster")
 
@@ -56,7 +57,9 @@ class Catalog:
     def __init__(self) -> None:
         self._changed: list[Callable[[int, tuple[Change, ...]], None]] = []
         self._reset: list[Callable[[int], None]] = []
-        self._load(State(tables=EMPTY_TABLES, now_ms=0, fence=0, leases=(), requests=()))
+        self._load(
+            State(tables=EMPTY_TABLES, now_ms=0, lease_time=_BEGINNING, fence=0, leases=(), requests=())
+        )
 
     @property
     def tables(self) -> Tables:
@@ -117,6 +120,7 @@ class Catalog:
             State(
                 tables=self._tables,
                 now_ms=self._now_ms,
+                lease_time=self._lease_time,
                 fence=self._fence,
                 leases=tuple(sorted(self._leases.items())),
                 requests=tuple(self._requests.items()),
@@ -148,6 +152,7 @@ class Catalog:
             _add(counts, ("endpoints", cluster_of("endpoints", key)), 1)
         self._counts = counts
         self._now_ms = state.now_ms
+        self._lease_time = state.lease_time
         self._fence = state.fence
         self._leases = dict(state.leases)
         self._requests = dict(state.requests)
@@ -184,6 +189,7 @@ class Catalog:
             case Tick(now_ms=now_ms):
                 check_federation_writer(draft, command.proposer)
                 self._now_ms = max(self._now_ms, now_ms)
+                self._lease_time = self._lease_time.after(now_ms)
         changes = draft.changes()
         if changes:
             self._commit(draft, changes)
@@ -213,7 +219,7 @@ class Catalog:
         known = self._leases.get(request.name)
         if known is None and len(self._leases) >= LEASES_MAX:
             raise LimitExceededError(f"lease {request.name}: there are {LEASES_MAX} leases already")
-        lease, grant = acquire(known, request, now_ms=self._now_ms, next_fence=self._fence + 1)
+        lease, grant = acquire(known, request, now_ms=self._lease_time.now_ms, next_fence=self._fence + 1)
         self._leases[request.name] = lease
         self._fence = max(self._fence, lease.fence)
         return grant

@@ -1,9 +1,11 @@
-"""Named leases by federation time: one holder at a time, told apart by a fence that only grows.
+"""Named leases by replicated time: one holder at a time, told apart by a fence that only grows.
 
     free --acquire--> held --time--> expired --acquire by another--> held with a larger fence
 
-Pure: time is the catalog's, moved by `Tick` commands only. A holder whose lease expired may have its
-writes accepted until another one takes over: the fence, not the time, keeps an old holder out.
+Pure: time is the catalog's, moved by `Tick` commands only, and what passes between two ticks counts, not
+what they show. So a leader whose clock is a year off ends no lease and makes none immortal, and while
+nobody leads none expires. A holder whose lease expired may have its writes accepted until another one
+takes over: the fence, not the time, keeps an old holder out.
 """
 
 import msgspec
@@ -14,6 +16,8 @@ from federation.kernel.limits import NAME_BYTES_MAX
 
 # Longer than any pause of a process that should keep its lease, short enough that a dead holder is missed.
 LEASE_TTL_MS_MAX = 3_600_000
+# Ticks come each half second. What is longer was a change of leaders, or of a clock.
+TICK_MS_MAX = 2_000
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -21,11 +25,23 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     holder: str
     fence: int
-    expires_ms: int  # Federation time.
+    expires_ms: int  # By `LeaseTime.now_ms`.
 
     def held(self, now_ms: int) -> bool:
         """True while the lease has not expired."""
         return now_ms < self.expires_ms
+
+
+class LeaseTime(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Milliseconds in which somebody led; they begin anywhere and only grow."""
+
+    now_ms: int
+    ticked_ms: int  # What the last tick showed.
+
+    def after(self, tick_ms: int) -> "LeaseTime":
+        """Return the time after a tick."""
+        passed_ms = min(max(0, tick_ms - self.ticked_ms), TICK_MS_MAX)
+        return LeaseTime(now_ms=self.now_ms + passed_ms, ticked_ms=tick_ms)
 
 
 def check_request(request: AcquireLease) -> None:

@@ -11,14 +11,14 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from discovery.core.leases import Lease
+from discovery.core.leases import Lease, LeaseTime
 from discovery.core.model import TableName, unpack_endpoint, unpack_resource
 from discovery.core.tables import Table, Tables
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import CorruptError, PreconditionError
 from federation.kernel.limits import COMMAND_BYTES_MAX
 
-SNAPSHOT_FORMAT = 1
+SNAPSHOT_FORMAT = 2  # 1: leases expired by federation time.
 SNAPSHOT_CHUNK_BYTES_MAX = 256 * 1024
 # A record is closed when it reaches this, so it is at most this and one row long.
 _RECORD_BYTES = SNAPSHOT_CHUNK_BYTES_MAX - 2 * COMMAND_BYTES_MAX
@@ -31,6 +31,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     tables: Tables
     now_ms: int
+    lease_time: LeaseTime
     fence: int  # The newest that any lease was given.
     leases: tuple[tuple[str, Lease], ...]  # By name.
     requests: tuple[tuple[str, bytes], ...]  # Oldest first: proposer and request id, packed outcome.
@@ -41,6 +42,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True, tag="header"):
     revision: int
     now_ms: int
     fence: int
+    lease_time: LeaseTime | None = None
 
 
 class _Leases(msgspec.Struct, frozen=True, array_like=True, tag="leases"):
@@ -82,7 +84,7 @@ def encode_snapshot(state: State) -> Iterator[bytes]:
 
 
 def _records(state: State) -> Iterator[_Record]:
-    yield _Header(SNAPSHOT_FORMAT, state.tables.revision, state.now_ms, state.fence)
+    yield _Header(SNAPSHOT_FORMAT, state.tables.revision, state.now_ms, state.fence, state.lease_time)
     leases = []
     for name, lease in state.leases:
         leases.append((name, lease))
@@ -205,6 +207,8 @@ class _Parts:
         return State(
             tables=tables,
             now_ms=self._header.now_ms,
+            lease_time=self._header.lease_time
+            or LeaseTime(now_ms=self._header.now_ms, ticked_ms=self._header.now_ms),
             fence=self._header.fence,
             leases=tuple(self._leases),
             requests=tuple(self._requests),

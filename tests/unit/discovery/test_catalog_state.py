@@ -165,11 +165,11 @@ def test_a_damaged_snapshot_is_refused_and_leaves_the_state_as_it_was():
 
 
 def test_a_snapshot_of_a_newer_build_is_refused_as_such(monkeypatch):
-    monkeypatch.setattr(snapshots, "SNAPSHOT_FORMAT", 2)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_FORMAT", snapshots.SNAPSHOT_FORMAT + 1)
     newer = list(founded().catalog.snapshot())
     monkeypatch.undo()
     with pytest.raises(
-        PreconditionError, match="snapshot has format 2, this build reads 1: start the newer build"
+        PreconditionError, match="snapshot has format 3, this build reads 2: start the newer build"
     ):
         Catalog().restore(newer)
 

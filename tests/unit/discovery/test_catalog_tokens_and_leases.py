@@ -103,6 +103,35 @@ def test_a_lease_has_one_holder_until_it_expires_and_each_new_holder_a_larger_fe
     assert log.lease("publish/alpha", "a").lease == msgspec.structs.replace(taken, granted=False)
 
 
+YEAR_MS = 365 * 24 * 3_600_000
+
+
+@pytest.mark.parametrize("jump_ms", [YEAR_MS, -YEAR_MS], ids=["ahead", "behind"])
+def test_a_leader_whose_clock_is_a_year_off_neither_ends_a_lease_nor_keeps_it_alive(jump_ms):
+    log = founded()
+    log.tick(2 * YEAR_MS)
+    log.lease("publish/alpha", "a", ttl_ms=10_000)
+    log.tick(2 * YEAR_MS + jump_ms)
+    refused = log.lease("publish/alpha", "b").lease
+    assert refused is not None
+    assert not refused.granted, "ten seconds have not passed"
+    for passed_ms in range(500, 10_501, 500):
+        log.tick(2 * YEAR_MS + jump_ms + passed_ms)
+    taken = log.lease("publish/alpha", "b").lease
+    assert taken is not None
+    assert taken.granted
+
+
+def test_while_nobody_leads_no_lease_expires():
+    log = founded()
+    log.tick(1_000)
+    log.lease("publish/alpha", "a", ttl_ms=5_000)
+    log.tick(60_000)  # The next leader's first: a minute without one.
+    refused = log.lease("publish/alpha", "b").lease
+    assert refused is not None
+    assert not refused.granted
+
+
 def test_its_holder_extends_a_lease_and_keeps_the_fence():
     log = founded()
     first = log.lease("publish/alpha", "a", ttl_ms=50).lease
