@@ -83,6 +83,9 @@ class Status(Struct, frozen=True, kw_only=True):
     last_leader_contact_ms_ago: (
         int | None
     )  # None: no leader heard since the start. A leader: contact with its quorum.
+    # A stale read, of the local state as it is, includes everything that was committed this long ago, the
+    # configured round trip added for the way of the leader's word. None: nobody has said so yet.
+    state_age_ms: int | None = None
     problem: str = ""  # Why it is paused, or has no vote although its name has one.
     peers: tuple[PeerStatus, ...] = ()  # A leader's view of the others; empty on everybody else.
 

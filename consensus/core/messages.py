@@ -96,6 +96,7 @@ class Append(Struct, frozen=True, kw_only=True, array_like=True, tag="append"):
     prev_term: Count
     entries: tuple[Entry, ...] = ()
     promises: Annotated[tuple[Promise, ...], Meta(max_length=PROMISES_MAX)] = ()
+    quorum_age_ms: Count = 0  # How long ago a majority answered this leader.
 
 
 class Forgotten(Struct, frozen=True, kw_only=True, array_like=True, tag="forgotten"):

@@ -5,7 +5,6 @@ that is not copied, an election that is not finished.
 """
 
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import structlog
@@ -27,6 +26,7 @@ from consensus.core.messages import TimeoutNow
 from consensus.core.proposals import Kind, Proposal, finish
 from consensus.core.timing import Timing
 from consensus.runtime.library import Wire
+from consensus.runtime.replicas import Replica, answering
 from consensus.runtime.store import Store
 from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError, UnavailableError
 
@@ -64,16 +64,12 @@ class Leadership(Protocol):
         """Newest entry known to be committed."""
         ...
 
-    def match_index(self, member_id: str) -> int | None:
-        """Return how far the log of a connected member is known to reach, None when it is not there."""
-        ...
-
     def incarnation(self, member_id: str) -> str:
         """Return the directory that a member works on, empty when it is not known."""
         ...
 
-    def answering(self) -> AbstractSet[str]:
-        """Return the other voters that answered within the last election timeout."""
+    def replicas(self) -> list[Replica]:
+        """Return the other copies of the log as a leader knows them."""
         ...
 
 
@@ -98,6 +94,7 @@ class Changes:
         self._waiting: list[Proposal] = []
         self._pending_index = 0  # The entry of the newest change.
         self._is_own_change = False
+        self._now_s = 0.0  # Of this turn.
         self._successor: str | None = None  # Who is to lead next.
         self._successor_until_s = 0.0
         self._called_s = 0.0  # When the successor was last called.
@@ -113,6 +110,7 @@ class Changes:
 
     def turn(self, raft: Leadership, now_s: float) -> None:
         """Make the first change that may be made, and call the successor when its log is complete."""
+        self._now_s = now_s
         if self._waiting:
             self._try_all(raft, now_s)
         if raft.is_leader and self._may_change(raft):
@@ -184,7 +182,7 @@ class Changes:
 
     def _has_majority(self, raft: Leadership) -> bool:
         voters = set(voter_ids(self._store.voters))
-        return 2 * len(voters & (raft.answering() | {self._me})) > len(voters)
+        return 2 * len(voters & self._answering(raft)) > len(voters)
 
     def _change(self, change: MembershipChange, proposals: list[Proposal], raft: Leadership) -> None:
         self._pending_index = self._journal.last_index + 1
@@ -208,8 +206,20 @@ class Changes:
         index = 0 if proposal.origin else self._store.applied_index
         finish(proposal, Applied(index=index, term=raft.term, result=b""))
 
+    def _answering(self, raft: Leadership) -> set[str]:
+        """Return the voters that answered within the last election timeout, this one among them."""
+        since_s = self._now_s - self._timing.election_max_ms / 1000
+        return {self._me, *answering(raft.replicas(), since_s)}
+
+    def _match_index(self, member_id: str, raft: Leadership) -> int | None:
+        """Return how far the log of a connected member is known to reach, None when it is not there."""
+        for replica in raft.replicas():
+            if replica.id == member_id and replica.is_connected:
+                return replica.match_index
+        return None
+
     def _not_caught_up(self, member_id: str, raft: Leadership) -> str:
-        match_index = raft.match_index(member_id)
+        match_index = self._match_index(member_id, raft)
         if match_index is None:
             return f"member {member_id} is not connected to leader {self._me}"
         if match_index < raft.commit_index - CAUGHT_UP_ENTRIES:
@@ -221,7 +231,7 @@ class Changes:
         voters = set(voter_ids(change.voters))
         if voters == set(voter_ids(self._store.voters)):
             return  # A learner has no part in majorities.
-        answering = voters & (raft.answering() | {self._me})
+        answering = voters & self._answering(raft)
         if 2 * len(answering) <= len(voters):
             raise PreconditionError(
                 f"cannot remove {change.member.id}: of the {len(voters)} that would vote then, only"
@@ -251,7 +261,7 @@ class Changes:
         if not raft.is_leader or now_s >= self._successor_until_s:
             self._successor = None
             return
-        is_complete = raft.match_index(self._successor) == self._journal.last_index
+        is_complete = self._match_index(self._successor, raft) == self._journal.last_index
         if is_complete and now_s - self._called_s >= self._timing.heartbeat_ms / 1000:
             self._called_s = now_s
             self._wire.send(self._successor, TimeoutNow(term=raft.term))

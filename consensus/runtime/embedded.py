@@ -78,7 +78,7 @@ class EmbeddedEngine:
         self._counters = Counters()
         self._callbacks: tuple[Callable[[int], None], ...] = ()
         # One reference, so that another thread never sees half of a view.
-        self._view: tuple[Status, float | None] = (initial_status(self._settings), None)
+        self._view: tuple[Status, float | None, float] = (initial_status(self._settings), None, 0.0)
 
     async def run(self) -> None:
         """Take part until cancelled; raises the IsthmusError because of which this member must stop."""
@@ -100,8 +100,7 @@ class EmbeddedEngine:
             thread.cancel()
             await ended.wait()
             self.ready.clear()
-            status, _contact = self._view
-            self._view = (replace(status, role="stopped", leader=None, connected=()), None)
+            self._publish(replace(self._view[0], role="stopped", leader=None, connected=()), None)
         if thread.failure is not None:
             raise thread.failure
 
@@ -151,10 +150,12 @@ class EmbeddedEngine:
 
     def status(self) -> Status:
         """See the contract."""
-        status, contact_s = self._view
-        if contact_s is None:
-            return status
-        return replace(status, last_leader_contact_ms_ago=self._ms_since(contact_s))
+        status, contact_s, published_s = self._view
+        contact_ms_ago = None if contact_s is None else self._ms_since(contact_s)
+        age_ms = status.state_age_ms
+        if age_ms is not None:
+            age_ms += self._ms_since(published_s)  # It grows even when the engine stands still.
+        return replace(status, last_leader_contact_ms_ago=contact_ms_ago, state_age_ms=age_ms)
 
     def counters(self) -> Counters:
         """See the contract."""
@@ -183,7 +184,7 @@ class EmbeddedEngine:
             callback(index)
 
     def _publish(self, status: Status, contact_s: float | None) -> None:
-        self._view = (status, contact_s)
+        self._view = (status, contact_s, self._settings.clock.now_s())
 
 
 class _MemberThread(threading.Thread):

@@ -15,6 +15,27 @@ class Match(Struct, frozen=True):
     next_index: int
 
 
+class Freshness:
+    """As of when the local state is complete: what a leader with a majority had committed then.
+
+    The time that its message was under way is not known here.
+    """
+
+    def __init__(self) -> None:
+        self._told: tuple[int, float] | None = None  # Committed by then, and when.
+        self._reached_s: float | None = None
+
+    def told(self, commit_index: int, as_of_s: float) -> None:
+        """Note that everything committed at `as_of_s` was at or below `commit_index`."""
+        self._told = (commit_index, as_of_s)
+
+    def as_of_s(self, applied_index: int) -> float | None:
+        """Return the newest time whose commits are applied, None while there is none."""
+        if self._told is not None and applied_index >= self._told[0]:
+            self._reached_s = self._told[1]
+        return self._reached_s
+
+
 class Acknowledgements:
     """What may be said once this cycle's entries are durable: one answer for each leader, the most that is true."""
 

@@ -18,9 +18,8 @@ from typing import Any
 import structlog
 from pysyncobj import SyncObj
 from pysyncobj.node import Node
-from pysyncobj.version import VERSION
 
-from consensus.core.contract import Counters, MemberAddress, PeerStatus, Role
+from consensus.core.contract import Counters, MemberAddress, Role
 from consensus.core.membership import KIND_MEMBERSHIP, voter_ids
 from consensus.core.messages import (
     Append,
@@ -43,16 +42,22 @@ from consensus.core.promises import Promise
 from consensus.core.proposals import ProposalTable
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
-from consensus.runtime.following import Acknowledgements, Match, follow_log
-from consensus.runtime.library import LogForLibrary, NoPoller, VotesForLibrary, Wire, library_settings
+from consensus.runtime.following import Acknowledgements, Freshness, Match, follow_log
+from consensus.runtime.library import (
+    LogForLibrary,
+    NoPoller,
+    VotesForLibrary,
+    Wire,
+    check_version,
+    library_settings,
+)
 from consensus.runtime.memory import Memory
 from consensus.runtime.proposer import Proposer
+from consensus.runtime.replicas import Replica, majority_answered_s
 from consensus.runtime.sending import Heartbeat, send_entries
 from consensus.runtime.store import Store
 from consensus.runtime.transfers import Transfers
-from federation.kernel.errors import PreconditionError
 
-LIBRARY_VERSION = "0.3.17"
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2  # pysyncobj's _RAFT_STATE.
 ROLES: tuple[Role, ...] = ("follower", "candidate", "leader")
 
@@ -85,8 +90,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         voters_changed: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if VERSION != LIBRARY_VERSION:
-            raise PreconditionError(f"pysyncobj is version {VERSION}, expected exactly {LIBRARY_VERSION}")
+        check_version()
         self._me = me
         self._clock = clock
         self._store = store
@@ -108,6 +112,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._learners: set[str] = set()
         self._probing: set[str] = set()  # Followers whose log end is not known: they get no entries.
         self._acknowledgements = Acknowledgements()
+        self._freshness = Freshness()
         self._gossip: tuple[Promise, ...] = ()  # What goes along with the next appends.
         self._notified_commit = 0
         self._sent_last_index = 0
@@ -168,25 +173,29 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         """When a leader was last heard; for a leader, when a majority last answered it."""
         if not self.is_leader:
             return self._heard_s
-        others = [self._SyncObj__lastResponseTime[node] for node in self._SyncObj__otherNodes]
-        times = sorted([self._clock.now_s(), *others], reverse=True)
-        return float(times[len(times) // 2])
+        return majority_answered_s(self.replicas(), self._clock.now_s())
 
-    def peers(self) -> tuple[PeerStatus, ...]:
-        """Return how a leader sees the others, nothing for everybody else."""
-        if not self.is_leader:
-            return ()
-        voters, match = self._SyncObj__otherNodes, self._SyncObj__raftMatchIndex
-        heard_s, now_s = self._SyncObj__lastResponseTime, self._clock.now_s()
-        return tuple(
-            PeerStatus(
-                id=node.id,
-                is_voter=node in voters,
-                match_index=int(match.get(node, 0)),
-                last_contact_ms_ago=max(0, int((now_s - heard_s[node]) * 1000)) if node in heard_s else None,
+    @property
+    def complete_as_of_s(self) -> float | None:
+        """As of when the local state is complete, but for the time that a leader's word takes."""
+        if self.is_leader and self.has_finished_election:
+            self._freshness.told(self.commit_index, self.leader_contact_s or 0.0)
+        return self._freshness.as_of_s(self._store.applied_index)
+
+    def replicas(self) -> list[Replica]:
+        """Return the other copies of the log as a leader knows them; for others the answers are old."""
+        voters, answers = self._SyncObj__otherNodes, self._SyncObj__lastResponseTime
+        match = self._SyncObj__raftMatchIndex
+        return [
+            Replica(
+                node.id,
+                node in voters,
+                node in self._SyncObj__connectedNodes,
+                match.get(node, 0),
+                answers.get(node),
             )
-            for node in sorted(voters | self._SyncObj__readonlyNodes, key=lambda node: node.id)
-        )
+            for node in voters | self._SyncObj__readonlyNodes
+        ]
 
     @property
     def has_more(self) -> bool:
@@ -262,29 +271,28 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     # Terms and elections.
 
+    def _be_follower(self, term: int) -> None:
+        if term > self.term:
+            self._called_until_s = 0.0
+            self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(FOLLOWER)
+        self._pre_voting.end()
+        self._transfers.end_all()
+        if self._clock.now_s() >= self._called_until_s:  # Else it is about to campaign, as its leader asked.
+            self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
+
     def _follow(self, leader: str, term: int) -> None:
         """Accept `leader` of `term`, which is not below ours."""
         node = Node(leader)
-        if term > self.term:
-            self._SyncObj__setCurrentTerm(term, None)
-        self._SyncObj__setState(FOLLOWER)
-        self._pre_voting.end()
-        self._transfers.end_all()
+        self._be_follower(term)
         if self._SyncObj__raftLeader != node:
             self._proposals.leader_lost()
             self._SyncObj__raftLeader = node
-        if self._clock.now_s() >= self._called_until_s:  # Else it is about to campaign, as its leader asked.
-            self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
         self._heard_s = self._clock.now_s()
 
     def _step_down(self, term: int) -> None:
-        if term > self.term:
-            self._SyncObj__setCurrentTerm(term, None)
-        self._SyncObj__setState(FOLLOWER)
-        self._pre_voting.end()
-        self._transfers.end_all()
+        self._be_follower(term)
         self._SyncObj__raftLeader = None
-        self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
 
     def _hears_leader(self) -> bool:
         if self.is_leader:
@@ -293,9 +301,6 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             self._heard_s is not None
             and self._clock.now_s() - self._heard_s < self._timing.election_min_ms / 1000
         )
-
-    def _log_is_newer_than(self, last_index: int, last_term: int) -> bool:
-        return (self._journal.last_term, self._journal.last_index) > (last_term, last_index)
 
     def _on_request_vote(self, sender: str, message: RequestVote) -> None:
         if self._memory.problem:
@@ -369,7 +374,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             not self._hears_leader()
             and not self._memory.problem
             and message.term > self.term
-            and not self._log_is_newer_than(message.last_index, message.last_term)
+            and (message.last_term, message.last_index) >= (self._journal.last_term, self._journal.last_index)
         )
         self._wire.send(
             sender,
@@ -411,6 +416,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if message.prev_index == 0:
             self._acknowledge(sender)
             return
+        self._freshness.told(message.commit_index, self._clock.now_s() - message.quorum_age_ms / 1000)
         match = follow_log(self._journal, message)
         verified = min(message.commit_index, match.next_index - 1)
         if match.is_match and verified > self.commit_index:
@@ -493,7 +499,12 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             journal,
             member_id,
             next_index,
-            Heartbeat(term=self.term, commit_index=self.commit_index, promises=self._gossip),
+            Heartbeat(
+                term=self.term,
+                commit_index=self.commit_index,
+                promises=self._gossip,
+                quorum_age_ms=max(0, int((self._clock.now_s() - (self.leader_contact_s or 0.0)) * 1000)),
+            ),
             is_probe=member_id in self._probing,
         )
 
@@ -567,22 +578,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         """True when the no-op of this leadership is applied, and with it every change before."""
         return bool(self.is_leader and self._store.applied_index >= self._SyncObj__noopIDx)
 
-    def match_index(self, member_id: str) -> int | None:
-        """Return how far the log of a connected member is known to reach, None when it is not there."""
-        node = Node(member_id)
-        if node not in self._SyncObj__connectedNodes or node not in self._SyncObj__raftMatchIndex:
-            return None
-        return int(self._SyncObj__raftMatchIndex[node])
-
     def incarnation(self, member_id: str) -> str:
         """Return the directory that a member works on, empty when it is not known."""
         return self._memory.incarnation(member_id)
-
-    def answering(self) -> set[str]:
-        """Return the other voters that answered within the last election timeout."""
-        since_s = self._clock.now_s() - self._timing.election_max_ms / 1000
-        times = self._SyncObj__lastResponseTime
-        return {node.id for node in self._SyncObj__otherNodes if times.get(node, 0.0) >= since_s}
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
         self._proposer.turn(self, self._clock.now_s())

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from pysyncobj import SyncObjConf
 from pysyncobj.transport import Transport as LibraryTransport
+from pysyncobj.version import VERSION
 
 from consensus.core.contract import MemberAddress
 from consensus.core.membership import KIND_NOOP
@@ -13,6 +14,9 @@ from consensus.core.promises import Standing
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
 from consensus.runtime.journal import Journal
+from federation.kernel.errors import PreconditionError
+
+LIBRARY_VERSION = "0.3.17"
 
 
 class Wire(Protocol):
@@ -37,6 +41,12 @@ class Net(Wire, Protocol):
     def connected(self) -> tuple[str, ...]:
         """Return the ids of peers that can be sent to."""
         ...
+
+
+def check_version() -> None:
+    """Raise PreconditionError unless the library is the one whose source was read."""
+    if VERSION != LIBRARY_VERSION:
+        raise PreconditionError(f"pysyncobj is version {VERSION}, expected exactly {LIBRARY_VERSION}")
 
 
 def library_settings(timing: Timing) -> SyncObjConf:

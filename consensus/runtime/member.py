@@ -24,6 +24,7 @@ from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk, NoRoomError
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
 from consensus.runtime.library import Net
+from consensus.runtime.replicas import peer_statuses
 from consensus.runtime.store import ROOM_MIN_BYTES, Progress, Store
 from consensus.runtime.transport import Transport, TransportSecurity
 from federation.kernel.errors import InvalidInputError, cause_of
@@ -299,6 +300,11 @@ class Member:
 
     def _status(self) -> Status:
         raft, store = self._raft, self._store
+        now_s = self._settings.clock.now_s()
+        complete_s, state_age_ms = raft.complete_as_of_s, None
+        if complete_s is not None:
+            under_way_ms = 0 if raft.is_leader else self._settings.timing.round_trip_ms
+            state_age_ms = int((now_s - complete_s) * 1000) + under_way_ms
         return Status(
             id=self._settings.me.id,
             role=raft.role,
@@ -314,6 +320,7 @@ class Member:
             journal_bytes=store.journal.size_bytes,
             snapshot_index=store.snapshot_index,
             last_leader_contact_ms_ago=None,
+            state_age_ms=state_age_ms,
             problem=raft.problem,
-            peers=raft.peers(),
+            peers=peer_statuses(raft.replicas(), now_s) if raft.is_leader else (),
         )

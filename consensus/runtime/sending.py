@@ -17,6 +17,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     term: int
     commit_index: int
     promises: tuple[Promise, ...]
+    quorum_age_ms: int
 
 
 def send_entries(
@@ -39,6 +40,7 @@ def send_entries(
             prev_term=prev_term,
             entries=tuple(entries),
             promises=heartbeat.promises,
+            quorum_age_ms=heartbeat.quorum_age_ms,
         )
         if not wire.send(member_id, message) or not entries:
             return next_index

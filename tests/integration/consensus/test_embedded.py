@@ -218,6 +218,27 @@ def test_a_read_barrier_sees_every_finished_write_and_is_shared(tmp_path: Path) 
     asyncio.run(scenario())
 
 
+def test_a_stale_read_says_how_old_it_may_be_and_ages_when_its_member_is_cut_off(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, *FOUNDERS) as cluster:
+            leader = await cluster.leader()
+            await cluster.write(leader, b"seen")
+            follower, other = await cluster.followers()
+            engine = cluster.members[follower].engine
+            await eventually_async(lambda: (engine.status().state_age_ms or 10_000) < 1_000, timeout_s=30)
+            await eventually_async(
+                lambda: commands(cluster.members[follower]) == [b"seen"],
+                timeout_s=30,
+                message="fresh means seen",
+            )
+            for name in (leader, other):
+                await cluster.stop(name)
+            await eventually_async(lambda: (engine.status().state_age_ms or 0) > 2_500, timeout_s=30)
+            assert commands(cluster.members[follower]) == [b"seen"]
+
+    asyncio.run(scenario())
+
+
 def test_without_a_majority_a_proposal_fails_and_says_whether_it_may_have_happened(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with cluster_of(tmp_path, *FOUNDERS, founding=False) as cluster:

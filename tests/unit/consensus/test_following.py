@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from consensus.core.contract import Counters
 from consensus.core.messages import Append
 from consensus.core.records import Base, Entry
-from consensus.runtime.following import Match, follow_log
+from consensus.runtime.following import Freshness, Match, follow_log
 from consensus.runtime.journal import Journal
 from federation.kernel.errors import CorruptError
 from tests.unit.consensus.builders import ALPHA
@@ -124,3 +124,14 @@ def test_any_two_logs_become_equal_by_following_the_hints(
     assert match == Match(True, len(leader))
     held = [entry.term for entry in journal.entries]
     assert held[: len(leader) - 2] == leader[2:]
+
+
+def test_a_state_is_as_old_as_the_newest_word_of_a_leader_that_it_has_applied() -> None:
+    freshness = Freshness()
+    assert freshness.as_of_s(9) is None
+    freshness.told(5, 100.0)
+    assert freshness.as_of_s(4) is None, "something that was committed then is missing"
+    assert freshness.as_of_s(5) == 100.0
+    freshness.told(9, 101.0)
+    assert freshness.as_of_s(8) == 100.0
+    assert freshness.as_of_s(9) == 101.0

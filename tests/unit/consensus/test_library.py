@@ -10,7 +10,7 @@ from pysyncobj import SyncObj
 from pysyncobj.version import VERSION
 
 from consensus.runtime import hardened
-from consensus.runtime.hardened import LIBRARY_VERSION
+from consensus.runtime.library import LIBRARY_VERSION
 
 PRIVATE_LINES_MAX = 600  # Beyond it our own Raft core takes the library's place (design, section 5).
 
