@@ -20,6 +20,7 @@ PYTEST_ARGS ?=
 # Test processes side by side, but for the end-to-end tests.
 WORKERS ?= 2
 DEMO_ARGS ?=
+CRASH_ARGS ?=
 LOCK_ARGS ?=
 
 .PHONY: help
@@ -43,6 +44,10 @@ test: setup lint ## everything: make check, then integration and end-to-end test
 check: lint ## quick: formatting, lint, types, import rule, unit and property tests (under 2 minutes)
 	@echo '==> unit and property tests'
 	$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/property $(PYTEST_ARGS)
+
+.PHONY: crash
+crash: $(PROJECT_DONE) ## members killed, frozen and stopped in the midst of file operations, for 10 minutes (CRASH_ARGS='--seconds 60')
+	$(BIN)/python -m tests.integration.consensus.crash_loop $(CRASH_ARGS)
 
 .PHONY: bench
 bench: $(PROJECT_DONE) ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)
