@@ -258,6 +258,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             self._probing.add(member_id)
             if node in self._SyncObj__raftNextIndex:
                 self._SyncObj__raftNextIndex[node] = self._journal.last_index + 1
+                self._SyncObj__raftMatchIndex[node] = 0  # It may have come back with less.
         else:
             self._SyncObj__connectedNodes.discard(node)
             if member_id == self.leader_id:
