@@ -76,7 +76,10 @@ def rows(document: Path, level: str = "### ") -> dict[str, list[list[str]]]:
     return found
 
 
-@pytest.mark.parametrize(("document", "at_least"), [("ARCHITECTURE.md", 100), ("README.md", 8), ("docs/reference/consensus.md", 40)])
+@pytest.mark.parametrize(
+    ("document", "at_least"),
+    [("ARCHITECTURE.md", 100), ("README.md", 8), ("docs/reference/consensus.md", 40)],
+)
 def test_a_place_that_is_named_exists(document: str, at_least: int) -> None:
     named = places(document)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from discovery.core.commands import AcquireLease, Command, PublishEndpoints, Tick
+from discovery.core.commands import AcquireLease, Command, PublishEndpoints
 from discovery.core.declarations import Declaration
 from discovery.core.model import Endpoint
 from federation.api.proposer import Proposer
@@ -111,7 +111,7 @@ async def test_a_publisher_that_lost_its_fence_acquires_the_lease_again() -> Non
         if isinstance(command.body, PublishEndpoints) and next(stolen, False):
             # Meanwhile the lease ran out, another controller had it, and its own ran out as well.
             for moment in (1, 2):
-                log[0].send("alpha", Tick(now_ms=1_000_000 * moment))
+                log[0].wait(LEASE_TTL_MS)
                 if moment == 1:
                     assert log[0].lease("publish/alpha", "alpha-c2", ttl_ms=1).lease.granted  # type: ignore[union-attr]
 
@@ -134,7 +134,7 @@ async def test_while_another_holds_the_lease_nothing_is_published_and_afterwards
     assert world.published() == set()
     assert not world.settled()
     assert len(dict(world.registry.rows())) == 2  # Nothing of the cluster's own stopped.
-    world.log.tick(1_000_000)
+    world.log.wait(LEASE_TTL_MS)
     await world.publishing(world.settled)
     assert world.published() == {"e0", "e1"}
 

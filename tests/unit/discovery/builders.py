@@ -18,6 +18,7 @@ from discovery.core.commands import (
     decode_outcome,
     encode_command,
 )
+from discovery.core.leases import TICK_MS_MAX
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort, Resource, ResourceKey
 
 PORT = EndpointPort(name="http", service_port=8080, listen_port=15006)
@@ -144,6 +145,12 @@ class Log:
 
     def tick(self, now_ms: int, proposer: str = "alpha") -> Outcome:
         return self.send(proposer, Tick(now_ms=now_ms))
+
+    def wait(self, passed_ms: int) -> None:
+        """Let federation time pass while somebody leads: in steps, as ticks come."""
+        end_ms = self.catalog.now_ms + passed_ms
+        while self.catalog.now_ms < end_ms:
+            assert self.tick(min(end_ms, self.catalog.now_ms + TICK_MS_MAX)).code == 0
 
     def lease(self, name: str, holder: str, *, proposer: str = "alpha", ttl_ms: int = 1_000) -> Outcome:
         return self.send(proposer, AcquireLease(name=name, holder=holder, ttl_ms=ttl_ms))
