@@ -20,6 +20,7 @@ from pysyncobj import SyncObj
 from pysyncobj.node import Node
 
 from consensus.core.contract import Counters, MemberAddress, Role
+from consensus.core.elections import Elections
 from consensus.core.membership import KIND_MEMBERSHIP, voter_ids
 from consensus.core.messages import (
     Append,
@@ -37,7 +38,6 @@ from consensus.core.messages import (
     TimeoutNow,
     VoteGranted,
 )
-from consensus.core.prevote import PreVoting
 from consensus.core.promises import Promise
 from consensus.core.proposals import ProposalTable
 from consensus.core.timing import Timing
@@ -103,11 +103,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._voters_changed = voters_changed
         self._memory = Memory(me.id, store=store, wire=wire, clock=clock, timing=timing)
         self._votes_out = VotesForLibrary(wire, lambda: self._memory.since)
-        self._called_until_s = 0.0  # The leader asked this member to campaign before then.
-        self._pre_voting = PreVoting(round_s=timing.election_min_ms / 1000)
+        self._elections = Elections(timeout_s=timing.election_min_ms / 1000)
         self._transfers = Transfers(store, wire)
         self._proposer = Proposer(me.id, table=proposals, store=store, wire=wire, timing=timing)
-        self._heard_s: float | None = None  # When a leader last spoke.
         self._votes: set[str] = set()
         self._learners: set[str] = set()
         self._probing: set[str] = set()  # Followers whose log end is not known: they get no entries.
@@ -172,7 +170,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     def leader_contact_s(self) -> float | None:
         """When a leader was last heard; for a leader, when a majority last answered it."""
         if not self.is_leader:
-            return self._heard_s
+            return self._elections.heard_s
         return majority_answered_s(self.replicas(), self._clock.now_s())
 
     @property
@@ -270,17 +268,22 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._learners = member_ids
         self._update_learners()
 
+    def close(self) -> None:
+        """Release the files that are being copied to others."""
+        self._transfers.end_all()
+
     # Terms and elections.
 
     def _be_follower(self, term: int) -> None:
-        if term > self.term:
-            self._called_until_s = 0.0
+        is_newer = term > self.term
+        self._elections.forget(is_newer_term=is_newer)
+        if is_newer:
             self._SyncObj__setCurrentTerm(term, None)
         self._SyncObj__setState(FOLLOWER)
-        self._pre_voting.end()
         self._transfers.end_all()
-        if self._clock.now_s() >= self._called_until_s:  # Else it is about to campaign, as its leader asked.
-            self._SyncObj__raftElectionDeadline = self._clock.now_s() + self._SyncObj__generateRaftTimeout()
+        now_s = self._clock.now_s()
+        if not self._elections.is_called(now_s):  # Else it is about to campaign, as its leader asked.
+            self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
 
     def _follow(self, leader: str, term: int) -> None:
         """Accept `leader` of `term`, which is not below ours."""
@@ -289,19 +292,14 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if self._SyncObj__raftLeader != node:
             self._proposals.leader_lost()
             self._SyncObj__raftLeader = node
-        self._heard_s = self._clock.now_s()
+        self._elections.heard(self._clock.now_s())
 
     def _step_down(self, term: int) -> None:
         self._be_follower(term)
         self._SyncObj__raftLeader = None
 
     def _hears_leader(self) -> bool:
-        if self.is_leader:
-            return True
-        return (
-            self._heard_s is not None
-            and self._clock.now_s() - self._heard_s < self._timing.election_min_ms / 1000
-        )
+        return self.is_leader or self._elections.hears_leader(self._clock.now_s())
 
     def _on_request_vote(self, sender: str, message: RequestVote) -> None:
         if self._memory.problem:
@@ -342,20 +340,14 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if not self.is_voter or self._store.applied_index < self.commit_index:
             return False  # An unapplied entry may change who votes.
         others = {node.id for node in self._SyncObj__otherNodes}
-        self._votes_out.is_called = self._clock.now_s() < self._called_until_s
-        if self._votes_out.is_called or self._pre_voting.is_won(others, self._clock.now_s()):
-            self._called_until_s = 0.0
-            self._pre_voting.end()
+        now_s = self._clock.now_s()
+        self._votes_out.is_called = self._elections.is_called(now_s)
+        if self._elections.begin_campaign(others, now_s):
             self._votes = set()
             self._counters.campaigns += 1
             return True
-        journal = self._journal
-        question = self._pre_voting.begin(
-            self._clock.now_s(),
-            term=self.term + 1,
-            last_index=journal.last_index,
-            last_term=journal.last_term,
-            since=self._memory.since,
+        question = self._elections.ask(
+            now_s, term=self.term + 1, last=self._journal.last, since=self._memory.since
         )
         if question is not None:
             # Silent for a whole election timeout: no longer named to callers.
@@ -367,28 +359,27 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _on_timeout_now(self, sender: str, message: TimeoutNow) -> None:
         if message.term == self.term and sender == self.leader_id and self.is_voter:
-            self._called_until_s = self._clock.now_s() + self._timing.election_min_ms / 1000
+            self._elections.call(self._clock.now_s())
             self._SyncObj__raftElectionDeadline = 0
 
     def _on_pre_vote(self, sender: str, message: PreVote) -> None:
-        granted = (
-            not self._hears_leader()
-            and not self._memory.problem
-            and message.term > self.term
-            and (message.last_term, message.last_index) >= (self._journal.last_term, self._journal.last_index)
+        answer = self._elections.answer(
+            message,
+            may_help=not self._hears_leader() and not self._memory.problem,
+            term=self.term,
+            last=self._journal.last,
+            since=self._memory.since,
         )
-        self._wire.send(
-            sender,
-            PreVoteAnswer(round=message.round, granted=granted, term=self.term, since=self._memory.since),
-        )
+        self._wire.send(sender, answer)
 
     def _on_pre_vote_answer(self, sender: str, message: PreVoteAnswer) -> None:
-        if self._hears_leader() or not self._pre_voting.is_current(message):
+        pre_voting = self._elections.pre_voting
+        if self._hears_leader() or not pre_voting.is_current(message):
             return
         if message.term > self.term:
             self._step_down(message.term)  # We could never win below it.
         else:
-            self._pre_voting.take(sender, message)
+            pre_voting.take(sender, message)
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802 # the library's name
         """Begin a leadership; its no-op is durable before anybody counts it."""

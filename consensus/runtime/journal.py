@@ -87,6 +87,11 @@ class Journal:
         """Term of the newest entry."""
         return self.entries[-1].term if self.entries else self.base.term
 
+    @property
+    def last(self) -> tuple[int, int]:
+        """Term and index of the newest entry: what elections compare."""
+        return self.last_term, self.last_index
+
     def term_at(self, index: int) -> int | None:
         """Return the term of entry `index`, None when the log does not reach there."""
         if index == self.base.index:

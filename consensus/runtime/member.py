@@ -4,8 +4,6 @@ Each turn is one cycle: messages and proposals in, timers, one fdatasync, answer
 """
 
 import asyncio
-import contextlib
-import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +23,10 @@ from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
 from consensus.runtime.library import Net
 from consensus.runtime.replicas import peer_statuses
-from consensus.runtime.store import ROOM_MIN_BYTES, Progress, Store
+from consensus.runtime.room import ROOM_MIN_BYTES, wait_for_room
+from consensus.runtime.store import Progress, Store
 from consensus.runtime.transport import Transport, TransportSecurity
 from federation.kernel.errors import InvalidInputError, cause_of
-
-ROOM_POLL_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -112,7 +109,7 @@ class Member:
             while True:
                 reason = await self._run_until_no_room()
                 self._pause(reason)
-                await self._wait_for_room()
+                await wait_for_room(self._settings.directory, self._settings.disk, self._room_needed_bytes)
                 _log.info("there is room again", member=self._settings.me.id)
         finally:
             self._intake.close("this member does not run")
@@ -142,26 +139,6 @@ class Member:
         self._seen_voters = {}
         last = replace(self._last_status, role="paused", leader=None, connected=(), peers=(), problem=reason)
         self._publish(last, None)
-
-    async def _wait_for_room(self) -> None:
-        """Return when the disk takes as much again as the next files may need."""
-        probe = self._settings.directory / "room"
-        disk = self._settings.disk
-        while True:
-            await asyncio.sleep(ROOM_POLL_S)
-            with contextlib.suppress(OSError):
-                if shutil.disk_usage(self._settings.directory).free < self._room_needed_bytes:
-                    continue
-                try:
-                    descriptor = disk.create(probe)
-                    try:
-                        disk.write(descriptor, bytes(ROOM_MIN_BYTES))
-                        disk.sync_data(descriptor)
-                    finally:
-                        disk.close(descriptor)
-                finally:
-                    disk.remove(probe)
-                return
 
     def open_store(self) -> Store:
         """Load journal and snapshot into the state machine; raises CorruptError, UnavailableError."""
@@ -220,11 +197,14 @@ class Member:
         )
         loop = asyncio.get_running_loop()
         self.begin(store, transport, wake=lambda: loop.call_soon_threadsafe(self._wake.set))
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(transport.run(), name="raft-transport")
-            tasks.create_task(
-                self._drive(transport, replay_to=store.journal.commit_index), name="raft-cycles"
-            )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(transport.run(), name="raft-transport")
+                tasks.create_task(
+                    self._drive(transport, replay_to=store.journal.commit_index), name="raft-cycles"
+                )
+        finally:
+            self._raft.close()
 
     async def _drive(self, transport: Transport, *, replay_to: int) -> None:
         while True:

@@ -22,6 +22,7 @@ from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.disk import FILE_DISK, Disk, naming_errors
 from consensus.runtime.journal import FILE_NAME as JOURNAL_NAME
 from consensus.runtime.journal import Journal
+from consensus.runtime.room import ROOM_FILE, ROOM_MIN_BYTES
 from consensus.runtime.snapshots import (
     IncomingSnapshot,
     OutgoingSnapshot,
@@ -39,7 +40,6 @@ FOUNDING_TERM = 0
 # Entries up to the snapshot that stay, so that a member which missed a little needs no snapshot.
 TAIL_BYTES = 4 * 1024 * 1024
 TAIL_ENTRIES_MAX = 10_000
-ROOM_MIN_BYTES = 1024 * 1024  # A full disk must offer this and another snapshot before it is used again.
 ENTRY_OVERHEAD_BYTES = 32  # Index, term and framing of an entry in the file.
 
 _log = structlog.get_logger(__name__)
@@ -211,7 +211,7 @@ class Store:
             self._remove_unfinished()  # They may be what filled the disk.
 
     def _remove_unfinished(self) -> None:
-        for path in unfinished_paths(self._directory):
+        for path in (*unfinished_paths(self._directory), self._directory / ROOM_FILE):
             with naming_errors(path, "remove"):
                 self._disk.remove(path)
 

@@ -42,7 +42,7 @@ def follow(directory: Path, promised: Promised, disk: Disk) -> OneMember:
     entries = [Entry(2, 1, KIND_NOOP), *(command(index, 1) for index in range(3, 12))]
     for entry in entries:
         member.cycle(("beta", append(1, entry, commit=6)))
-    member.raft._heard_s = None
+    member.raft._elections.heard_s = None
     member.cycle(("gamma", RequestVote(term=2, last_index=40, last_term=1)))
     # The newer leader never saw entries 9 to 11: they were acknowledged to beta in vain.
     for index in range(9, 12):

@@ -101,14 +101,14 @@ class Alpha:
         self.raft.finish_cycle()
 
     def election_timeout(self) -> None:
-        self.raft._heard_s = None
+        self.raft._elections.heard_s = None
         self.raft._SyncObj__raftElectionDeadline = 0
         self.cycle()
 
     def campaign(self) -> None:
         """Win the pre-vote, so that alpha asks for votes in the next term."""
         self.election_timeout()
-        round_ = self.raft._pre_voting._round
+        round_ = self.raft._elections.pre_voting._round
         yes = PreVoteAnswer(round=round_, granted=True, term=self.raft.term)
         majority = len(self.store.voters) // 2
         self.cycle(*[(voter.id, yes) for voter in self.store.voters[1 : majority + 1]])
@@ -195,7 +195,7 @@ def test_a_vote_is_durable_and_given_once_in_a_term(tmp_path: Path, alpha: Alpha
 
 def test_a_candidate_with_an_older_log_gets_no_vote(alpha: Alpha) -> None:
     alpha.cycle(("beta", append(2, (1, 0), Entry(2, 2, KIND_NOOP))))
-    alpha.raft._heard_s = None
+    alpha.raft._elections.heard_s = None
     alpha.cycle(("gamma", RequestVote(term=7, last_index=50, last_term=1)))
     assert alpha.peers.take(VoteGranted) == []
 
@@ -226,7 +226,7 @@ def test_without_a_won_pre_vote_no_term_is_raised(alpha: Alpha) -> None:
 
 def test_a_pre_candidate_below_the_others_term_enters_it(alpha: Alpha) -> None:
     alpha.election_timeout()
-    round_ = alpha.raft._pre_voting._round
+    round_ = alpha.raft._elections.pre_voting._round
     alpha.cycle(("beta", PreVoteAnswer(round=round_, granted=False, term=6)))
     assert alpha.raft.term == 6
     assert alpha.store.journal.voted_for is None
@@ -390,7 +390,7 @@ def test_who_is_told_that_it_forgot_has_no_vote_until_the_membership_names_its_n
     alpha.cycle(("gamma", Forgotten(incarnation=before, term=9, index=9)))
     assert alpha.store.journal.incarnation != before
     assert (alpha.raft.role, alpha.raft.problem[:18]) == ("joining", "its directory lost")
-    alpha.raft._heard_s = None
+    alpha.raft._elections.heard_s = None
     alpha.peers.sent.clear()
     alpha.cycle(
         ("gamma", RequestVote(term=7, last_index=90, last_term=6)),
