@@ -11,22 +11,24 @@ the death of the leader that got them does not lose them.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 RUNS_REMEMBERED = 8  # Starts of one member whose late messages are told from those of a new one.
 
+Directory = Annotated[str, Meta(max_length=64)]
+Count = Annotated[int, Meta(ge=0, lt=2**62)]
 Verdict = Literal["current", "gone", "forgot"]
 
 
 class Standing(Struct, frozen=True, kw_only=True, array_like=True):
     """A directory, a start of the process on it, and what the directory held then."""
 
-    incarnation: str  # Of the directory; empty: of a version that does not say.
-    run: int
-    term: int
-    last_index: int
+    incarnation: Directory  # Empty: of a version that does not say.
+    run: Count
+    term: Count
+    last_index: Count
 
 
 UNSTATED = Standing(incarnation="", run=0, term=0, last_index=0)
@@ -35,11 +37,11 @@ UNSTATED = Standing(incarnation="", run=0, term=0, last_index=0)
 class Promise(Struct, frozen=True, kw_only=True, array_like=True):
     """The greatest that `member` is known to have promised: a term it entered, a log it held in it."""
 
-    member: str
-    incarnation: str
-    run: int
-    term: int
-    index: int
+    member: Annotated[str, Meta(max_length=253)]
+    incarnation: Directory
+    run: Count
+    term: Count
+    index: Count
 
 
 class PromiseTable:

@@ -24,16 +24,18 @@ from consensus.core.membership import (
 from consensus.core.messages import (
     ENTRY_BYTES_MAX,
     LENGTH,
+    PROMISES_MAX,
     Append,
     Hello,
     Ping,
     PreVoteAnswer,
     Propose,
+    VoteGranted,
     decode_payload,
     encode_frame,
 )
 from consensus.core.prevote import PreVoting
-from consensus.core.promises import UNSTATED
+from consensus.core.promises import UNSTATED, Promise, Standing
 from consensus.core.proposals import Kind, Outcome, Proposal, ProposalTable, finish_all
 from consensus.core.records import Entry
 from consensus.core.timing import ROUND_TRIP_MS_MAX, Timing
@@ -46,6 +48,8 @@ from federation.kernel.errors import (
     UnavailableError,
 )
 from tests.unit.consensus.builders import ALPHA, BETA, GAMMA, member
+
+A_PROMISE = Promise(member="beta", incarnation="d1", run=1, term=1, index=1)
 
 # Membership.
 
@@ -372,6 +376,16 @@ def test_a_frame_is_its_length_and_a_message() -> None:
         pytest.param(Propose(request=-1, kind="command", body=b"", timeout_ms=1), id="negative"),
         pytest.param(Hello(federation="f" * 254, version=1, member="a"), id="long-name"),
         pytest.param(Hello(federation="f", version=1, member=""), id="no-name"),
+        pytest.param(
+            VoteGranted(term=1, since=Standing(incarnation="d" * 65, run=1, term=1, last_index=1)),
+            id="long-directory",
+        ),
+        pytest.param(
+            Append(
+                term=1, commit_index=1, prev_index=0, prev_term=0, promises=(A_PROMISE,) * (PROMISES_MAX + 1)
+            ),
+            id="too-many-promises",
+        ),
     ],
 )
 def test_a_message_that_no_member_writes_is_refused(message: object) -> None:
