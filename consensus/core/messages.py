@@ -100,11 +100,15 @@ class Append(Struct, frozen=True, kw_only=True, array_like=True, tag="append"):
 
 
 class Forgotten(Struct, frozen=True, kw_only=True, array_like=True, tag="forgotten"):
-    """Directory `incarnation` promised `term` and `index` once, and holds less now: it has no vote."""
+    """Directory `incarnation` promised `term` and `index` before process `run` began on less: it has no vote.
+
+    Without `run` a late message of a process that is gone would cost the present one its vote.
+    """
 
     incarnation: Name
     term: Count
     index: Count
+    run: Count
 
 
 class Appended(Struct, frozen=True, kw_only=True, array_like=True, tag="appended"):

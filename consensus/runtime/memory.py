@@ -117,10 +117,8 @@ class Memory:
     def forget(self, message: Forgotten) -> bool:
         """Give up this directory's vote if it did hold less than it promised; True when it did."""
         since = self.since
-        if message.incarnation != since.incarnation or (message.term, message.index) <= (
-            since.term,
-            since.last_index,
-        ):
+        is_meant = (message.incarnation, message.run) == (since.incarnation, since.run)
+        if not is_meant or (message.term, message.index) <= (since.term, since.last_index):
             return False
         _log.error(
             "this directory lost what it had acknowledged, it gives up its vote",
@@ -156,6 +154,7 @@ class Memory:
                 promised=(promise.term, promise.index),
                 held=(since.term, since.last_index),
             )
-        self._wire.send(
-            sender, Forgotten(incarnation=promise.incarnation, term=promise.term, index=promise.index)
+        forgotten = Forgotten(
+            incarnation=promise.incarnation, term=promise.term, index=promise.index, run=since.run
         )
+        self._wire.send(sender, forgotten)

@@ -377,7 +377,9 @@ def test_a_member_that_lost_what_it_acknowledged_is_told_and_counts_for_nothing(
     commit = alpha.raft.commit_index
     alpha.cycle(("beta", Appended(term=1, next_index=9, matched=True, since=NEW)))
     assert alpha.raft.commit_index == commit
-    assert alpha.peers.take(Forgotten) == [("beta", Forgotten(incarnation="a1", term=1, index=3))]
+    assert alpha.peers.take(Forgotten) == [
+        ("beta", Forgotten(incarnation="a1", term=1, index=3, run=NEW.run))
+    ]
 
 
 def test_who_is_told_that_it_forgot_has_no_vote_until_the_membership_names_its_new_directory(
@@ -385,9 +387,11 @@ def test_who_is_told_that_it_forgot_has_no_vote_until_the_membership_names_its_n
 ) -> None:
     alpha.cycle(("beta", append(1, (1, 0), Entry(2, 1, KIND_NOOP))))
     before = alpha.store.journal.incarnation
-    alpha.cycle(("gamma", Forgotten(incarnation="another", term=9, index=9)))
-    assert alpha.store.journal.incarnation == before
-    alpha.cycle(("gamma", Forgotten(incarnation=before, term=9, index=9)))
+    run = alpha.raft._memory.since.run
+    for incarnation, former in (("another", run), (before, run - 1)):  # Not this directory, not this process.
+        alpha.cycle(("gamma", Forgotten(incarnation=incarnation, term=9, index=9, run=former)))
+        assert alpha.store.journal.incarnation == before
+    alpha.cycle(("gamma", Forgotten(incarnation=before, term=9, index=9, run=run)))
     assert alpha.store.journal.incarnation != before
     assert (alpha.raft.role, alpha.raft.problem[:18]) == ("joining", "its directory lost")
     alpha.raft._elections.heard_s = None
@@ -435,7 +439,7 @@ def test_what_others_promised_is_remembered_after_a_restart_and_told_to_follower
     again = Alpha(tmp_path)
     since = Standing(incarnation="c1", run=2, term=1, last_index=6)
     again.cycle(("gamma", PreVote(round=1, term=2, last_index=6, last_term=1, since=since)))
-    assert again.peers.take(Forgotten) == [("gamma", Forgotten(incarnation="c1", term=1, index=7))]
+    assert again.peers.take(Forgotten) == [("gamma", Forgotten(incarnation="c1", term=1, index=7, run=2))]
 
 
 def test_a_member_outside_the_voters_never_campaigns(tmp_path: Path) -> None:
