@@ -13,6 +13,10 @@ from federation.api.directory import cluster_spec
 
 _log = structlog.get_logger("registry")
 
+# The share of a lease within which a healthy agent is heard: it speaks three times in one. What falls silent at one moment
+# was last heard within a third of a lease, so the first lease ends when nobody has been heard for two thirds.
+HEARD_LEASE_SHARE = 1 / 2
+
 LocalChanged = Callable[[str, tuple[Change, ...]], None]
 
 
@@ -44,6 +48,7 @@ class ClusterRegistry:
         self._changed = changed
         self._table = LocalTable(cluster)
         self._ends_s: dict[str, float] = {}
+        self._heard_s = float("-inf")  # When the last of them gave a sign of life.
         self._sessions: dict[str, object] = {}
         self._seed()
 
@@ -66,7 +71,8 @@ class ClusterRegistry:
 
     def heard(self, agent: str) -> None:
         """The agent gave a sign of life."""
-        self._ends_s[agent] = self._clock() + self.lease_ms / 1000
+        self._heard_s = self._clock()
+        self._ends_s[agent] = self._heard_s + self.lease_ms / 1000
 
     def declare(self, declaration: Declaration, session: object) -> Declared:
         """Merge one message of an agent; a stream that was replaced changes nothing."""
@@ -87,7 +93,7 @@ class ClusterRegistry:
     def sweep(self) -> None:
         """End the leases that ran out; called every second or so."""
         now = self._clock()
-        if self._all_silent():
+        if self._all_silent(now):
             # Whoever returns first must not be the end of those who need a moment longer.
             for agent in self._table.agents():
                 self._ends_s[agent] = now + self.lease_ms / 1000
@@ -102,13 +108,15 @@ class ClusterRegistry:
                 _log.warning("agent_lease_ended", cluster=self.cluster, agent=agent, endpoints=len(changes))
                 self._took(changes)
 
-    def _all_silent(self) -> bool:
-        """True when several agents are known and none is heard: then it is this controller that is cut off.
+    def _all_silent(self, now_s: float) -> bool:
+        """True when several agents are known and none was heard of late: then it is this controller that is cut off.
 
-        Self-preservation: what one observer lost all at once, it does not withdraw.
+        Self-preservation: what one observer lost all at once, it does not withdraw. An open stream is no sign of life: behind
+        a broken link it stays open until its reader notices, for some later than for others.
         """
         phases = [phase for phase in self._table.agents().values() if phase is not Phase.ENDED]
-        return len(phases) > 1 and Phase.LIVE not in phases
+        heard_of_late = now_s - self._heard_s <= HEARD_LEASE_SHARE * self.lease_ms / 1000
+        return len(phases) > 1 and not (Phase.LIVE in phases and heard_of_late)
 
     def absorb(self, changes: tuple[Change, ...]) -> None:
         """Follow what the catalog says of this cluster, from whichever controller it came."""

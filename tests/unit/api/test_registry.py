@@ -48,8 +48,14 @@ class World:
     def names(self) -> set[str]:
         return {key.decode().rpartition("\0")[2] for key, _ in self.registry.rows()}
 
-    def after(self, seconds: float) -> None:
-        self.now_s += seconds
+    def after(self, seconds: float, *, heard: str = "") -> None:
+        """Let time pass, in which an agent speaks as often as one does: three times in a lease."""
+        ends_s = self.now_s + seconds
+        while heard and self.now_s + LEASE_MS / 3_000 < ends_s:
+            self.now_s += LEASE_MS / 3_000
+            self.registry.heard(heard)
+            self.registry.sweep()
+        self.now_s = ends_s
         self.registry.sweep()
 
 
@@ -121,7 +127,7 @@ def test_what_the_catalog_holds_at_the_start_has_one_lease_to_come_back() -> Non
     world.after(5)
     assert world.names() == {"one", "two"}
     world.connect(ROW)  # The first one back: the lease of the others begins with the last common silence.
-    world.after(9.999)
+    world.after(9.999, heard="agent-1")
     assert world.names() == {"one", "two"}
     world.after(0.001)
     assert world.names() == {"one"}
@@ -139,6 +145,24 @@ def test_when_all_agents_fall_silent_at_once_nothing_is_withdrawn() -> None:
     assert world.names() == {"one", "two"}
 
 
+def test_silence_that_is_noticed_later_for_one_agent_than_for_another_is_a_common_one_too() -> None:
+    world = World()
+    one = world.connect(ROW)
+    world.after(LEASE_MS / 3_000)
+    two = world.connect(endpoint(name="two", agent="agent-2"), agent="agent-2")
+
+    # The link breaks: each stream ends when its reader has heard nothing for a lease.
+    world.after(LEASE_MS * 2 / 3_000)
+    world.registry.close("agent-1", one)
+    world.after(1)
+    assert world.registry.agents() == {"agent-1": "lost", "agent-2": "live"}
+    world.after(LEASE_MS / 3_000)
+    world.registry.close("agent-2", two)
+    world.after(1_000)
+
+    assert world.names() == {"one", "two"}
+
+
 def test_after_a_common_silence_each_agent_has_a_whole_lease_to_return() -> None:
     world = World()
     one = world.connect(ROW)
@@ -148,10 +172,10 @@ def test_after_a_common_silence_each_agent_has_a_whole_lease_to_return() -> None
     world.after(1_000)
 
     world.connect(ROW, incarnation=1)
-    world.after(LEASE_MS / 1000 - 1)
+    world.after(LEASE_MS / 1000 - 1, heard="agent-1")
     assert world.names() == {"one", "two"}
 
-    world.after(2)
+    world.after(2, heard="agent-1")
     assert world.names() == {"one"}
 
 
