@@ -7,19 +7,20 @@ comes, and what the directory held then; whoever remembers a greater promise of 
 the same directory knows better.
 
 Pure. Costs a few dozen bytes for each member; the newest promises travel with heartbeats, so that
-the death of the leader that got them does not lose them.
+the death of the leader that got them does not lose them. Nothing here depends on the order in which
+messages arrive: what a start of the process promised is compared with what another start began on.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-RUNS_REMEMBERED = 8  # Starts of one member whose late messages are told from those of a new one.
+RUNS_REMEMBERED = 8  # Starts of one member whose promises are kept apart.
 
 Directory = Annotated[str, Meta(max_length=64)]
 Count = Annotated[int, Meta(ge=0, lt=2**62)]
-Verdict = Literal["current", "gone", "forgot"]
+Run = tuple[str, int]  # A directory, and a start of the process on it.
 
 
 class Standing(Struct, frozen=True, kw_only=True, array_like=True):
@@ -45,68 +46,49 @@ class Promise(Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class PromiseTable:
-    """What one member remembers of the others."""
+    """What one member remembers of the others: for each start of each, the greatest (term, index)."""
 
     def __init__(self, promises: Iterable[Promise] = ()) -> None:
-        self._known = {promise.member: promise for promise in promises}
-        self._former: dict[str, tuple[int, ...]] = {}
+        self._runs: dict[str, dict[Run, tuple[int, int]]] = {}
+        for promise in promises:
+            self.learn(promise)
 
-    def judge(self, member: str, since: Standing) -> Verdict:
-        """Return whether a message of `member` comes from a process that may be believed.
+    def broken(self, member: str, since: Standing) -> Promise | None:
+        """Return the promise of another start that the directory of `since` does not hold, None if it holds all."""
+        for (incarnation, run), (term, index) in self._runs.get(member, {}).items():
+            is_another = incarnation == since.incarnation and run != since.run
+            if is_another and (term, index) > (since.term, since.last_index):
+                return Promise(member=member, incarnation=incarnation, run=run, term=term, index=index)
+        return None
 
-        `gone`: from a start before the present one. `forgot`: its directory lacks what it promised.
-        """
-        if not since.incarnation:
-            return "current"
-        known = self._known.get(member)
-        if known is None:
-            self._begin(member, since)
-        elif (since.incarnation, since.run) != (known.incarnation, known.run):
-            if since.run in self._former.get(member, ()):
-                return "gone"
-            is_same_directory = since.incarnation == known.incarnation
-            if is_same_directory and (since.term, since.last_index) < (known.term, known.index):
-                return "forgot"
-            self._begin(member, since)
-        return "current"
-
-    def note(self, member: str, *, term: int, index: int) -> None:
-        """Remember that the present process of `member` entered `term` and holds its log up to `index`."""
-        known = self._known.get(member)
-        if known is not None and (term, index) > (known.term, known.index):
-            self._known[member] = Promise(
-                member=member, incarnation=known.incarnation, run=known.run, term=term, index=index
-            )
+    def note(self, member: str, since: Standing, *, term: int = 0, index: int = 0) -> None:
+        """Remember that `member`, since it stood there, entered `term` and holds its log up to `index`."""
+        if since.incarnation:
+            # Of what it began on only the term is a promise: a leader may cut back the rest of the log.
+            self._keep(member, (since.incarnation, since.run), max((since.term, 0), (term, index)))
 
     def learn(self, promise: Promise) -> None:
         """Take another member's word for a promise."""
-        since = Standing(
-            incarnation=promise.incarnation, run=promise.run, term=promise.term, last_index=promise.index
-        )
-        if self.judge(promise.member, since) == "current":
-            self.note(promise.member, term=promise.term, index=promise.index)
+        self._keep(promise.member, (promise.incarnation, promise.run), (promise.term, promise.index))
 
-    def promise(self, member: str) -> Promise | None:
-        """Return the greatest promise of `member`, None when it was never heard."""
-        return self._known.get(member)
+    def newest(self) -> tuple[Promise, ...]:
+        """Return the greatest promise of each member on the directory that it was heard from last."""
+        found = []
+        for member, runs in self._runs.items():
+            directory = next(reversed(runs))[0]
+            # Of equals the later start.
+            promised, _order, run = max(
+                (promised, order, run)
+                for order, (run, promised) in enumerate(runs.items())
+                if run[0] == directory
+            )
+            found.append(
+                Promise(member=member, incarnation=run[0], run=run[1], term=promised[0], index=promised[1])
+            )
+        return tuple(found)
 
-    def incarnation(self, member: str) -> str:
-        """Return the directory that `member` was last heard from, empty when it was never heard."""
-        known = self._known.get(member)
-        return "" if known is None else known.incarnation
-
-    def all(self) -> tuple[Promise, ...]:
-        """Return every promise."""
-        return tuple(self._known.values())
-
-    def _begin(self, member: str, since: Standing) -> None:
-        known = self._known.get(member)
-        if known is not None:
-            self._former[member] = (*self._former.get(member, ()), known.run)[-RUNS_REMEMBERED:]
-        self._known[member] = Promise(
-            member=member,
-            incarnation=since.incarnation,
-            run=since.run,
-            term=since.term,
-            index=since.last_index,
-        )
+    def _keep(self, member: str, run: Run, promised: tuple[int, int]) -> None:
+        runs = self._runs.setdefault(member, {})
+        runs[run] = max(promised, runs.get(run, promised))
+        if len(runs) > RUNS_REMEMBERED:
+            del runs[next(iter(runs))]

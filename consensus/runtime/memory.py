@@ -19,6 +19,7 @@ from consensus.runtime.clock import Clock, new_id
 from consensus.runtime.library import Wire
 from consensus.runtime.store import Store
 
+DIRECTORIES_LEFT_MAX = 8  # Of one member, whose late messages are not believed.
 SAVE_S = 1.0  # Promises reach the journal this often at most; between, the other members remember.
 
 _log = structlog.get_logger(__name__)
@@ -38,6 +39,8 @@ class Memory:
         self._told: set[tuple[str, int]] = (
             set()
         )  # Members, and their starts, that were told to have forgotten.
+        self._present: dict[str, str] = {}  # The directory that each member was last heard from.
+        self._left: dict[str, tuple[str, ...]] = {}  # Those that it was heard from before.
         self._gossip_at_s = 0.0
         self._save_at_s = 0.0
         self.since = self._stand()
@@ -60,7 +63,7 @@ class Memory:
 
     def incarnation(self, member: str) -> str:
         """Return the directory that `member` works on, empty when it is not known."""
-        return self._journal.incarnation if member == self._me else self._table.incarnation(member)
+        return self._journal.incarnation if member == self._me else self._present.get(member, "")
 
     def counts(self, member: str) -> bool:
         """True unless the vote of `member` belongs to another directory than the one it works on."""
@@ -71,17 +74,18 @@ class Memory:
         """Return whether `message` may take part; remembers what it promises."""
         if not isinstance(message, PreVote | PreVoteAnswer | RequestVote | VoteGranted | Appended):
             return True
-        verdict = self._table.judge(sender, message.since)
-        if verdict == "forgot":
-            self._tell(sender, message.since)
-        if verdict != "current":
+        since = message.since
+        if not self._is_present(sender, since):
+            return False
+        if (promise := self._table.broken(sender, since)) is not None:
+            self._tell(sender, since, promise)
             return False
         # A pre-vote asks about a term that its sender has not entered.
         term = message.term - 1 if isinstance(message, PreVote) else message.term
         if not isinstance(message, Appended):
-            self._table.note(sender, term=term, index=0)
+            self._table.note(sender, since, term=term)
             return self.counts(sender)
-        self._table.note(sender, term=term, index=message.next_index - 1 if message.matched else 0)
+        self._table.note(sender, since, term=term, index=message.next_index - 1 if message.matched else 0)
         return True  # A learner's too; the leader counts those of voters only.
 
     def learn(self, promises: tuple[Promise, ...]) -> None:
@@ -132,7 +136,7 @@ class Memory:
 
     def _of_voters(self) -> tuple[Promise, ...]:
         voters = set(voter_ids(self._store.voters))
-        return tuple(promise for promise in self._table.all() if promise.member in voters)
+        return tuple(promise for promise in self._table.newest() if promise.member in voters)
 
     def _stand(self) -> Standing:
         journal = self._journal
@@ -143,9 +147,18 @@ class Memory:
             last_index=journal.last_index,
         )
 
-    def _tell(self, sender: str, since: Standing) -> None:
-        promise = self._table.promise(sender)
-        assert promise is not None, "only a promise can be forgotten"
+    def _is_present(self, sender: str, since: Standing) -> bool:
+        """Note which directory the sender works on; False for one that it has left."""
+        present, left = self._present.get(sender), self._left.get(sender, ())
+        if since.incarnation in left:
+            return False
+        if present != since.incarnation:
+            self._present[sender] = since.incarnation
+            if present:
+                self._left[sender] = (*left, present)[-DIRECTORIES_LEFT_MAX:]
+        return True
+
+    def _tell(self, sender: str, since: Standing, promise: Promise) -> None:
         if (sender, since.run) not in self._told:
             self._told = {*self._told, (sender, since.run)} if len(self._told) < PROMISES_MAX else set()
             _log.error(

@@ -11,7 +11,6 @@ from consensus.runtime.disk import FILE_DISK
 from federation.kernel.errors import CorruptError, PreconditionError
 from tests.integration.consensus.one_member import OneMember, Promised
 from tests.integration.consensus.test_crash_points import FOUNDERS, follow
-from tests.unit.consensus.builders import ALPHA
 
 FLIP = 0x20
 STRIDE = 7  # Of the bytes between the first and the last batch, which are all alike.
@@ -26,9 +25,8 @@ class Before:
         member = follow(directory, self.promised, FILE_DISK)
         self.log = terms(member)
         self.peer = PromiseTable()
-        since = member.raft._memory.since
-        self.peer.judge("alpha", since)
-        self.peer.note("alpha", term=member.raft.term, index=max(self.promised.held))
+        self.since = member.raft._memory.since
+        self.peer.note("alpha", self.since, term=member.raft.term, index=max(self.promised.held))
         member.store.close()
         self.journal = (directory / "journal").read_bytes()
         self.snapshot = (directory / "snapshot").read_bytes()
@@ -56,12 +54,12 @@ def check_refused_or_known(before: Before, what: str) -> bool:
         assert str(before.directory) in refusal, f"{what}: the error names no file"
         return False
     log = terms(member)
-    verdict = before.peer.judge("alpha", member.raft._memory.since)
+    since = member.raft._memory.since
+    is_known = before.peer.broken("alpha", since) is not None or since.incarnation != before.since.incarnation
     member.store.close()
     assert log.items() <= before.log.items(), f"{what}: a silent difference"
     if log != before.log:
-        is_unnamed = member.raft._memory.since.incarnation != before.peer.incarnation("alpha")
-        assert verdict == "forgot" or is_unnamed, f"{what}: nobody knows that entries are gone"
+        assert is_known, f"{what}: nobody knows that entries are gone"
     return True
 
 
@@ -117,5 +115,5 @@ def test_what_is_left_when_even_the_directory_is_new_is_another_directory(tmp_pa
     for file in ("journal", "snapshot"):
         (tmp_path / file).unlink()
     member = OneMember(tmp_path, FOUNDERS, Promised())
-    assert member.raft._memory.since.incarnation != before.peer.incarnation(ALPHA.id)
+    assert member.raft._memory.since.incarnation != before.since.incarnation
     member.store.close()
