@@ -12,6 +12,7 @@ from consensus.runtime.store import Store
 from federation.kernel.errors import UnavailableError, error_class
 
 UNCOMMITTED_ENTRIES_MAX = 16_384  # A leader that cannot commit takes no more.
+REQUESTS_REMEMBERED = 4_096  # Of each member that forwards.
 QUEUED_MAX = 40_000  # Ours and those of other members together.
 TURN_BYTES_MAX = 2 * 1024 * 1024  # Taken in one cycle: a few milliseconds of disk.
 FORWARD_BACKLOG_BYTES_MAX = 8 * 1024 * 1024  # Half of what breaks the connection to the leader.
@@ -27,6 +28,7 @@ class Proposer:
         self._journal = store.journal
         self._wire = wire
         self._timing = timing
+        self._requests: dict[str, dict[int, None]] = {}  # Their numbers, in the order of arrival.
         self._changes = Changes(me, store=store, wire=wire, timing=timing, append=self._append)
 
     @property
@@ -46,7 +48,19 @@ class Proposer:
             case Refused():
                 self._table.refused(message.request, error_class(message.code)(message.message))
 
+    def _is_repeated(self, sender: str, request: int) -> bool:
+        """True for a frame that arrived before: it was answered, perhaps refused for certain."""
+        requests = self._requests.setdefault(sender, {})
+        if request in requests:
+            return True
+        requests[request] = None
+        if len(requests) > REQUESTS_REMEMBERED:
+            del requests[next(iter(requests))]
+        return False
+
     def _queue(self, sender: str, message: Propose, now_s: float) -> None:
+        if self._is_repeated(sender, message.request):
+            return
         if self._table.queued >= QUEUED_MAX:
             self._answer(
                 sender, message.request, UnavailableError(f"leader has {QUEUED_MAX} proposals in its queue")

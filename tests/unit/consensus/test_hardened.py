@@ -16,6 +16,8 @@ from consensus.core.messages import (
     Message,
     PreVote,
     PreVoteAnswer,
+    Propose,
+    Refused,
     RequestVote,
     TimeoutNow,
     VoteGranted,
@@ -290,6 +292,17 @@ def test_a_leader_goes_back_to_where_the_follower_says_and_on_from_there(alpha: 
     alpha.cycle(("gamma", Appended(term=alpha.raft.term, next_index=4, matched=True)))
     sent = [message for to, message in alpha.peers.take(Append) if to == "gamma" and message.entries]
     assert [entry.index for entry in sent[0].entries] == list(range(4, 11))
+
+
+def test_a_forwarded_proposal_that_was_refused_is_not_taken_when_its_frame_is_repeated(alpha: Alpha) -> None:
+    forwarded = Propose(request=7, kind="command", body=b"c", timeout_ms=1_000)
+    alpha.cycle(("beta", forwarded))
+    assert [
+        message.request for _to, message in alpha.peers.take(Refused) if isinstance(message, Refused)
+    ] == [7]
+    alpha.settle()
+    alpha.cycle(("beta", forwarded), ("beta", replace(forwarded, request=8)))
+    assert alpha.store.journal.last_index == 4, "the second one alone"
 
 
 def test_a_leader_hands_over_once_its_successor_holds_everything(alpha: Alpha) -> None:
