@@ -116,15 +116,17 @@ class Catalog:
 
     def snapshot(self) -> Iterator[bytes]:
         """Return the state as of this call in chunks of at most 256 KiB; commands may be applied meanwhile."""
-        return encode_snapshot(
-            State(
-                tables=self._tables,
-                now_ms=self._now_ms,
-                lease_time=self._lease_time,
-                fence=self._fence,
-                leases=tuple(sorted(self._leases.items())),
-                requests=tuple(self._requests.items()),
-            )
+        return encode_snapshot(self.state())
+
+    def state(self) -> State:
+        """Return all that the log has determined so far. To be called in the thread that applies it."""
+        return State(
+            tables=self._tables,
+            now_ms=self._now_ms,
+            lease_time=self._lease_time,
+            fence=self._fence,
+            leases=tuple(sorted(self._leases.items())),
+            requests=tuple(self._requests.items()),
         )
 
     def restore(self, chunks: Iterable[bytes]) -> None:

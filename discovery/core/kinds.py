@@ -17,6 +17,7 @@ from federation.kernel.units import duration_ms
 GROUP = "federation.isthmus.dev"
 VERSION = "v1alpha1"
 
+Standing: TypeAlias = Literal["voter", "learner", "removed"]
 Role: TypeAlias = Literal["primary", "remote", "witness"]
 
 # What one workload of a group becomes is one endpoint, whose own bounds are these or close to them.
@@ -41,6 +42,9 @@ class FederationSpec(Spec, frozen=True, kw_only=True):
     """The one federation that a catalog belongs to; written by `isthmus init`."""
 
     id: str  # Random, never changes; every hello carries it.
+    # Grows when the log is founded anew from a backup or by a survivor. Members of different
+    # incarnations refuse each other: their logs have nothing in common.
+    incarnation: int = 1
 
 
 class ClusterSpec(Spec, frozen=True, kw_only=True):
@@ -72,6 +76,12 @@ class ControllerSpec(Spec, frozen=True, kw_only=True):
     control: str = ""  # host:port of the gRPC port for agents, mirrors and xDS.
     api: str = ""  # host:port of the HTTPS port.
     protocol: int = 1  # Highest protocol version that its last start spoke.
+
+
+class MemberSpec(Spec, frozen=True, kw_only=True):
+    """What operators want of the log's members; named by the cluster. Without one: a voter, once it has joined."""
+
+    standing: Standing
 
 
 class ExportPolicySpec(Spec, frozen=True, kw_only=True):
@@ -159,6 +169,7 @@ AnySpec: TypeAlias = (
     | ClusterSpec
     | TrustDomainSpec
     | ControllerSpec
+    | MemberSpec
     | ExportPolicySpec
     | GrantSpec
     | JoinTokenSpec
@@ -186,6 +197,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="Cluster", plural="clusters", spec=ClusterSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="TrustDomain", plural="trustdomains", spec=TrustDomainSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="Controller", plural="controllers", spec=ControllerSpec, namespaced=False, scoped=False, writable=False, deletable=False),
+        Kind(name="Member", plural="members", spec=MemberSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="JoinToken", plural="jointokens", spec=JoinTokenSpec, namespaced=False, scoped=False, writable=False),
         Kind(name="Agent", plural="agents", spec=AgentSpec, namespaced=False, scoped=True, writable=False),
         Kind(name="ExportPolicy", plural="exportpolicies", spec=ExportPolicySpec, namespaced=True, scoped=True, writable=True),

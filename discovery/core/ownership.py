@@ -6,7 +6,7 @@ written by any primary or witness that has joined.
 """
 
 from discovery.core.draft import Draft
-from discovery.core.kinds import ClusterSpec, ControllerSpec, JoinTokenSpec, decode_spec
+from discovery.core.kinds import ClusterSpec, ControllerSpec, JoinTokenSpec, MemberSpec, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
 from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotAllowedError, PreconditionError
 from federation.kernel.limits import CLUSTERS_MAX
@@ -75,6 +75,9 @@ def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) ->
             _check_joins_or_speaks(draft, proposer, spec.cluster, key)
             _check_controller(key, spec, joined(draft, spec.cluster))
             return spec.cluster
+        case MemberSpec():
+            check_federation_writer(draft, proposer)
+            return FEDERATION_SCOPE
         case JoinTokenSpec():
             return _token_owner(draft, proposer, key, spec)
         case _ if key.kind == "TrustDomain":
