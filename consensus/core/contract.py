@@ -4,12 +4,29 @@ Commands, results and snapshots are bytes: consensus orders them and never looks
 engine passes the same conformance suite, so callers depend on this module only.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 SNAPSHOT_CHUNK_BYTES_MAX = 256 * 1024
+# From a disk with a cache of its own to one that nobody wants to wait for.
+LATENCY_BOUNDS_US = (
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+)
 
 # joining: has a part in no membership yet, or no more. learner: gets the log and has no vote.
 # paused: its disk is full; it reads on, and comes back by itself when there is room.
@@ -87,7 +104,20 @@ class Status(Struct, frozen=True, kw_only=True):
     # configured round trip added for the way of the leader's word. None: nobody has said so yet.
     state_age_ms: int | None = None
     problem: str = ""  # Why it is paused, or has no vote although its name has one.
+    last_index: int = 0  # Of the newest entry in the log, committed or not.
     peers: tuple[PeerStatus, ...] = ()  # A leader's view of the others; empty on everybody else.
+
+
+class Histogram(Struct, kw_only=True):
+    """Durations counted by upper bound; the last count is of those above every bound."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_US) + 1))
+    sum_us: int = 0
+
+    def observe(self, duration_us: int) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(LATENCY_BOUNDS_US, duration_us)] += 1
+        self.sum_us += duration_us
 
 
 class Counters(Struct, kw_only=True):
@@ -97,14 +127,20 @@ class Counters(Struct, kw_only=True):
     proposals_refused: int = 0
     applied: int = 0
     campaigns: int = 0
-    journal_syncs: int = 0
-    journal_sync_us: int = 0
+    leader_changes: int = 0  # Leaders that this member came to know, itself among them.
+    journal_sync: Histogram = field(default_factory=Histogram)  # Write and fdatasync of a batch.
+    commit: Histogram = field(default_factory=Histogram)  # From a command's proposal here to its result.
     snapshots_written: int = 0
     snapshots_installed: int = 0
     connections_refused: int = 0
     connections_dropped: int = 0
     frames_in: int = 0
     frames_out: int = 0
+
+    @property
+    def journal_syncs(self) -> int:
+        """How often the journal was synced."""
+        return sum(self.journal_sync.counts)
 
 
 class Signal(Protocol):

@@ -74,8 +74,8 @@ class EmbeddedEngine:
             disk=disk,
             clock=clock,
         )
-        self._intake = Intake()
         self._counters = Counters()
+        self._intake = Intake(self._counters)
         self._callbacks: tuple[Callable[[int], None], ...] = ()
         # One reference, so that another thread never sees half of a view.
         self._view: tuple[Status, float | None, float] = (initial_status(self._settings), None, 0.0)

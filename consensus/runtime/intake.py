@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable
 
-from consensus.core.contract import Applied, MemberAddress
+from consensus.core.contract import Applied, Counters, MemberAddress
 from consensus.core.proposals import Kind, Outcome, Proposal, finish
 from federation.kernel.errors import LimitExceededError, UnavailableError
 
@@ -15,7 +16,8 @@ PROPOSAL_BYTES_MAX = 64 * 1024 * 1024
 class Intake:
     """Bounded. `propose` and `allow` are for any thread, the rest for the engine's."""
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
         self._lock = threading.Lock()
         self._wake: Callable[[], object] | None = None
         self._closed_because = "this member does not run"
@@ -30,8 +32,11 @@ class Intake:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Applied] = loop.create_future()
         size_bytes = len(body)
+        began_s = time.perf_counter()
 
         def note(outcome: Outcome) -> None:
+            if kind == "command" and isinstance(outcome, Applied):
+                self._counters.commit.observe(int((time.perf_counter() - began_s) * 1e6))
             with self._lock:
                 self._unfinished -= 1
                 self._unfinished_bytes -= size_bytes

@@ -168,8 +168,7 @@ class Journal:
                 self._cut_off_unsynced()
                 raise
         self._failed = False
-        self._counters.journal_syncs += 1
-        self._counters.journal_sync_us += int((time.perf_counter() - began_s) * 1e6)
+        self._counters.journal_sync.observe(int((time.perf_counter() - began_s) * 1e6))
         self.size_bytes += len(data)
         self._pending, self._pending_bytes = [], 0
         self._commit_written = self.commit_index

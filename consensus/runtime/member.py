@@ -97,6 +97,7 @@ class Member:
         self._progress: Progress | None = None  # The state machine outlives a store whose disk was full.
         self._room_needed_bytes = ROOM_MIN_BYTES
         self._last_status = initial_status(settings)
+        self._leadership: tuple[str, int] = ("", 0)  # The leader that was last known, and its term.
 
     async def run(self) -> None:
         """Take part until cancelled; raises an IsthmusError when this member must stop.
@@ -280,6 +281,9 @@ class Member:
 
     def _status(self) -> Status:
         raft, store = self._raft, self._store
+        if raft.leader_id is not None and (raft.leader_id, raft.term) != self._leadership:
+            self._leadership = (raft.leader_id, raft.term)
+            self._counters.leader_changes += 1
         now_s = self._settings.clock.now_s()
         complete_s, state_age_ms = raft.complete_as_of_s, None
         if complete_s is not None:
@@ -302,5 +306,6 @@ class Member:
             last_leader_contact_ms_ago=None,
             state_age_ms=state_age_ms,
             problem=raft.problem,
+            last_index=store.journal.last_index,
             peers=peer_statuses(raft.replicas(), now_s) if raft.is_leader else (),
         )

@@ -52,7 +52,7 @@ from federation.app.metrics import ControllerCollector
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal
 from federation.app.publisher import Publisher
-from federation.app.raft import make_engine, members_of, run_engine
+from federation.app.raft import make_engine, members_of, run_engine, snapshot_unix_ms
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.kernel.errors import IsthmusError
 from federation.kernel.units import duration_ms
@@ -346,6 +346,10 @@ class Controller:
             }
             for proxy in self.xds.status()
         ]
+
+    def snapshot_unix_ms(self) -> int | None:
+        """When the newest snapshot of the log was written, None while there is none."""
+        return snapshot_unix_ms(self.config)
 
     def readiness(self) -> tuple[bool, Facts]:
         """Ready means: serves what it has. A leader is not needed for that (invariant F1)."""

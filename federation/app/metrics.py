@@ -1,18 +1,21 @@
 """The controller's figures, taken when Prometheus asks."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, get_args
 
 from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
-from consensus.core.contract import Counters, Status
+from consensus.core.contract import LATENCY_BOUNDS_US, Counters, Histogram, Role, Status
 from discovery.core.catalog import Catalog
 from federation.api.registry import ClusterRegistry
 from federation.replication.feed import Feed
 from gateways.runtime.xds_service import XdsService
+
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Engine(Protocol):
@@ -41,6 +44,9 @@ class Parts(Protocol):
     registries: dict[str, ClusterRegistry]
     credentials: Credentials
 
+    def snapshot_unix_ms(self) -> int | None:
+        """When the newest snapshot of the log was written, None while there is none."""
+
 
 class ControllerCollector(Collector):
     """Reads a controller's parts; nothing is counted here."""
@@ -51,7 +57,16 @@ class ControllerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         parts = self._parts
-        yield from _raft_metrics(parts.engine.status(), parts.engine.counters())
+        status = parts.engine.status()
+        yield from _raft_gauges(status)
+        if (written_unix_ms := parts.snapshot_unix_ms()) is not None:
+            yield _gauge(
+                "isthmus_raft_snapshot_age_seconds",
+                "Since the newest snapshot was written",
+                max(0.0, utc_now().timestamp() - written_unix_ms / 1000),
+            )
+        yield from _raft_peers(status)
+        yield from _raft_totals(parts.engine.counters())
         tables = parts.catalog.tables
         yield _gauge("isthmus_catalog_revision", "Newest revision of the catalog", tables.revision)
         yield _gauge("isthmus_catalog_endpoints", "Endpoints in the catalog", len(tables.endpoints))
@@ -75,32 +90,83 @@ class ControllerCollector(Collector):
         )
 
 
-def _raft_metrics(status: Status, counters: Counters) -> Iterator[Metric]:
+def _raft_gauges(status: Status) -> Iterator[Metric]:
     yield _gauge("isthmus_raft_leader", "1 while this member leads", int(status.role == "leader"))
     yield _gauge(
         "isthmus_raft_has_leader", "1 while this member knows a leader", int(status.leader is not None)
     )
+    roles = GaugeMetricFamily("isthmus_raft_role", "1 for the role that this member has", labels=("role",))
+    for role in ROLES:
+        roles.add_metric((role,), int(status.role == role))
+    yield roles
     yield _gauge("isthmus_raft_term", "Raft term", status.term)
+    yield _gauge("isthmus_raft_last_index", "Newest log index, committed or not", status.last_index)
     yield _gauge("isthmus_raft_commit_index", "Committed log index", status.commit_index)
     yield _gauge("isthmus_raft_applied_index", "Applied log index", status.applied_index)
+    yield _gauge(
+        "isthmus_raft_applied_lag_entries",
+        "Committed entries that are not applied yet",
+        max(0, status.commit_index - status.applied_index),
+    )
     yield _gauge("isthmus_raft_members", "Members that vote", len(status.members))
     yield _gauge("isthmus_raft_connected_members", "Members that are connected", len(status.connected))
     yield _gauge("isthmus_raft_journal_bytes", "Size of the journal", status.journal_bytes)
+    if status.last_leader_contact_ms_ago is not None:
+        yield _gauge(
+            "isthmus_raft_leader_contact_age_seconds",
+            "Since a leader was heard; on a leader, since its quorum was",
+            status.last_leader_contact_ms_ago / 1000,
+        )
+
+
+def _raft_peers(status: Status) -> Iterator[Metric]:
+    """What only a leader knows."""
+    lag = GaugeMetricFamily(
+        "isthmus_raft_peer_lag_entries", "Entries that another member lacks", labels=("member",)
+    )
+    age = GaugeMetricFamily(
+        "isthmus_raft_peer_contact_age_seconds", "Since another member answered", labels=("member",)
+    )
+    for peer in status.peers:
+        lag.add_metric((peer.id,), max(0, status.last_index - peer.match_index))
+        if peer.last_contact_ms_ago is not None:
+            age.add_metric((peer.id,), peer.last_contact_ms_ago / 1000)
+    yield lag
+    yield age
+
+
+def _raft_totals(counters: Counters) -> Iterator[Metric]:
     for name, text in (
         ("proposals", "Commands proposed here"),
         ("proposals_refused", "Commands refused here"),
         ("applied", "Log entries applied"),
         ("campaigns", "Elections begun by this member"),
-        ("journal_syncs", "Syncs of the journal"),
+        ("leader_changes", "Leaders that this member came to know"),
         ("snapshots_written", "Snapshots written"),
         ("snapshots_installed", "Snapshots received from a leader"),
         ("connections_refused", "Connections of strangers refused"),
         ("connections_dropped", "Connections dropped"),
     ):
         yield CounterMetricFamily(f"isthmus_raft_{name}", text, value=getattr(counters, name))
-    yield CounterMetricFamily(
-        "isthmus_raft_journal_sync_seconds", "Time spent in syncs", value=counters.journal_sync_us / 1e6
+    yield _histogram(
+        "isthmus_raft_journal_sync_seconds", "Write and fdatasync of the journal", counters.journal_sync
     )
+    yield _histogram(
+        "isthmus_raft_commit_seconds", "From a command's proposal here to its result", counters.commit
+    )
+
+
+def _histogram(name: str, documentation: str, histogram: Histogram) -> Metric:
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    bounds = [*(str(bound / 1_000_000) for bound in LATENCY_BOUNDS_US), "+Inf"]
+    # A copy: the engine's thread goes on counting.
+    for bound, count in zip(bounds, tuple(histogram.counts), strict=True):
+        total += count
+        buckets.append((bound, total))
+    metric = HistogramMetricFamily(name, documentation)
+    metric.add_metric((), buckets, histogram.sum_us / 1_000_000)
+    return metric
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

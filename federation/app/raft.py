@@ -10,6 +10,7 @@ from certs.runtime.tls import client_context, server_context
 from consensus.core.contract import MemberAddress, StateMachine
 from consensus.core.timing import Timing
 from consensus.runtime.embedded import EmbeddedEngine
+from consensus.runtime.snapshots import snapshot_path
 from federation.agent.directory import DirectoryStore
 from federation.api.messages import Directory, NamedController
 from federation.app.config import ControllerConfig
@@ -45,6 +46,14 @@ def member_address(controller: NamedController) -> MemberAddress:
     return MemberAddress(
         id=controller.spec.cluster, address=controller.spec.raft, identity=controller.spec.identity
     )
+
+
+def snapshot_unix_ms(config: ControllerConfig) -> int | None:
+    """When the newest snapshot of the log was written or installed, None while there is none."""
+    try:
+        return snapshot_path(Path(config.data_dir) / RAFT_DIRECTORY).stat().st_mtime_ns // 1_000_000
+    except OSError:
+        return None
 
 
 def members_of(directory: Directory) -> tuple[MemberAddress, ...]:

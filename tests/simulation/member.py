@@ -103,12 +103,13 @@ class SimMember(Endpoint):
         self.incarnation += 1
         self.stopped_because = None
         self.machine = shared.parts.machine(self.name, shared.checks)
-        self.intake = Intake()
+        counters = Counters()
+        self.intake = Intake(counters)
         self.intake.allow(member for member in shared.allowed if member != self.address)
         self._member = shared.parts.member(
             self._settings(),
             intake=self.intake,
-            counters=Counters(),
+            counters=counters,
             applied=lambda _index: None,
             publish=self._publish,
             ready=lambda: None,

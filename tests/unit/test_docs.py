@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from consensus.core.contract import Counters, Status
+from consensus.core.contract import Counters, PeerStatus, Status
 from discovery.core import kinds
 from discovery.core.catalog import Catalog
 from discovery.runtime.dns_sockets import DnsCounters
@@ -243,6 +243,7 @@ def controller_collector() -> Collector:
         journal_bytes=1,
         snapshot_index=0,
         last_leader_contact_ms_ago=0,
+        peers=(PeerStatus(id="beta", is_voter=True, match_index=1, last_contact_ms_ago=0),),
     )
     return ControllerCollector(
         SimpleNamespace(
@@ -251,6 +252,7 @@ def controller_collector() -> Collector:
             feed=SimpleNamespace(subscribers=0),
             xds=SimpleNamespace(status=tuple),
             registries={},
+            snapshot_unix_ms=lambda: 0,
             credentials=SimpleNamespace(leaf=SimpleNamespace(not_after=datetime.now(UTC))),
         )
     )
