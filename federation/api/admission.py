@@ -2,16 +2,12 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 import structlog
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs.core.bundle import make_bundle
-from certs.core.certificate import from_pem, load_certificate
-from certs.core.issuance import csr_public_key, spki
+from certs.core.issuance import csr_public_key
 from certs.core.spiffe import SpiffeId, parse, system_id, system_identity, workload_id
 from certs.core.token import token_hash
 from certs.runtime.authority import Authority
@@ -21,19 +17,22 @@ from discovery.core.kinds import (
     AgentSpec,
     JoinTokenSpec,
     JoinTokenStatus,
-    TrustDomainSpec,
     WorkloadGroupSpec,
     decode_spec,
 )
 from discovery.core.model import ResourceKey, pack, unpack_resource
 from federation.api.directory import build_directory, cluster_spec
-from federation.api.messages import EnrollReply, EnrollRequest, JoinReply, JoinRequest, NamedController
+from federation.api.joining import check_proof, check_same, primary_records
+from federation.api.messages import (
+    EnrollReply,
+    EnrollRequest,
+    JoinReply,
+    JoinRequest,
+)
 from federation.api.proposer import Proposer
 from federation.api.tokens import find_token, group_key, read_group, token_name
-from federation.kernel.configfile import host_port
 from federation.kernel.errors import (
     AlreadyExistsError,
-    BadIdentityError,
     InvalidInputError,
     NotAllowedError,
     NotFoundError,
@@ -42,21 +41,23 @@ from federation.kernel.errors import (
 from federation.kernel.names import check_label
 from federation.kernel.versions import PROTOCOL_VERSION, speaks
 
-JOIN_LABEL = b"isthmus join"
-
 _log = structlog.get_logger("admission")
-
-
-def join_message(secret: bytes, cluster: str) -> bytes:
-    """What a joining cluster signs with its root key, to show that it holds it."""
-    return b"\0".join((JOIN_LABEL, secret, cluster.encode()))
 
 
 class Admission:
     """Claims tokens by quorum first and signs afterwards: a token admits one key, whatever crashes."""
 
-    def __init__(self, *, cluster: str, catalog: Catalog, proposer: Proposer, authority: Authority) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        catalog: Catalog,
+        proposer: Proposer,
+        authority: Authority,
+        voters: Callable[[], tuple[str, ...]],
+    ) -> None:
         self._cluster = cluster
+        self._voters = voters
         self._catalog = catalog
         self._proposer = proposer
         self._authority = authority
@@ -117,6 +118,8 @@ class Admission:
         token = self._token(request.secret, "cluster")
         if token.cluster != request.cluster:
             raise NotAllowedError(f"the token is for cluster {token.cluster}, not for {request.cluster}")
+        if request.again:
+            return await self._join_again(request, token)
         puts = [
             Put(
                 key=ResourceKey("", "Cluster", "", request.cluster),
@@ -129,18 +132,48 @@ class Admission:
             claimant = hashlib.sha256(request.cluster.encode()).hexdigest()
         else:
             claimant = check_proof(request)
-            puts += _primary_records(request)
+            puts += primary_records(request)
         claim = ClaimToken(secret_sha256=token.secret_sha256, purpose="cluster", claimant=claimant)
         try:
             outcome = await self._proposer.write(claim, *puts)
-        except AlreadyExistsError:
+        except AlreadyExistsError as error:
             if not self._is_joined(claim, puts):
-                raise
+                raise AlreadyExistsError(
+                    f"{error.message}; a cluster that lost its log comes back with isthmus cluster join --again"
+                ) from error
             revision = self._catalog.revision  # The same key repeats a call whose answer was lost.
         else:
             revision = outcome.revision
             _log.info("cluster_joined", cluster=request.cluster, role=request.spec.role, revision=revision)
         return JoinReply(directory=build_directory(self._catalog.tables), revision=revision)
+
+    async def _join_again(self, request: JoinRequest, token: JoinTokenSpec) -> JoinReply:
+        """Let a cluster back in that proves its root, with a controller whose log is gone or of no use.
+
+        It gets the directory of now, and its log from the leader. Its records stay as they are. Raises
+        PreconditionError while it votes: a member that forgot its votes must not.
+        """
+        claimant = check_proof(request)
+        tables = self._catalog.tables
+        try:
+            cluster_spec(tables, request.cluster)
+        except NotFoundError as error:
+            raise PreconditionError(
+                f"cluster {request.cluster} never joined, or did so after the backup that was restored:"
+                " leave --again out"
+            ) from error
+        check_same(request, build_directory(tables))
+        await self._proposer.barrier()
+        if request.cluster in self._voters():
+            raise PreconditionError(
+                f"member {request.cluster} votes still, and must not vote with an empty log:"
+                f" isthmus member remove {request.cluster} first"
+            )
+        outcome = await self._proposer.write(
+            ClaimToken(secret_sha256=token.secret_sha256, purpose="cluster", claimant=claimant)
+        )
+        _log.info("cluster_joined_again", cluster=request.cluster, revision=outcome.revision)
+        return JoinReply(directory=build_directory(self._catalog.tables), revision=outcome.revision)
 
     def _token(self, secret: bytes, purpose: str) -> JoinTokenSpec:
         token = find_token(self._catalog.tables, secret)
@@ -250,76 +283,6 @@ def read_agent(value: bytes) -> AgentSpec:
     spec = decode_spec("Agent", row.spec, where=str(row.key))
     assert isinstance(spec, AgentSpec)
     return spec
-
-
-def check_proof(request: JoinRequest) -> str:
-    """Return the SHA-256 of the root's public key if the caller holds the root's private key.
-
-    Raises BadIdentityError.
-    """
-    if len(request.roots) != 1:
-        raise InvalidInputError(f"cluster {request.cluster}: {len(request.roots)} roots, expected one")
-    where = f"cluster {request.cluster}: root"
-    ders = from_pem(request.roots[0].encode(), where=where)
-    # What is no bundle would be refused later by every process of the federation.
-    make_bundle(request.spec.trust_domain, ders)
-    key = load_certificate(ders[0], where=where).public_key()
-    if len(ders) != 1:
-        raise InvalidInputError(f"{where}: {len(ders)} certificates, expected one")
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise InvalidInputError(f"cluster {request.cluster}: the root's key is not an elliptic curve key")
-    try:
-        key.verify(request.proof, join_message(request.secret, request.cluster), ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature as error:
-        raise BadIdentityError(
-            f"cluster {request.cluster} did not prove that it holds its root key"
-        ) from error
-    return hashlib.sha256(spki(key)).hexdigest()
-
-
-def _primary_records(request: JoinRequest) -> list[Put]:
-    controller = request.controller
-    if controller is None:
-        raise InvalidInputError(f"cluster {request.cluster}: a {request.spec.role} names its controller")
-    identity = parse(controller.spec.identity)
-    system = system_identity(identity)
-    if (
-        identity.trust_domain != request.spec.trust_domain
-        or system is None
-        or (system.cluster, system.role) != (request.cluster, "controller")
-        or controller.spec.cluster != request.cluster
-    ):
-        raise InvalidInputError(
-            f"cluster {request.cluster}: controller identity {identity} is not one of its own in {request.spec.trust_domain}"
-        )
-    _check_addresses(controller, witness=request.spec.role == "witness")
-    bundle = TrustDomainSpec(roots=request.roots)
-    return [
-        Put(
-            key=ResourceKey("", "TrustDomain", "", request.spec.trust_domain),
-            spec=msgspec.json.encode(bundle),
-            expected_revision=0,
-        ),
-        Put(
-            key=ResourceKey("", "Controller", "", controller.name),
-            spec=msgspec.json.encode(controller.spec),
-            expected_revision=0,
-        ),
-    ]
-
-
-def _check_addresses(controller: NamedController, *, witness: bool) -> None:
-    """Refuse what the other members could not dial; a witness has no control and api ports."""
-    spec = controller.spec
-    if spec.role != ("witness" if witness else "member"):
-        raise InvalidInputError(f"controller {controller.name}: role {spec.role} is not that of its cluster")
-    for key, address in (("raft", spec.raft), ("control", spec.control), ("api", spec.api)):
-        if witness and key != "raft" and not address:
-            continue
-        try:
-            host_port(address, f"controller {controller.name}: {key}")
-        except ValueError as error:
-            raise InvalidInputError(str(error)) from error
 
 
 def _check_protocol(version: int) -> None:

@@ -108,6 +108,14 @@ class ApiClient:
                 yield line
 
     @contextmanager
+    def download(self, path: str) -> Iterator[http.client.HTTPResponse]:
+        """Open a long answer for reading, piece by piece; raises as `call`."""
+        with self._request("GET", path, b"", TIMEOUT_S) as response:
+            if response.status >= 400:
+                raise _refusal(response.status, response.read(FRAME_BYTES_MAX))
+            yield response
+
+    @contextmanager
     def _request(
         self, method: str, path: str, body: bytes, timeout_s: float | None
     ) -> Iterator[http.client.HTTPResponse]:

@@ -1,7 +1,7 @@
 """The Control service of a controller: agents register what they run, everybody renews certificates."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 
 import grpc
@@ -15,6 +15,7 @@ from discovery.core.declarations import Declaration
 from discovery.core.kinds import AgentSpec
 from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey
 from federation.api.admission import Signer, agent_key, read_agent
+from federation.api.health import Health, check_asker
 from federation.api.messages import (
     CONTROL_SERVICE,
     AgentHello,
@@ -64,12 +65,14 @@ class ControlService:
         signer: Signer,
         registry: Callable[[str], ClusterRegistry | None],
         directories: Callable[[], AsyncIterator[Directory]],
+        health: Callable[[], Awaitable[Health]],
     ) -> None:
         self._name = name
         self._catalog = catalog
         self._signer = signer
         self._registry = registry
         self._directories = directories
+        self._health = health
         self._streams = 0
         self._by_record: dict[bytes, set[_AgentStream]] = {}  # Of each Agent record, by its key.
 
@@ -79,6 +82,7 @@ class ControlService:
             CONTROL_SERVICE,
             {
                 "Sign": grpc.unary_unary_rpc_method_handler(self._sign),
+                "Health": grpc.unary_unary_rpc_method_handler(self._say_health),
                 "Register": grpc.stream_stream_rpc_method_handler(self._register),
             },
         )
@@ -101,6 +105,13 @@ class ControlService:
         except IsthmusError as error:
             return await _abort(context, error)
         return _encoder.encode(SignReply(chain=chain, not_after_ms=not_after_ms))
+
+    async def _say_health(self, _request: bytes, context: Context) -> bytes:
+        try:
+            check_asker(peer_identity(), self._catalog.tables)
+        except IsthmusError as error:
+            return await _abort(context, error)
+        return _encoder.encode(await self._health())
 
     async def _register(self, requests: AsyncIterator[bytes], context: Context) -> None:
         peer = peer_identity()

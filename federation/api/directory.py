@@ -7,6 +7,8 @@ from discovery.core.kinds import (
     ClusterSpec,
     ControllerSpec,
     FederationSpec,
+    MemberSpec,
+    Standing,
     TrustDomainSpec,
     decode_spec,
 )
@@ -15,7 +17,7 @@ from discovery.core.tables import Tables
 from federation.api.messages import Directory, NamedController
 from federation.kernel.errors import NotFoundError
 
-DIRECTORY_KINDS = frozenset({"Federation", "Cluster", "TrustDomain", "Controller"})
+DIRECTORY_KINDS = frozenset({"Federation", "Cluster", "TrustDomain", "Controller", "Member"})
 
 
 def resource(tables: Tables, key: ResourceKey) -> Resource:
@@ -46,20 +48,23 @@ def build_directory(tables: Tables) -> Directory:
 
     Its revision is that of the newest row in it, so that equal directories have equal revisions.
     """
-    revision, federation = 0, ""
+    revision, federation, incarnation = 0, "", 1
     controllers: list[NamedController] = []
     bundles: dict[str, tuple[str, ...]] = {}
     homes: dict[str, str] = {}
+    standings: dict[str, Standing] = {}
     for kind in sorted(DIRECTORY_KINDS):
         for row, spec in resources(tables, kind):
             revision = max(revision, row.revision)
             match spec:
                 case FederationSpec():
-                    federation = spec.id
+                    federation, incarnation = spec.id, spec.incarnation
                 case ControllerSpec():
                     controllers.append(NamedController(name=row.key.name, spec=spec))
                 case TrustDomainSpec():
                     bundles[row.key.name] = spec.roots
+                case MemberSpec():
+                    standings[row.key.name] = spec.standing
                 case ClusterSpec() if spec.home:
                     homes[row.key.name] = spec.home
                 case _:
@@ -70,4 +75,6 @@ def build_directory(tables: Tables) -> Directory:
         controllers=tuple(controllers),
         bundles=bundles,
         homes=homes,
+        incarnation=incarnation,
+        standings=standings,
     )

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from discovery.core.kinds import ClusterSpec, ControllerSpec, WorkloadGroupSpec
+from discovery.core.kinds import ClusterSpec, ControllerSpec, Standing, WorkloadGroupSpec
 from discovery.core.model import Endpoint, EndpointKey
 from federation.kernel.versions import PROTOCOL_VERSION
 
@@ -35,6 +35,8 @@ class Directory(Message, frozen=True, kw_only=True):
     controllers: tuple[NamedController, ...]
     bundles: dict[str, tuple[str, ...]]  # Trust domain to its roots, PEM.
     homes: dict[str, str]  # Remote cluster to its home.
+    incarnation: int = 1  # Grows with each restore: FederationSpec.incarnation.
+    standings: dict[str, Standing] = {}  # Clusters of which an operator said whether they vote.
 
 
 class EnrollRequest(Message, frozen=True, kw_only=True):
@@ -70,6 +72,7 @@ class JoinRequest(Message, frozen=True, kw_only=True):
     spec: ClusterSpec
     roots: tuple[str, ...] = ()  # PEM; empty for a remote cluster, which uses its home's.
     controller: NamedController | None = None  # None for a remote cluster.
+    again: bool = False  # It joined before, and has lost its log, or its log is of no use any more.
     proof: bytes = b""  # ECDSA by the root key over SHA-256("isthmus join" NUL secret NUL cluster).
     protocol: int = PROTOCOL_VERSION
 

@@ -103,9 +103,11 @@ class Operations:
         self._authorize(request)
         raft = self._raft_status()
         tables = self._catalog.tables
+        directory = build_directory(tables)
         return json_response(
             {
-                "federation": build_directory(tables).federation,
+                "federation": directory.federation,
+                "incarnation": directory.incarnation,
                 "cluster": self._cluster,
                 "id": self._id,
                 "revision": tables.revision,
@@ -116,6 +118,7 @@ class Operations:
                     "leader": raft.leader,
                     "commitIndex": raft.commit_index,
                     "appliedIndex": raft.applied_index,
+                    "lastIndex": raft.last_index,
                     "members": raft.members,
                     "connected": raft.connected,
                     "journalBytes": raft.journal_bytes,

@@ -34,6 +34,7 @@ from federation.agent.folder_lock import hold_folder
 from federation.api.admission import Admission, Signer
 from federation.api.control import ControlService
 from federation.api.directory import DIRECTORY_KINDS, resources
+from federation.api.member_operations import MemberOperations
 from federation.api.messages import Directory
 from federation.api.operations import Operations
 from federation.api.proposer import Proposer
@@ -41,13 +42,16 @@ from federation.api.registry import ClusterRegistry
 from federation.api.rest import ResourceApi
 from federation.api.tokens import TokenReply, TokenRequest, create_token
 from federation.api.watch import WatchHub
+from federation.app.backup import BackupDesk, StateTaker
 from federation.app.config import ControllerConfig
 from federation.app.context import write_context
 from federation.app.credentials import Credentials
 from federation.app.duties import LeaderDuties
 from federation.app.founding import controller_of
+from federation.app.health import HealthDesk
 from federation.app.learning import learn_directory
 from federation.app.live_views import LiveViews
+from federation.app.members import MemberDesk
 from federation.app.metrics import ControllerCollector
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal
@@ -113,12 +117,35 @@ class Controller:
         self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
         self.views = LiveViews(self.feed, self.source)
         self.watches = WatchHub(self.catalog.history)
+        self.health = HealthDesk(
+            config,
+            engine=self.engine,
+            catalog=self.catalog,
+            credentials=credentials,
+            directory=self.directory,
+            feed=self.feed,
+            registries=self.registries,
+        )
+        self.backups = BackupDesk(
+            self.name,
+            taker=StateTaker(engine=self.engine, proposer=self.proposer, catalog=self.catalog),
+            status=self.engine.status,
+            directory=self.directory,
+        )
+        self.members = MemberDesk(
+            engine=self.engine,
+            proposer=self.proposer,
+            catalog=self.catalog,
+            directory=self.directory,
+            facts=self.health.gather,
+        )
         self.control = ControlService(
             name=self.name,
             catalog=self.catalog,
             signer=Signer(catalog=self.catalog, authority=credentials.authority),
             registry=self.registries.get,
             directories=self._directories,
+            health=self.health.own,
         )
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
@@ -150,6 +177,7 @@ class Controller:
                 self.proposer,
                 catalog=self.catalog,
                 members=lambda: members_of(self.directory.current),
+                standings=lambda: self.directory.current.standings,
             )
             tasks.create_task(duties.run(), name="controller/duties")
             if self.witness:
@@ -276,7 +304,11 @@ class Controller:
     async def _serve_api(self) -> None:
         await serve_api(
             self.config.listen.api,
-            (*self._resource_api().routes(), *self._operations().routes()),
+            (
+                *self._resource_api().routes(),
+                *self._operations().routes(),
+                *self._member_operations().routes(),
+            ),
             leaf=self.credentials.leaf,
             bundles=self.directory.bundles,
             listening=lambda: self._listens("api"),
@@ -305,12 +337,23 @@ class Controller:
                 catalog=self.catalog,
                 proposer=self.proposer,
                 authority=self.credentials.authority,
+                voters=lambda: self.engine.status().members,
             ),
             verifier=self.verifier,
             views=self.views,
             proxies=self.proxies,
             raft_status=self.engine.status,
             create_token=self._create_token,
+        )
+
+    def _member_operations(self) -> MemberOperations:
+        return MemberOperations(
+            cluster=self.cluster,
+            catalog=self.catalog,
+            verifier=self.verifier,
+            facts=self.health.gather,
+            backup=self.backups.serve,
+            change_member=self.members.change,
         )
 
     async def _create_token(self, request: TokenRequest) -> TokenReply:

@@ -1,7 +1,7 @@
 """What the leader does for everybody: federation time, votes for members that joined, old tokens."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -9,6 +9,7 @@ from certs.runtime.clock import utc_now
 from consensus.core.contract import Consensus, MemberAddress
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Tick
+from discovery.core.kinds import Standing
 from federation.api.proposer import Proposer
 from federation.api.tokens import collectable
 from federation.kernel.errors import IsthmusError
@@ -16,7 +17,8 @@ from federation.kernel.errors import IsthmusError
 # Leases and tokens live for seconds at least; a finer clock would only fill the log.
 TICK_S = 0.5
 COLLECT_EVERY_MS = 60_000
-_ADD_TIMEOUT_MS = 10_000
+# Time stands still meanwhile: one that has not caught up yet is tried again at the next turn.
+_CHANGE_TIMEOUT_MS = 1_000
 
 _log = structlog.get_logger("duties")
 
@@ -31,11 +33,13 @@ class LeaderDuties:
         *,
         catalog: Catalog,
         members: Callable[[], tuple[MemberAddress, ...]],
+        standings: Callable[[], Mapping[str, Standing]],
     ) -> None:
         self._consensus = consensus
         self._proposer = proposer
         self._catalog = catalog
         self._members = members
+        self._standings = standings
         self._collected_ms = 0
 
     async def run(self) -> None:
@@ -46,19 +50,36 @@ class LeaderDuties:
                     await self._proposer.propose(
                         Tick(now_ms=int(utc_now().timestamp() * 1000)), timeout_ms=2_000
                     )
-                    await self._add_member()
+                    await self._change_member()
                     await self._collect_tokens()
                 except IsthmusError as error:
                     _log.info("duty_postponed", reason=error.message)
             await asyncio.sleep(TICK_S)
 
-    async def _add_member(self) -> None:
-        """Give the next joined controller its vote, once it is connected and has caught up."""
+    async def _change_member(self) -> None:
+        """Take one step from the members of now to those that are wanted.
+
+        A controller that joined gets its vote once it is connected and has caught up, unless an operator
+        said otherwise: what he began and could not finish is finished here.
+        """
         status = self._consensus.status()
+        standings = self._standings()
         for member in self._members():
-            if member.id not in status.members and member.id in status.connected:
-                await self._consensus.add_member(member, timeout_ms=_ADD_TIMEOUT_MS)
+            if member.id in status.members:
+                continue
+            if standings.get(member.id) == "learner":
+                if member.id not in status.learners:
+                    await self._consensus.add_learner(member, timeout_ms=_CHANGE_TIMEOUT_MS)
+                    _log.info("learner_added", member=member.id)
+                    return
+            elif member.id in status.connected:
+                await self._consensus.add_member(member, timeout_ms=_CHANGE_TIMEOUT_MS)
                 _log.info("member_added", member=member.id)
+                return
+        for member_id in (*status.members, *status.learners):
+            if standings.get(member_id) == "removed":
+                await self._consensus.remove_member(member_id, timeout_ms=_CHANGE_TIMEOUT_MS)
+                _log.info("member_removed", member=member_id)
                 return
 
     async def _collect_tokens(self) -> None:

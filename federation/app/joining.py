@@ -9,17 +9,19 @@ from pathlib import Path
 import msgspec
 
 from certs.core.token import JoinToken
+from certs.runtime.authority import ROOT_FILE
 from federation.agent.directory import save_directory
 from federation.agent.folder_lock import hold_folder
-from federation.api.admission import join_message
 from federation.api.client import ApiClient
+from federation.api.joining import join_message
 from federation.api.messages import JoinReply, JoinRequest
 from federation.app.config import ControllerConfig, JoinConfig
 from federation.app.context import write_context
-from federation.app.credentials import Credentials
+from federation.app.credentials import AUTHORITY_DIRECTORY, PASSPHRASE_FILE, Credentials
 from federation.app.founding import cluster_spec_of, controller_of
+from federation.app.raft import set_log_aside
 from federation.kernel.codec import MALFORMED
-from federation.kernel.errors import InvalidInputError
+from federation.kernel.errors import InvalidInputError, PreconditionError
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,16 +32,23 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     context: Path | None  # None for a remote cluster: its home's operators run it.
 
 
-def join_with_controller(config: ControllerConfig, token: JoinToken) -> Joined:
+def join_with_controller(config: ControllerConfig, token: JoinToken, *, again: bool) -> Joined:
     """Join a primary or a witness; afterwards `isthmus controller run` starts it.
 
-    Raises what the federation answers: NotAllowedError, PreconditionError for a used or expired token,
+    With `again`, one that joined before begins with an empty log; its old one is set aside. Raises what
+    the federation answers: NotAllowedError, PreconditionError for a used or expired token,
     AlreadyExistsError for a name that is taken.
     """
     _check_token(token, config.cluster.name)
     data_dir = Path(config.data_dir)
     with hold_folder(data_dir):
-        credentials = Credentials.create(config)
+        root = data_dir / AUTHORITY_DIRECTORY / ROOT_FILE
+        if again and not root.exists():
+            raise PreconditionError(
+                f"{root} does not exist: put the saved root of {config.cluster.trust_domain} there, and its passphrase"
+                f" into {config.root_passphrase_file or data_dir / PASSPHRASE_FILE}"
+            )
+        credentials = Credentials.open(config) if again else Credentials.create(config)
         try:
             request = JoinRequest(
                 secret=token.secret,
@@ -47,9 +56,12 @@ def join_with_controller(config: ControllerConfig, token: JoinToken) -> Joined:
                 spec=cluster_spec_of(config.cluster),
                 roots=(credentials.root.bundle().pem().decode(),),
                 controller=controller_of(config, credentials),
+                again=again,
                 proof=credentials.root.sign(join_message(token.secret, config.cluster.name)),
             )
             reply = _post(request, token)
+            if again:
+                set_log_aside(data_dir)
             save_directory(data_dir, reply.directory)
             context = write_context(config, credentials)
         finally:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from certs.core.verifier import Verifier
+from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
+from certs.runtime.keystore import sync_directory, usable
 from certs.runtime.tls import client_context, server_context
 from consensus.core.contract import MemberAddress, StateMachine
 from consensus.core.timing import Timing
@@ -48,6 +50,18 @@ def member_address(controller: NamedController) -> MemberAddress:
     )
 
 
+def set_log_aside(data_dir: Path) -> Path | None:
+    """Rename the log of a controller that does not run, so that it begins with an empty one; None if it has none."""
+    directory = data_dir / RAFT_DIRECTORY
+    if not directory.exists():
+        return None
+    aside = directory.with_name(f"{RAFT_DIRECTORY}.before-{int(utc_now().timestamp())}")
+    with usable(directory):
+        directory.rename(aside)
+        sync_directory(data_dir)
+    return aside
+
+
 def snapshot_unix_ms(config: ControllerConfig) -> int | None:
     """When the newest snapshot of the log was written or installed, None while there is none."""
     try:
@@ -57,8 +71,17 @@ def snapshot_unix_ms(config: ControllerConfig) -> int | None:
 
 
 def members_of(directory: Directory) -> tuple[MemberAddress, ...]:
-    """Every controller that votes or may come to vote."""
-    return tuple(member_address(controller) for controller in directory.controllers if controller.spec.raft)
+    """Every controller that votes or may come to vote: all but those that an operator removed."""
+    return tuple(
+        member_address(controller)
+        for controller in directory.controllers
+        if controller.spec.raft and directory.standings.get(controller.spec.cluster) != "removed"
+    )
+
+
+def log_name(directory: Directory) -> str:
+    """Name the log: members of another federation, or of another incarnation of this one, are refused."""
+    return f"{directory.federation}@{directory.incarnation}"
 
 
 async def run_engine(engine: EmbeddedEngine) -> None:
@@ -84,7 +107,8 @@ def make_engine(
 ) -> EmbeddedEngine:
     """Return the engine of this controller; one that joins starts from the members that it was told of."""
     members = members_of(directory.current)
-    me = next(member for member in members if member.id == config.cluster.name)
+    controllers = directory.current.controllers
+    me = next(member_address(one) for one in controllers if one.spec.cluster == config.cluster.name)
     bootstrap = (me,) if founding else tuple(member for member in members if member.id != me.id)
     return EmbeddedEngine(
         me,
@@ -93,5 +117,5 @@ def make_engine(
         bootstrap=bootstrap or (me,),
         security=RaftSecurity(leaf, directory, verifier),
         timing=Timing(round_trip_ms=duration_ms(config.raft.round_trip)),
-        federation=directory.current.federation,
+        federation=log_name(directory.current),
     )

@@ -74,7 +74,12 @@ def cluster() -> None:
 @config_option
 @click.option("--token", "token_text", help="The join token, from isthmus token create --cluster NAME.")
 @click.option("--token-file", type=click.Path(path_type=Path), help="File that holds it.")
-def join(config_path: Path, token_text: str | None, token_file: Path | None) -> None:
+@click.option(
+    "--again",
+    is_flag=True,
+    help="It joined before, and its log is lost or of no use: begin with an empty one, under its own root.",
+)
+def join(config_path: Path, token_text: str | None, token_file: Path | None, again: bool) -> None:
     """Join a federation by a one-time token.
 
     A primary or a witness brings its controller's configuration; a remote cluster, which has no
@@ -87,12 +92,14 @@ def join(config_path: Path, token_text: str | None, token_file: Path | None) -> 
         raise InvalidInputError("--token or --token-file is missing")
     token = parse_token(text)
     if _is_remote(config_path):
+        if again:
+            raise InvalidInputError("--again: a remote cluster has no log that could be lost")
         joined = join_remote(read_config(config_path, JoinConfig), token)
         say(f"cluster {token.cluster} joined federation {joined.federation}")
         say(f"next, at its home: isthmus token create --purpose agent --cluster {token.cluster} ...")
         return
     config = read_config(config_path, ControllerConfig)
-    joined = join_with_controller(config, token)
+    joined = join_with_controller(config, token, again=again)
     say(f"cluster {token.cluster} joined federation {joined.federation}")
     say(f"next: isthmus controller run --config {config_path}")
     say(f"      export ISTHMUS_CONTEXT={joined.context}")

@@ -5,9 +5,12 @@ from importlib.metadata import version
 
 import click
 
+from federation.cli.backup_commands import backup
 from federation.cli.capture_commands import capture
+from federation.cli.doctor_command import doctor
 from federation.cli.federation_commands import cluster, init, token
 from federation.cli.lab_commands import chaos, demo
+from federation.cli.member_commands import member
 from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
 from federation.cli.process_commands import agent, controller, dns, gateway
 from federation.cli.resource_commands import apply, delete, get
@@ -39,6 +42,9 @@ for command in (
     resolve,
     proxy,
     status,
+    doctor,
+    backup,
+    member,
     demo,
     chaos,
 ):

@@ -13,10 +13,13 @@ from federation.cli.session import Session, context_option, output_option
 @context_option
 @output_option
 def status(context_directory: str, output: str) -> None:
-    """Show the controller's place in the federation."""
-    answer = Session(context_directory).get("/v1/status")
+    """Show the controller's place in the federation, its members, and problems."""
+    session = Session(context_directory)
+    answer = session.get("/v1/status")
+    seen = session.get("/v1/doctor")
+    problems = [finding for finding in seen["findings"] if finding["level"] == "problem"]
     if output == "json":
-        print_json(answer)
+        print_json({**answer, "members": seen["members"], "problems": problems})
         return
     raft = answer["raft"]
     age = raft["lastLeaderContactMsAgo"]
@@ -24,6 +27,7 @@ def status(context_directory: str, output: str) -> None:
         ("what", "value"),
         [
             ("federation", answer["federation"]),
+            ("incarnation", answer["incarnation"]),
             ("controller", f"{answer['cluster']}/{answer['id']}"),
             ("role", raft["role"]),
             ("leader", raft["leader"] or "none"),
@@ -35,6 +39,8 @@ def status(context_directory: str, output: str) -> None:
             ("protocol", answer["protocol"]),
         ],
     )
+    say("")
+    print_members(seen["members"])
     say("")
     print_table(
         ("cluster", "role", "trust domain", "endpoints", "gateways"),
@@ -49,6 +55,46 @@ def status(context_directory: str, output: str) -> None:
             for one in answer["clusters"]
         ],
     )
+
+    for problem in problems:
+        say(f"problem: {problem['message']}")
+    if problems:
+        say("next: isthmus doctor")
+
+
+def print_members(members: list[dict[str, Any]]) -> None:
+    """Print the controllers of the federation, as the leader and they themselves describe them."""
+    print_table(
+        (
+            "member",
+            "role",
+            "standing",
+            "answers",
+            "last contact",
+            "lag",
+            "revision",
+            "incarnation",
+            "version",
+        ),
+        [
+            (
+                one["id"],
+                one["role"] or "unknown",
+                one["standing"],
+                "yes" if one["answers"] else "no",
+                "unknown" if one["lastContactMsAgo"] is None else f"{one['lastContactMsAgo']} ms ago",
+                _known(one["lagEntries"]),
+                _known(one["revision"]),
+                _known(one["incarnation"]),
+                _known(one["version"]),
+            )
+            for one in members
+        ],
+    )
+
+
+def _known(value: object) -> object:
+    return "unknown" if value is None else value
 
 
 @click.command()

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from discovery.core.kinds import FederationSpec, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey, unpack_resource
 from discovery.core.tables import Table, Tables
@@ -43,6 +45,14 @@ ANSWERS_QUEUED_MAX = 1_000
 SUBSCRIBERS_MAX = 4_096
 # A revision that changed more than this goes out as a snapshot: gRPC refuses messages above 4 MiB.
 DELTA_BYTES_MAX = 2 * 1024 * 1024
+
+
+class Behind(msgspec.Struct, frozen=True, kw_only=True):
+    """A follower that has not taken the newest change yet."""
+
+    cluster: str
+    name: str
+    behind_ms: int
 
 
 class CatalogReader(Protocol):
@@ -87,6 +97,23 @@ class Feed:
         """How many follow now."""
         return len(self._subscribers)
 
+    def names(self) -> set[tuple[str, str]]:
+        """Return who follows: cluster and name."""
+        return {(subscriber.cluster, subscriber.name) for subscriber in self._subscribers}
+
+    def behind(self) -> list[Behind]:
+        """Return those that have something to take, and for how long already."""
+        now_ms = self._unix_ms()
+        return [
+            Behind(
+                cluster=subscriber.cluster,
+                name=subscriber.name,
+                behind_ms=max(0, now_ms - subscriber.behind_unix_ms),
+            )
+            for subscriber in self._subscribers
+            if subscriber.behind_unix_ms is not None
+        ]
+
     def changed(self, revision: int, changes: Iterable[Change]) -> None:
         """Take what the catalog applied at `revision`; call it for each revision, in order."""
         delta = Delta(revision=revision, changes=shown(changes))
@@ -115,14 +142,17 @@ class Feed:
                 if subscriber.cluster == cluster:
                     subscriber.offer(answer)
 
-    async def subscribe(self, cluster: str, request: FollowRequest) -> AsyncGenerator[FollowAnswer]:
-        """Answer one follower in `cluster` until it closes the iterator.
+    async def subscribe(
+        self, cluster: str, request: FollowRequest, *, name: str = ""
+    ) -> AsyncGenerator[FollowAnswer]:
+        """Answer one follower in `cluster` until it closes the iterator; `name` is for people.
 
         Raises `UnavailableError` while there is no catalog yet, `PreconditionError` for a follower of
         another federation or a protocol that is too old, `LimitExceededError` when too many follow.
         """
         history = self._admit(request)
-        subscriber = _Subscriber(cluster, request.revision if request.history else None)
+        revision = request.revision if request.history else None
+        subscriber = _Subscriber(cluster, revision, name=name, unix_ms=self._unix_ms)
         self._subscribers.add(subscriber)
         try:
             async with contextlib.aclosing(self._catch_up(subscriber, history, opening=True)) as answers:
@@ -225,10 +255,13 @@ class Feed:
 class _Subscriber:
     """What one follower still has to get. `revision` is what it was given last, None when nothing."""
 
-    def __init__(self, cluster: str, revision: int | None) -> None:
+    def __init__(self, cluster: str, revision: int | None, *, name: str, unix_ms: Callable[[], int]) -> None:
         self.cluster = cluster
+        self.name = name
         self.revision = revision
         self.lagging = False
+        self.behind_unix_ms: int | None = unix_ms()  # Since when it has something to take.
+        self._unix_ms = unix_ms
         self._queue: deque[Delta | LocalRows] = deque()
         self._something = asyncio.Event()
 
@@ -243,11 +276,13 @@ class _Subscriber:
             self.lag()
         else:
             self._queue.append(answer)
+            self._is_behind()
             self._something.set()
 
     def lag(self) -> None:
         """Have the follower catch up from the catalog instead of the queue."""
         self.lagging = True
+        self._is_behind()
         self._queue.clear()
         self._something.set()
 
@@ -266,7 +301,12 @@ class _Subscriber:
                 self.revision = answer.revision
                 return answer
         self._something.clear()
+        self.behind_unix_ms = None
         return None
+
+    def _is_behind(self) -> None:
+        if self.behind_unix_ms is None:
+            self.behind_unix_ms = self._unix_ms()
 
     async def wait(self, *, until_s: float) -> None:
         """Return when there is something to send, or at `until_s` of the loop's clock."""

@@ -80,7 +80,9 @@ class ReplicationService:
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + STREAM_AGE_MAX_S
         async with contextlib.aclosing(
-            self._feed.subscribe(follower.cluster, decode_request(request))
+            self._feed.subscribe(
+                follower.cluster, decode_request(request), name=f"{follower.role}.{follower.id}"
+            )
         ) as answers:
             async for answer in answers:
                 try:

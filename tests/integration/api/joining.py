@@ -9,7 +9,7 @@ from certs.core.token import JoinToken, parse_token
 from certs.runtime.authority import RootAuthority
 from certs.runtime.identity import LeafIdentity
 from discovery.core.kinds import ClusterSpec, ControllerSpec
-from federation.api.admission import join_message
+from federation.api.joining import join_message
 from federation.api.messages import EnrollReply, EnrollRequest, JoinRequest, NamedController
 from tests.integration.controller.installation import Controller
 

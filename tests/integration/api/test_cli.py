@@ -139,6 +139,11 @@ def test_a_controller_that_does_not_answer_exits_5_naming_its_address(
     text = (copy / "context.toml").read_text()
     (copy / "context.toml").write_text(text.replace(f"{controller.installation.host}:7445", dead))
     refused(isthmus("status", context=copy), 5, f"no controller answers: {dead}: Connection refused")
+    # The doctor is asked just then: that nobody answers is what it found.
+    told = isthmus("doctor", context=copy)
+    assert told.returncode == 1
+    assert f"no controller answers: {dead}" in told.stdout
+    assert "isthmus controller run" in told.stdout
 
 
 def test_a_server_that_is_another_cluster_is_not_believed(

@@ -15,6 +15,7 @@ from certs.runtime.grpc_security import client_channel
 from certs.runtime.identity import IdentityPem, LeafIdentity
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
 from federation.agent.control import receive, register, send, sign
+from federation.api.health import Health
 from federation.api.messages import (
     CONTROL_SERVICE,
     AgentHeartbeat,
@@ -453,3 +454,40 @@ async def test_a_hello_of_an_old_protocol_is_named(controller: Controller, tmp_p
         await send(call, AgentHello(incarnation=1, protocol=0))
         with pytest.raises(PreconditionError, match="the agent speaks protocol 0, this controller 1"):
             await receive(call)
+
+
+async def health(controller: Controller, identity: Any) -> Health:
+    async with channel_of(controller, identity) as channel:
+        method: Any = channel.unary_unary(f"/{CONTROL_SERVICE}/Health")
+        return msgspec.msgpack.decode(await method(b""), type=Health)
+
+
+async def test_a_controller_tells_another_one_how_it_is(controller: Controller) -> None:
+    said = await health(controller, controller.domain.leaf("/isthmus/alpha/controller/c2"))
+    assert (said.controller, said.role, said.voters, said.incarnation) == (
+        "alpha-c1",
+        "leader",
+        ("alpha",),
+        1,
+    )
+    assert said.commit_index <= said.last_index
+    assert said.leaf_expires_ms > said.unix_ms
+    assert 0 < said.disk_free_bytes <= said.disk_total_bytes
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/isthmus/alpha/agent/a1", "expected another controller"),
+        ("/isthmus/alpha/operator/admin", "expected another controller"),
+        ("/ns/shop/sa/orders", "expected another controller"),
+        ("/isthmus/mars/controller/c1", "cluster mars, which has not joined"),
+    ],
+)
+async def test_nobody_but_a_controller_of_the_federation_asks_how_it_is(
+    controller: Controller, path: str, message: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await health(controller, controller.domain.leaf(path))
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert message in str(refused.value.details())

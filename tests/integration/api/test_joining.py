@@ -9,10 +9,10 @@ import pytest
 from certs.core.token import JoinToken
 from certs.runtime.authority import RootAuthority
 from discovery.core.kinds import ClusterSpec
-from federation.api.admission import join_message
+from federation.api.joining import join_message
 from federation.api.messages import JoinReply, JoinRequest
 from tests.integration.api.joining import make_token, post_join, primary_request
-from tests.integration.controller.installation import BASE, Caller, Controller
+from tests.integration.controller.installation import BASE, PORTS, Caller, Controller
 
 replace = msgspec.structs.replace
 
@@ -178,3 +178,73 @@ def test_a_wrong_remote_join_is_refused(
     )
     assert found == status, body
     assert message in body["message"]
+
+
+def again(root: RootAuthority, token: JoinToken, cluster: str) -> JoinRequest:
+    return replace(primary_request(root, token, cluster), again=True)
+
+
+def test_a_cluster_that_lost_its_log_joins_again_under_its_own_root(
+    controller: Controller, beta: RootAuthority
+) -> None:
+    request = again(beta, make_token(controller, cluster="beta"), "beta")
+    status, answer = post_join(controller, request)
+    assert status == 200, answer
+    assert "beta-c1" in [one["name"] for one in answer["directory"]["controllers"]]
+    repeated = replace(request, proof=beta.sign(join_message(request.secret, "beta")))
+    assert post_join(controller, repeated)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        pytest.param(root_of_another, 401, "did not prove that it holds its root key", id="root-of-another"),
+        pytest.param(fields(proof=b"x"), 401, "did not prove that it holds its root key", id="no-proof"),
+        pytest.param(
+            controller_spec(raft="127.108.0.9:7443"), 422, "listens at 127.108.0.1:7443 in the catalog", id="moved"
+        ),
+        pytest.param(
+            lambda request, _: replace(request, controller=replace(request.controller, name="beta-c2")),
+            422,
+            "its controller is beta-c1 in the catalog, not beta-c2",
+            id="other-controller",
+        ),
+        pytest.param(fields(controller=None), 422, "not none: keep its id", id="no-controller"),
+    ],
+)  # fmt: skip
+def test_nobody_else_joins_again_in_its_place(
+    controller: Controller, beta: RootAuthority, change: Change, status: int, message: str
+) -> None:
+    request = change(again(beta, make_token(controller, cluster="beta"), "beta"), beta)
+    code, body = post_join(controller, request)
+    assert (code, message in body["message"]) == (status, True), body
+
+
+def test_a_new_root_of_the_same_trust_domain_is_not_the_one_that_joined(
+    controller: Controller, beta: RootAuthority
+) -> None:
+    impostor = RootAuthority.create("beta.example")
+    status, body = post_join(controller, again(impostor, make_token(controller, cluster="beta"), "beta"))
+    assert (status, "the root is not the one of beta.example" in body["message"]) == (422, True), body
+
+
+def test_a_member_that_votes_does_not_join_again_with_an_empty_log(controller: Controller) -> None:
+    token = make_token(controller, cluster="alpha")
+    mine = controller.installation
+    request = primary_request(controller.domain.root, token, "alpha")
+    addresses = {name: f"{mine.host}:{port}" for name, port in PORTS.items() if name != "metrics"}
+    request = replace(
+        request,
+        again=True,
+        controller=replace(
+            request.controller, name="alpha-c1", spec=replace(request.controller.spec, **addresses)
+        ),
+    )
+    status, body = post_join(controller, request)
+    assert (status, "isthmus member remove alpha first" in body["message"]) == (422, True), body
+
+
+def test_a_cluster_that_never_joined_cannot_join_again(controller: Controller) -> None:
+    root = RootAuthority.create("nova.example")
+    status, body = post_join(controller, again(root, make_token(controller, cluster="nova"), "nova"))
+    assert (status, "leave --again out" in body["message"]) == (422, True), body

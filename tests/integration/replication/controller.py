@@ -50,8 +50,10 @@ class Recorded(Feed):
     def __init__(self, feed: Feed, sent: list[FollowAnswer]) -> None:
         self._feed, self._sent = feed, sent
 
-    async def subscribe(self, cluster: str, request: FollowRequest) -> AsyncGenerator[FollowAnswer]:
-        async with contextlib.aclosing(self._feed.subscribe(cluster, request)) as answers:
+    async def subscribe(
+        self, cluster: str, request: FollowRequest, *, name: str = ""
+    ) -> AsyncGenerator[FollowAnswer]:
+        async with contextlib.aclosing(self._feed.subscribe(cluster, request, name=name)) as answers:
             async for answer in answers:
                 self._sent.append(answer)
                 yield answer

@@ -8,7 +8,7 @@ from certs.core.token import parse_token, token_hash
 from certs.runtime.authority import RootAuthority
 from certs.runtime.clock import utc_now
 from discovery.core.kinds import ClusterSpec
-from federation.api.admission import check_proof, join_message
+from federation.api.joining import check_proof, join_message
 from federation.api.messages import JoinRequest
 from federation.api.proposer import Proposer
 from federation.api.tokens import (

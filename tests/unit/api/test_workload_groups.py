@@ -51,6 +51,7 @@ class Office:
             catalog=self.log.catalog,
             proposer=self._proposer,
             authority=TestDomain("alpha.test", folder / "pki").authority,
+            voters=tuple,
         )
 
     def change(self, **fields: object) -> None:

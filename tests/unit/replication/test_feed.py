@@ -359,3 +359,32 @@ def test_the_number_of_followers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         await second.aclose()
 
     asyncio.run(scenario())
+
+
+def test_a_follower_is_behind_from_the_first_change_that_it_did_not_take_until_it_has_taken_all() -> None:
+    async def scenario() -> None:
+        catalog = SourceCatalog()
+        catalog.commit([cluster("alpha"), endpoint("a")])
+        now_ms = 1_000
+        feed = Feed(catalog, unix_ms=lambda: now_ms)
+        catalog.listeners.append(feed.changed)
+        state = FollowerState("alpha")
+        answers = feed.subscribe("alpha", state.request(), name="dns.d1")
+        await until(answers, state, lambda: state.complete)
+        seen = await anext(answers)
+        assert isinstance(seen, Heartbeat)
+        assert feed.names() == {("alpha", "dns.d1")}
+        async with asyncio.TaskGroup() as tasks:
+            taken = tasks.create_task(anext(answers))  # The follower waits for more.
+            await asyncio.sleep(0)
+            assert feed.behind() == []
+            catalog.commit([endpoint("b")])
+            now_ms = 3_000
+            catalog.commit([endpoint("c")])
+            assert [(one.name, one.behind_ms) for one in feed.behind()] == [("dns.d1", 2_000)]
+        state.apply(taken.result())
+        await until(answers, state, lambda: state.revision == catalog.tables.revision)
+        await answers.aclose()
+        assert feed.behind() == []
+
+    asyncio.run(scenario())
