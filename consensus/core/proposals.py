@@ -18,6 +18,7 @@ from federation.kernel.errors import IsthmusError, OutcomeUnknownError, Unavaila
 
 Kind = Literal["command", "barrier", "add", "remove", "learner", "promote", "transfer"]
 Outcome = Applied | IsthmusError
+FIRST_REQUEST_MAX = 2**53  # Leaves room below the 2**62 of a message's count.
 DEADLINES_KEPT = (
     4_096  # Finished proposals stay in the heap of deadlines until it is twice the unfinished plus this.
 )
@@ -47,15 +48,19 @@ class Proposal:
 
 
 class ProposalTable:
-    """All unfinished proposals of one member. Its owner bounds their number at `submit`."""
+    """All unfinished proposals of one member. Its owner bounds their number at `submit`.
 
-    def __init__(self) -> None:
+    `first_request` differs in each process of a member, so that an answer to the last process, which a
+    leader may give much later, is not taken for one to this one.
+    """
+
+    def __init__(self, *, first_request: int = 0) -> None:
         self._queue: deque[Proposal] = deque()
         self._forwarded: dict[int, list[Proposal]] = {}
         self._waiting: dict[int, list[tuple[int, Proposal]]] = {}
         self._deadlines: list[tuple[float, int, Proposal]] = []
         self._rebuild_at = DEADLINES_KEPT
-        self._sequence = 0
+        self._sequence = first_request
 
     @property
     def queued(self) -> int:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from consensus.core.contract import Counters, MemberAddress, StateMachine, Status
 from consensus.core.membership import Voters, voter_ids
 from consensus.core.messages import Message
-from consensus.core.proposals import ProposalTable
+from consensus.core.proposals import FIRST_REQUEST_MAX, ProposalTable
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk, NoRoomError
@@ -91,7 +91,7 @@ class Member:
         self._is_ready = False
         self._wake = asyncio.Event()
         self._messages: deque[tuple[str, Message]] = deque()
-        self._proposals = ProposalTable()
+        self._proposals = ProposalTable(first_request=int(settings.clock.fraction() * FIRST_REQUEST_MAX))
         self._seen_voters: dict[str, MemberAddress] = {}
         self._allowed: tuple[MemberAddress, ...] = ()
         self._progress: Progress | None = None  # The state machine outlives a store whose disk was full.
