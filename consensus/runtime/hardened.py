@@ -405,8 +405,11 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             return
         self._follow(sender, message.term)
         self._memory.learn(message.promises)
-        if message.prev_index == 0:
-            self._acknowledge(sender)
+        if message.prev_index == 0:  # A copy waits for our answer, which may have been lost.
+            held = self._store.held(sender, message.term)
+            if held is not None:
+                self._wire.send(sender, held)
+            self._acknowledge(sender, None if held else Match(False, self._journal.last_index + 1))
             return
         self._freshness.told(message.commit_index, self._clock.now_s() - message.quorum_age_ms / 1000)
         match = follow_log(self._journal, message)
@@ -462,6 +465,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         elif message.mismatch:
             next_index = min(max(message.next_index, match + 1), last_index + 1)
             self._probing.add(sender)
+            self._transfers.missed(sender)
         else:
             return
         # The copy of a directory without a vote has no part in a majority.

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from consensus.core.contract import Counters, StateMachine
 from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP, Membership, Voters, decode_change
-from consensus.core.messages import SnapshotChunk
+from consensus.core.messages import SnapshotChunk, SnapshotProgress
 from consensus.core.records import Base, Entry
 from consensus.core.snapshots import Manifest
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
@@ -194,6 +194,13 @@ class Store:
         self.forget_incoming()
         self._install(manifest)
         return None
+
+    def held(self, leader: str, term: int) -> SnapshotProgress | None:
+        """Return how much of a copy from this leader has arrived, None when none is on its way."""
+        incoming = self._incoming
+        if incoming is None or self._incoming_from != (leader, term):
+            return None
+        return SnapshotProgress(term=term, index=incoming.index, offset=incoming.received_bytes)
 
     def forget_incoming(self) -> None:
         """Give up an unfinished copy."""

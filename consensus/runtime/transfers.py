@@ -10,7 +10,7 @@ WINDOW_BYTES = 2 * 1024 * 1024  # Sent and unacknowledged: 8 MB/s at a round tri
 
 
 class Transfers:
-    """At most one copy per member. A broken connection ends a copy; the next heartbeat begins anew."""
+    """At most one copy per member. A broken connection ends a copy; the next heartbeat goes on with it."""
 
     def __init__(self, store: Store, wire: Wire) -> None:
         self._store = store
@@ -45,9 +45,11 @@ class Transfers:
         transfer = self._running.get(member_id)
         if transfer is None or transfer.index != progress.index:
             return
-        if progress.offset == 0 or not transfer.acknowledged_bytes <= progress.offset <= transfer.sent_bytes:
+        if progress.offset == 0 or not transfer.acknowledged_bytes <= progress.offset <= transfer.total_bytes:
             self.end(member_id)  # It lost or refused its copy.
             return
+        # It may hold more than was sent: an earlier copy of the same, which a broken connection ended.
+        transfer.sent_bytes = max(transfer.sent_bytes, progress.offset)
         transfer.acknowledged_bytes = progress.offset
         if transfer.has_more:
             self.send(member_id, progress.term)
@@ -56,6 +58,12 @@ class Transfers:
         """End the copy when the member's log has reached it."""
         transfer = self._running.get(member_id)
         if transfer is not None and matched_index >= transfer.index:
+            self.end(member_id)
+
+    def missed(self, member_id: str) -> None:
+        """End a copy that was sent whole and that the member does not hold: its last answer was lost."""
+        transfer = self._running.get(member_id)
+        if transfer is not None and not transfer.has_more:
             self.end(member_id)
 
     def end(self, member_id: str) -> None:

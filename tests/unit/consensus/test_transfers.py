@@ -121,3 +121,29 @@ def test_answers_about_another_snapshot_or_from_others_are_ignored(transfers: Tr
     assert wire.messages == []
     transfers.end_all()
     assert "beta" not in transfers
+
+
+def test_a_copy_goes_on_where_a_broken_connection_ended_the_one_before(
+    tmp_path: Path, transfers: Transfers, wire: Sent
+) -> None:
+    held = WINDOW_BYTES + 100
+    transfers.send("beta", TERM)
+    wire.messages.clear()
+    transfers.advance("beta", progress(held))
+    received = b""
+    while chunks := wire.chunks():
+        assert chunks[0].offset == held + len(received)
+        received += b"".join(chunk.data for chunk in chunks)
+        transfers.advance("beta", progress(held + len(received)))
+    assert received == (tmp_path / "snapshot").read_bytes()[held:]
+
+
+def test_a_copy_whose_last_answer_was_lost_ends_when_the_member_says_that_it_holds_none(
+    tmp_path: Path, transfers: Transfers, wire: Sent
+) -> None:
+    transfers.send("beta", TERM)
+    transfers.missed("beta")
+    assert "beta" in transfers, "pieces of it are not sent yet"
+    transfers.advance("beta", progress((tmp_path / "snapshot").stat().st_size))
+    transfers.missed("beta")
+    assert "beta" not in transfers
