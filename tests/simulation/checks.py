@@ -88,6 +88,15 @@ class Checks:
                 )
             term_in_front = entry.term
 
+    def lost(self, name: str) -> None:
+        """A directory is about to be lost: what it held was rightly counted, what it voted is forgotten.
+
+        The others do not let it elect anybody, so that two of its votes in one term do no harm; were it
+        otherwise, two leaders of a term would tell.
+        """
+        self.platters[name].replaced()
+        self.votes = {key: candidate for key, candidate in self.votes.items() if key[0] != name}
+
     # States.
 
     def turned(self, member: Observed) -> None:

@@ -64,7 +64,18 @@ class SimDisk:
     def durable(self, name: str) -> tuple[object, bytes]:
         """Return identity and bytes of what a power cut is sure to leave under `name`."""
         file = self._durable_names.get(name)
-        return (None, b"") if file is None else (file, bytes(memoryview(file.data)[: file.synced]))
+        if file is None:
+            return None, b""
+        data = file.data[: file.synced]
+        for begin, end in file.lost:
+            data[begin:end] = bytes(min(end, len(data)) - begin)
+        return file, bytes(data)
+
+    def empty(self) -> None:
+        """Remove every file, durably."""
+        self._pending.clear()
+        self._names = {}
+        self._durable_names = {}
 
     def _tear(self, file: _File) -> None:
         for begin, end in file.lost:
@@ -148,6 +159,7 @@ class SimDisk:
         file = self._open[descriptor]
         del file.data[length:]
         file.synced = min(file.synced, length)
+        file.lost = [(begin, min(end, length)) for begin, end in file.lost if begin < length]
 
     def sync_data(self, descriptor: int) -> None:
         self._operation()

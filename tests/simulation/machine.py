@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from discovery.core.catalog import Catalog
-from discovery.core.commands import Put, Write
+from discovery.core.commands import Command, Put, Tick, Write, encode_command
 from discovery.core.model import ResourceKey
 from federation.kernel.errors import CompactedError
 from tests.simulation.checks import Checks
@@ -102,3 +102,8 @@ def founding() -> Write:
             ),
         )
     )
+
+
+def idle_command(request: str) -> bytes:
+    """Return a command that changes nothing: time that has passed already."""
+    return encode_command(Command(request_id=request, proposer=OWNER, body=Tick(now_ms=0)))

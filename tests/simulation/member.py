@@ -10,12 +10,14 @@ from msgspec import Struct
 
 from consensus.core.contract import Applied, Counters, MemberAddress, Status
 from consensus.core.membership import voter_ids
-from consensus.core.messages import Message
+from consensus.core.messages import Message, RequestVote, VoteGranted
 from consensus.core.proposals import Kind
 from consensus.core.timing import Timing
+from consensus.runtime.disk import NoRoomError
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
 from consensus.runtime.member import Member, Settings
+from consensus.runtime.room import ROOM_POLL_S
 from consensus.runtime.transport import TransportSecurity
 from federation.kernel.errors import CorruptError, IsthmusError, OutcomeUnknownError, UnavailableError
 from tests.simulation.checks import Checks
@@ -55,12 +57,15 @@ class Shared(Struct, frozen=True, kw_only=True):
 class _Wire:
     """Implements consensus.runtime.library.Net for one process."""
 
-    def __init__(self, name: str, net: SimNet, clock: DriftingClock) -> None:
+    def __init__(self, name: str, net: SimNet, clock: DriftingClock, *, voted: Callable[[], None]) -> None:
         self._name = name
+        self._voted = voted
         self._net = net
         self._clock = clock
 
     def send(self, member_id: str, message: Message) -> bool:
+        if isinstance(message, VoteGranted | RequestVote):
+            self._voted()
         return self._net.send(self._name, member_id, message, after_s=self._clock.busy_s)
 
     def backlog_bytes(self, member_id: str) -> int:
@@ -80,17 +85,21 @@ class SimMember(Endpoint):
         self.name = address.id
         self.address = address
         self.is_up = False
+        self.is_paused = False  # Its process waits for room on the disk.
         self.incarnation = 0
         self.checked_commit = 1
         self.paused_until_s = 0.0
         self.is_power_cut_next = False  # What an end inside a file operation is.
+        self.kill_after_vote = False  # And start it again at once.
         self.clock = DriftingClock(shared.loop, rng, drift=drift)
         self.disk = shared.parts.disk(rng, spend=self._spend)
         self.voters_before: tuple[str, ...] = ()
         self.status: Status | None = None
+        self.watcher: Watcher | None = None
         self.stopped_because: IsthmusError | None = None
         self._shared = shared
         self._rng = rng
+        self._counters = Counters()  # Of all its processes.
         self._timer: asyncio.TimerHandle | None = None
         self._not_before_s = 0.0
         self._callers: dict[asyncio.Timeout, None] = {}  # A set would have another order in each process.
@@ -98,18 +107,20 @@ class SimMember(Endpoint):
     # Life.
 
     def start(self) -> None:
-        """Start a process on what the disk holds."""
+        """Start a process on what the disk holds; one that waits for room goes on waiting."""
+        if self.is_paused:
+            return
         shared = self._shared
         self.incarnation += 1
         self.stopped_because = None
         self.machine = shared.parts.machine(self.name, shared.checks)
-        counters = Counters()
-        self.intake = Intake(counters)
+        self.watcher = None
+        self.intake = Intake(self._counters)
         self.intake.allow(member for member in shared.allowed if member != self.address)
         self._member = shared.parts.member(
             self._settings(),
             intake=self.intake,
-            counters=counters,
+            counters=self._counters,
             applied=lambda _index: None,
             publish=self._publish,
             ready=lambda: None,
@@ -120,17 +131,39 @@ class SimMember(Endpoint):
         store = self._member.open_store()
         self.store = store
         self.is_up = True
-        self.checked_commit = store.applied_index
-        self.watcher = self._shared.parts.watcher(self.name, self.machine, self._shared.checks)
-        self.watcher.revision = self.machine.catalog.revision
-        wire = _Wire(self.name, self._shared.net, self.clock)
+        self.checked_commit = store.snapshot_index
+        if self.watcher is None:
+            self.watcher = self._shared.parts.watcher(self.name, self.machine, self._shared.checks)
+            self.watcher.revision = self.machine.catalog.revision
+        wire = _Wire(self.name, self._shared.net, self.clock, voted=self._voted)
         self._member.begin(store, wire, wake=self._wake)
         self._shared.net.look_around(self.name)
         self._wake()
 
+    def _pause_for_room(self, error: NoRoomError) -> None:
+        """Do as Member.run: end what was begun, and begin anew on the same state machine when there is room."""
+        if self.disk.room_bytes is None:
+            self._shared.checks.fail("nobody stops without a fault", f"{self.name}: {error}")
+        was_up, self.is_up = self.is_up, False
+        self.is_paused = True
+        if was_up:
+            self._member.end(self.store, error.message)
+        self._member._pause(error.message)
+        self._shared.net.look_around(self.name)
+        self._shared.loop.call_later(ROOM_POLL_S, self._look_for_room, self.incarnation)
+
+    def _look_for_room(self, incarnation: int) -> None:
+        if self.is_up or self.incarnation != incarnation or not self.is_paused:
+            return
+        if self.disk.room_bytes is not None:
+            self._shared.loop.call_later(ROOM_POLL_S, self._look_for_room, incarnation)
+            return
+        self.is_paused = False
+        self._guarded(self._begin)
+
     def kill(self, *, power: bool) -> None:
         """End the process at once; with `power` the machine loses what was not synced."""
-        self.is_up = False
+        self.is_up = self.is_paused = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -170,8 +203,21 @@ class SimMember(Endpoint):
             self._wake()
 
     @property
+    def snapshots_installed(self) -> int:
+        return self._counters.snapshots_installed
+
+    @property
     def raft(self) -> HardenedRaft:
         return self._member._raft
+
+    def resume(self) -> None:
+        """End a pause."""
+        self.paused_until_s = 0.0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.is_up:
+            self._wake()
 
     def _wake(self) -> None:
         self._schedule(self._shared.loop.now_s + TURN_S)
@@ -202,6 +248,7 @@ class SimMember(Endpoint):
 
     def _look(self) -> None:
         self._shared.checks.turned(self)
+        assert self.watcher is not None
         self.watcher.look()
 
     def _guarded(self, action: Callable[[], object]) -> None:
@@ -213,6 +260,8 @@ class SimMember(Endpoint):
             action()
         except StoppedHere:
             self.kill(power=self.is_power_cut_next)
+        except NoRoomError as error:
+            self._pause_for_room(error)
         except IsthmusError as error:
             self.stopped_because = error
             if shared.checks.violation is None and not self._is_excused(error):
@@ -233,6 +282,16 @@ class SimMember(Endpoint):
         return not isinstance(error, CorruptError) and (
             self.disk.room_bytes is not None or self.disk.fail_syncs
         )
+
+    def _voted(self) -> None:
+        if self.kill_after_vote:
+            self.kill_after_vote = False
+            self._shared.loop.call_later(2 * TURN_S, self._restart, self.incarnation)
+
+    def _restart(self, incarnation: int) -> None:
+        if self.is_up and self.incarnation == incarnation:
+            self.kill(power=self.is_power_cut_next)
+            self.start()
 
     def _spend(self, seconds: float) -> None:
         self.clock.busy_s += seconds

@@ -84,7 +84,16 @@ def elections(seed: int) -> Plan:
     weather = replace(
         plan.weather, delay_ms=5.0, jitter=10.0, lateness=0.15, duplication=0.05, is_ordered=False
     )
-    return replace(plan, faults=faults, weather=weather, calm_s=0.5, padding_bytes=0)
+    return replace(
+        plan,
+        voters=5,
+        spares=0,
+        snapshot_after_bytes=4_000,
+        faults=faults,
+        weather=weather,
+        calm_s=0.5,
+        padding_bytes=0,
+    )
 
 
 PLANS: dict[str, Callable[[int], Plan]] = {

@@ -21,11 +21,16 @@ from consensus.runtime.member import Member
 from consensus.runtime.proposer import Proposer
 from consensus.runtime.store import Store
 from discovery.core.catalog import Catalog
+from discovery.core.commands import AcquireLease, LeaseGrant
+from discovery.core.draft import Draft
+from discovery.core.leases import LeaseTime
 from discovery.core.model import Change
 from tests.simulation.checks import Checks
 from tests.simulation.disk import SimDisk
 from tests.simulation.machine import WatchedCatalog
 from tests.simulation.member import Parts
+from tests.simulation.scripts import KilledBeforeTheSync, LateAnswers, TwoCandidates
+from tests.simulation.world import World
 
 
 class SkipsTheSync(SimDisk):
@@ -143,8 +148,18 @@ class TruncatesWithoutConflict(HardenedRaft):
         super()._on_append(sender, message)
 
 
-class ForgetsTheVote(Member):
-    """After a restart the vote of the term is free again."""
+class _CampaignsAtOnce(HardenedRaft):
+    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802 # the library's name
+        if not self.is_voter or self._store.applied_index < self.commit_index:
+            return False
+        self._votes = set()
+        return True
+
+
+class ForgetsTheVote(_RaftMember):
+    """After a restart the vote of the term is free again. Without pre-vote: with it a term has one candidate."""
+
+    raft_type = _CampaignsAtOnce
 
     def open_store(self) -> Store:
         store = super().open_store()
@@ -175,12 +190,23 @@ class AppliesTwiceAfterRestart(Member):
         return store
 
 
+class _OwnTimeCatalog(Catalog):
+    def _acquire(self, draft: Draft, proposer: str, request: AcquireLease) -> LeaseGrant:
+        replicated = self._lease_time
+        own_ms = int(pysyncobj.syncobj.monotonicTime() * 1000)
+        self._lease_time = LeaseTime(now_ms=own_ms, ticked_ms=own_ms)
+        try:
+            return super()._acquire(draft, proposer, request)
+        finally:
+            self._lease_time = replicated
+
+
 class ExpiresLeasesByItsOwnClock(WatchedCatalog):
     """Each member judges a lease by its own time instead of the replicated one."""
 
-    def apply(self, index: int, command: bytes) -> bytes:
-        self.catalog._now_ms = int(pysyncobj.syncobj.monotonicTime() * 1000)
-        return super().apply(index, command)
+    def __init__(self, name: str, checks: Checks) -> None:
+        super().__init__(name, checks)
+        self.catalog = _OwnTimeCatalog()
 
 
 class _RepeatingCatalog(Catalog):
@@ -212,28 +238,76 @@ class SkipsAnEvent(WatchedCatalog):
 
 
 class Bug(Struct, frozen=True, kw_only=True):
-    """A planted bug, the plan that provokes it, and the seeds within which it must show."""
+    """A planted bug, what provokes it, the seeds within which it must show, and as what."""
 
     parts: Parts
-    plan: str
     seeds: int
+    rules: tuple[str, ...]
+    plan: str = "mixed"
+    world: type[World] = World
 
+
+_DURABLE = "committed means durable at a majority"
+_STAY = "committed entries stay"
+_COMPLETE = "a leader has every committed entry"
+_STOPS = "nobody stops without a fault"
+_PREFIX = "equal applied prefixes"
+_ALL = "a watch delivers all"
 
 BUGS: dict[str, Bug] = {
-    "skips the sync": Bug(parts=Parts(disk=SkipsTheSync), plan="disk", seeds=5),
-    "believes the page cache": Bug(parts=Parts(disk=BelievesThePageCache), plan="disk", seeds=80),
-    "answers before the quorum": Bug(parts=_with_proposer(AnswersBeforeTheQuorum), plan="mixed", seeds=5),
-    "reads without barrier": Bug(parts=_with_proposer(ReadsWithoutBarrier), plan="mixed", seeds=5),
-    "accepts stale replies": Bug(parts=_with_raft(AcceptsStaleReplies), plan="elections", seeds=80),
-    "counts learners": Bug(parts=_with_raft(CountsLearners), plan="members", seeds=20),
-    "commits unverified": Bug(parts=_with_raft(CommitsUnverified), plan="mixed", seeds=40),
-    "truncates without conflict": Bug(parts=_with_raft(TruncatesWithoutConflict), plan="mixed", seeds=80),
-    "forgets the vote": Bug(parts=Parts(member=ForgetsTheVote), plan="elections", seeds=80),
-    "drops the journal": Bug(parts=Parts(member=DropsTheJournalBelowASnapshot), plan="disk", seeds=20),
-    "applies twice after a restart": Bug(parts=Parts(member=AppliesTwiceAfterRestart), plan="disk", seeds=10),
-    "expires leases by its own clock": Bug(
-        parts=Parts(machine=ExpiresLeasesByItsOwnClock), plan="mixed", seeds=10
+    "skips the sync": Bug(parts=Parts(disk=SkipsTheSync), seeds=3, rules=(_DURABLE,)),
+    "believes the page cache": Bug(
+        parts=Parts(disk=BelievesThePageCache), world=KilledBeforeTheSync, seeds=2, rules=(_DURABLE,)
     ),
-    "delivers an event twice": Bug(parts=Parts(machine=DeliversAnEventTwice), plan="mixed", seeds=5),
-    "skips an event": Bug(parts=Parts(machine=SkipsAnEvent), plan="mixed", seeds=5),
+    "answers before the quorum": Bug(
+        parts=_with_proposer(AnswersBeforeTheQuorum), seeds=3, rules=("acknowledged means committed",)
+    ),
+    "reads without barrier": Bug(
+        parts=_with_proposer(ReadsWithoutBarrier), seeds=5, rules=("no stale read behind a barrier",)
+    ),
+    "accepts stale replies": Bug(
+        parts=_with_raft(AcceptsStaleReplies),
+        plan="elections",
+        world=LateAnswers,
+        seeds=2,
+        rules=(_DURABLE, _STAY),
+    ),
+    "counts learners": Bug(
+        parts=_with_raft(CountsLearners), plan="members", seeds=10, rules=(_DURABLE, _STAY)
+    ),
+    "commits unverified": Bug(
+        parts=_with_raft(CommitsUnverified), seeds=10, rules=(_PREFIX, _STAY, _COMPLETE)
+    ),
+    "truncates without conflict": Bug(
+        parts=_with_raft(TruncatesWithoutConflict),
+        plan="elections",
+        seeds=20,
+        rules=(_DURABLE, _STAY, _COMPLETE),
+    ),
+    "forgets the vote": Bug(
+        parts=Parts(member=ForgetsTheVote),
+        plan="elections",
+        world=TwoCandidates,
+        seeds=3,
+        rules=("one vote in a term", "one leader in a term"),
+    ),
+    "drops the journal": Bug(
+        parts=Parts(member=DropsTheJournalBelowASnapshot),
+        plan="disk",
+        seeds=40,
+        rules=(_COMPLETE, _STAY, _DURABLE, _STOPS, "one vote in a term"),
+    ),
+    "applies twice after a restart": Bug(
+        parts=Parts(member=AppliesTwiceAfterRestart),
+        plan="disk",
+        seeds=10,
+        rules=("each entry is applied once",),
+    ),
+    "expires leases by its own clock": Bug(
+        parts=Parts(machine=ExpiresLeasesByItsOwnClock), seeds=5, rules=(_PREFIX, "equal watches")
+    ),
+    "delivers an event twice": Bug(
+        parts=Parts(machine=DeliversAnEventTwice), seeds=3, rules=("a watch delivers once, in order",)
+    ),
+    "skips an event": Bug(parts=Parts(machine=SkipsAnEvent), seeds=3, rules=(_ALL,)),
 }

@@ -3,7 +3,7 @@
 from consensus.core.records import FILE_HEADER, Base, Entry, Truncate, decode_file
 from consensus.core.snapshots import BLOCK_HEAD, decode_manifest
 from consensus.core.snapshots import FILE_HEADER as SNAPSHOT_HEADER
-from federation.kernel.errors import IsthmusError
+from federation.kernel.errors import CorruptError, IsthmusError
 from tests.simulation.disk import SimDisk
 
 
@@ -16,12 +16,27 @@ class Platter:
         self._read_to = 0
         self._base = 0
         self._terms: list[int] = []
+        self._snapshot = 0
+        self._former: list[Platter] = []
+
+    def replaced(self) -> None:
+        """The directory is about to be lost: what it held was counted with right until now."""
+        former = Platter(self._disk)
+        self._read_journal()
+        former._file, former._base, former._terms = self._file, self._base, list(self._terms)
+        former._snapshot = self._snapshot_index()
+        self._former.append(former)
 
     def holds(self, index: int, term: int) -> bool:
         """True when entry `index` of `term` is durable, by itself or in a snapshot."""
         self._read_journal()
+        return any(platter._holds(index, term, platter._snapshot) for platter in self._former) or self._holds(
+            index, term, self._snapshot_index()
+        )
+
+    def _holds(self, index: int, term: int, snapshot_index: int) -> bool:
         position = index - self._base - 1
-        if position < 0 or self._snapshot_index() >= index:
+        if position < 0 or snapshot_index >= index:
             return self._file is not None
         return position < len(self._terms) and self._terms[position] == term
 
@@ -31,7 +46,10 @@ class Platter:
             self._file, self._read_to, self._base, self._terms = file, len(FILE_HEADER), 0, []
         if len(data) <= self._read_to:
             return
-        records, good_bytes = decode_file(FILE_HEADER + data[self._read_to :], "platter")
+        try:
+            records, good_bytes = decode_file(FILE_HEADER + data[self._read_to :], "platter")
+        except CorruptError:
+            return  # A failed sync left a hole: nothing behind it counts.
         for record in records:
             match record:
                 case Base():

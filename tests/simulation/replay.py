@@ -1,7 +1,7 @@
 """Runs seeds of the simulation by hand.
 
 python -m tests.simulation.replay PLAN SEED [LAST]     one seed, or all up to LAST, in this process
-python -m tests.simulation.replay sweep SEEDS          so many seeds of every plan, on every core
+python -m tests.simulation.replay sweep SEEDS [FIRST]  so many, dealt to all plans, on every core
 python -m tests.simulation.replay -v PLAN SEED         one seed with every frame and fault
 """
 
@@ -20,6 +20,7 @@ from tests.simulation.world import Outcome, run
 
 FAILURES = Path("build/simulation")
 SHOWN_MAX = 5
+TOLD_EVERY = 250
 CHUNK = 10  # Seeds handed to a process at a time.
 
 
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("-v", "--verbose", action="store_true")
     arguments = parser.parse_args()
     if arguments.plan == "sweep":
-        return sweep(arguments.seed)
+        return sweep(arguments.seed, first=arguments.last or 0)
     failed = 0
     for seed in range(arguments.seed, (arguments.last or arguments.seed) + 1):
         outcome = _told(arguments.plan, seed) if arguments.verbose else run(arguments.plan, seed)
@@ -43,20 +44,20 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def sweep(seeds: int) -> int:
-    """Run `seeds` seeds, shared evenly among the plans, on every core."""
-    jobs = [(name, number // len(PLANS)) for number, name in _deal(seeds)]
+def sweep(seeds: int, *, first: int) -> int:
+    """Run `seeds` seeds, shared evenly among the plans from seed `first` on, on every core."""
+    jobs = [(name, first + number // len(PLANS)) for number, name in _deal(seeds)]
     began_s = time.monotonic()
     done = failed = acknowledged = 0
     with multiprocessing.Pool(os.cpu_count()) as pool:
-        for outcome in pool.imap_unordered(_run, jobs, chunksize=CHUNK):
+        for commands, failure in pool.imap_unordered(_run, jobs, chunksize=CHUNK):
             done += 1
-            acknowledged += outcome.acknowledged
-            if outcome.violation is not None:
+            acknowledged += commands
+            if failure:
                 failed += 1
                 if failed <= SHOWN_MAX:
-                    print(explain(outcome, FAILURES), flush=True)
-            if done % 500 == 0:
+                    print(failure, flush=True)
+            if done % TOLD_EVERY == 0:
                 print(f"{done} of {len(jobs)} seeds, {failed} failed", flush=True)
     print(
         f"{done} seeds, {acknowledged} acknowledged commands, {failed} failed,"
@@ -70,8 +71,10 @@ def _deal(seeds: int) -> Iterator[tuple[int, str]]:
     return ((number, names[number % len(names)]) for number in range(seeds))
 
 
-def _run(job: tuple[str, int]) -> Outcome:
-    return run(*job)
+def _run(job: tuple[str, int]) -> tuple[int, str]:
+    """Return how many commands were acknowledged, and the explanation of a failure or nothing."""
+    outcome = run(*job)
+    return outcome.acknowledged, "" if outcome.violation is None else explain(outcome, FAILURES)
 
 
 def _line(outcome: Outcome) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 
 import pysyncobj.syncobj
@@ -45,12 +45,21 @@ class Outcome(Struct, frozen=True, kw_only=True):
     leaders: int
     seconds: float
     undecided: int
+    snapshots_installed: int
 
 
-def run(name: str, seed: int, *, parts: Parts | None = None, checks: Checks | None = None) -> Outcome:
+def run(
+    name: str,
+    seed: int,
+    *,
+    parts: Parts | None = None,
+    checks: Checks | None = None,
+    world: "type[World] | None" = None,
+) -> Outcome:
     """Run `seed` of the plan `name` from beginning to end."""
     with _library_time() as library:
-        return World(name, seed, library, parts=parts or Parts(), checks=checks or Checks()).run()
+        make = world or World
+        return make(name, seed, library, parts=parts or Parts(), checks=checks or Checks()).run()
 
 
 @contextmanager
@@ -118,7 +127,9 @@ class World:
             rng=random.Random(f"{seed}/nemesis"),
             faults=plan.faults,
             now_s=lambda: self.loop.now_s,
-            change=self._change,
+            later=self.loop.call_later,
+            replaced=lambda member: self.checks.lost(member.name),
+            propose=self.propose,
         )
         self.undecided = 0
         self._tasks: asyncio.TaskGroup | None = None
@@ -144,6 +155,7 @@ class World:
             leaders=len(self.checks.leaders),
             seconds=self.loop.now_s,
             undecided=self.undecided,
+            snapshots_installed=sum(member.snapshots_installed for member in self.members),
         )
 
     def _trace(self) -> str:
@@ -159,20 +171,22 @@ class World:
             while not first.done():
                 if self.loop.now_s > FOUNDED_WITHIN_S:
                     raise self.checks.fail("a federation is founded", "no first write")
-                await self._pass(0.05)
-            callers = [tasks.create_task(self.clients.use_registers(number)) for number in range(CALLERS)]
-            callers.append(tasks.create_task(self.clients.hold_leases()))
-            callers.append(tasks.create_task(self.clients.tick()))
+                await self.let_pass(0.05)
+            callers = [tasks.create_task(caller) for caller in self._callers()]
             await self._chaos()
             self.nemesis.end_all()
             self.net.weather = Weather()
-            await self._pass(1.0)
+            await self.let_pass(1.0)
             for caller in callers:
                 caller.cancel()
             await self._converge()
         self._check_history()
 
-    async def _pass(self, seconds: float) -> None:
+    def _callers(self) -> list[Coroutine[None, None, None]]:
+        registers = [self.clients.use_registers(number) for number in range(CALLERS)]
+        return [*registers, self.clients.hold_leases(), self.clients.tick()]
+
+    async def let_pass(self, seconds: float) -> None:
         """Let time pass, and end the run at the first violation."""
         until_s = self.loop.now_s + seconds
         while self.loop.now_s < until_s:
@@ -184,14 +198,19 @@ class World:
         end_s = self.loop.now_s + self.plan.chaos_s
         while self.loop.now_s < end_s:
             self.nemesis.strike()
-            await self._pass(self.rng.uniform(0.1, 2 * self.plan.calm_s))
+            await self.let_pass(self.rng.uniform(0.1, 2 * self.plan.calm_s))
             self.nemesis.raise_some()
 
-    def _change(self, via: SimMember, kind: str, body: bytes) -> None:
-        assert self._tasks is not None
-        self._tasks.create_task(self._try_change(via, kind, body))
+    def propose(self, via: SimMember, kind: str, body: bytes) -> None:
+        """Propose, whatever comes of it."""
+        self.start(self._try(via, kind, body))
 
-    async def _try_change(self, via: SimMember, kind: str, body: bytes) -> None:
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run something beside the faults."""
+        assert self._tasks is not None
+        return self._tasks.create_task(work)
+
+    async def _try(self, via: SimMember, kind: str, body: bytes) -> None:
         try:
             await via.propose(kind, body, timeout_ms=1_500)  # type: ignore[arg-type] # a proposal's kind
         except IsthmusError:
@@ -204,22 +223,22 @@ class World:
         while (reason := self._difference()) is not None:
             if self.loop.now_s > until_s:
                 raise self.checks.fail("a healed federation converges", reason)
-            await self._pass(0.25)
+            await self.let_pass(0.25)
         digests = {
             member.name: member.machine.catalog.digest()
             for member in self.members
-            if member.name in self._leader().status.members  # type: ignore[union-attr] # as _difference saw
+            if member.name in self.leader().status.members  # type: ignore[union-attr] # as _difference saw
         }
         if len(set(digests.values())) > 1:
             raise self.checks.fail("equal states in the end", str(digests))
 
-    def _leader(self) -> SimMember | None:
+    def leader(self) -> SimMember | None:
         leaders = [member for member in self.members if member.is_up and member.raft.is_leader]
         return max(leaders, key=lambda member: member.raft.term, default=None)
 
     def _difference(self) -> str | None:
         """Return what is missing until all voters are equal, None when they are."""
-        leader = self._leader()
+        leader = self.leader()
         if leader is None or leader.status is None:
             return "nobody leads"
         if leader.raft.commit_index != leader.store.journal.last_index:
