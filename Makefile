@@ -22,6 +22,8 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 CRASH_ARGS ?=
 LOCK_ARGS ?=
+# Runs of the simulation.
+SEEDS ?= 5000
 
 .PHONY: help
 help: ## this list
@@ -35,8 +37,8 @@ demo: $(if $(filter 0,$(shell id -u)),setup,$(PROJECT_DONE)) ## a federation of 
 
 .PHONY: test
 test: setup lint ## everything: make check, then integration and end-to-end tests (under 8 minutes)
-	@echo '==> unit, property and integration tests'
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=5 tests/unit tests/property tests/integration $(PYTEST_ARGS)
+	@echo '==> unit, property and integration tests, and 200 seeds of the simulation'
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=5 tests/unit tests/property tests/simulation tests/integration $(PYTEST_ARGS)
 	@echo '==> end-to-end tests, one at a time: each has the machine for itself'
 	$(BIN)/python -m pytest --durations=10 --durations-min=5 tests/e2e $(PYTEST_ARGS)
 
@@ -48,6 +50,10 @@ check: lint ## quick: formatting, lint, types, import rule, unit and property te
 .PHONY: crash
 crash: $(PROJECT_DONE) ## members killed, frozen and stopped in the midst of file operations, for 10 minutes (CRASH_ARGS='--seconds 60')
 	$(BIN)/python -m tests.integration.consensus.crash_loop $(CRASH_ARGS)
+
+.PHONY: sim
+sim: $(PROJECT_DONE) ## the log's members on virtual time, disks and links: SEEDS=5000 runs on every core
+	$(BIN)/python -m tests.simulation.replay sweep $(SEEDS)
 
 .PHONY: bench
 bench: $(PROJECT_DONE) ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)
