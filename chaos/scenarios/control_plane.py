@@ -2,13 +2,13 @@
 
 from chaos.faults.processes import killed
 from chaos.lab import topology
-from chaos.lab.federation import Lab
+from chaos.lab.federation import Lab, Say
 from chaos.lab.processes import wait_until
 from chaos.load.dns_watch import Check, DnsWatch
 from chaos.load.records import Result
 from chaos.scenarios.late_agent import prepare_late_agent, start_late_agent
 from chaos.scenarios.restarts import ColdRestarts
-from chaos.scenarios.stage import CHAIN_RATE_PER_S, Say, Stage
+from chaos.scenarios.stage import CHAIN_RATE_PER_S, Stage
 
 RECOVERY_TIMEOUT_S = 90.0
 # Whose processes are restarted: catalogue has another instance in alpha, and a gateway of its own in gamma.

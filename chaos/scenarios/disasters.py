@@ -5,14 +5,14 @@ service that they call has an instance in one of those.
 """
 
 from chaos.faults.processes import killed, stopped
-from chaos.lab.federation import Lab, now_s
+from chaos.lab.federation import Lab, Say, now_s
 from chaos.lab.processes import wait_until
 from chaos.lab.topology import ClusterPlan
 from chaos.load.dns_watch import Check, DnsWatch
 from chaos.load.records import Result
 from chaos.scenarios.control_plane import control_plane_dies
 from chaos.scenarios.restarts import start_cluster
-from chaos.scenarios.stage import CHAIN_RATE_PER_S, Say, Scenario, Stage
+from chaos.scenarios.stage import CHAIN_RATE_PER_S, Scenario, Stage
 
 HOLD_S = 6.0  # Between a fault and the recovery: longer than every timeout and ejection on the way.
 RECOVERY_TIMEOUT_S = 90.0

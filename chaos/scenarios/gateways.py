@@ -1,11 +1,11 @@
 """The gateway of a cluster dies: its services are used in other clusters until another gateway runs."""
 
 from chaos.faults.processes import killed
-from chaos.lab.federation import Lab
+from chaos.lab.federation import Lab, Say
 from chaos.lab.processes import wait_until
 from chaos.load.dns_watch import Check
 from chaos.load.records import Result
-from chaos.scenarios.stage import CHAIN_RATE_PER_S, Say, Stage
+from chaos.scenarios.stage import CHAIN_RATE_PER_S, Stage
 
 HOLD_S = 6.0
 TIMEOUT_S = 60.0

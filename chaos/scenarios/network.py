@@ -6,7 +6,7 @@ Within a side nothing may fail: each caller calls what has an instance on its ow
 from functools import partial
 
 from chaos.faults.network import cut_off, flapping
-from chaos.lab.federation import Lab, now_s
+from chaos.lab.federation import Lab, Say, now_s
 from chaos.lab.processes import wait_until
 from chaos.load.dns_watch import Check, ask_dns
 from chaos.load.records import Result
@@ -20,7 +20,7 @@ from chaos.scenarios.sides import (
     services_by_caller,
     terms,
 )
-from chaos.scenarios.stage import Say, Stage
+from chaos.scenarios.stage import Stage
 from federation.cli.output import EXIT_UNAVAILABLE
 
 RATE_PER_S = 100.0  # Of all callers together.

@@ -3,14 +3,14 @@
 from contextlib import ExitStack
 
 from chaos.faults.network import one_way
-from chaos.lab.federation import Lab, now_s
+from chaos.lab.federation import Lab, Say, now_s
 from chaos.lab.namespaces import Namespaces
 from chaos.lab.processes import wait_until
 from chaos.load.dns_watch import Check
 from chaos.load.records import Result
 from chaos.scenarios.network import ELECTION_TERMS_MAX, TIMEOUT_S, stage_of
 from chaos.scenarios.sides import EndpointWatch, members, networks_of, raft_of, terms
-from chaos.scenarios.stage import Say, Stage
+from chaos.scenarios.stage import Stage
 
 HOLD_S = 8.0  # Of each half.
 

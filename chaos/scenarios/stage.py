@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from chaos.lab import topology
-from chaos.lab.federation import Lab, now_s
+from chaos.lab.federation import Lab, Say, now_s
 from chaos.lab.processes import LabError, LabProcess, wait_until
 from chaos.load.client import BEGUN
 from chaos.load.dns_watch import Check
@@ -35,8 +35,6 @@ TAIL_S = 2.0  # Of load after the last event.
 SECONDS_MAX = 300.0
 _BEGIN_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 30.0
-
-Say = Callable[[str], None]
 
 
 class Scenario(NamedTuple):

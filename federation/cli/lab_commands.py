@@ -22,7 +22,7 @@ _WORK_DIR = click.option(
     "--work-dir",
     type=click.Path(path_type=Path),
     metavar="DIRECTORY",
-    help="Keep logs and data there; default: a temporary directory, removed after success.",
+    help="Keep logs and data there; default: a temporary directory, which stays only if something failed.",
 )
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chaos.demo import EXIT_INTERRUPTED
 from chaos.lab.guardian import marked
 from chaos.load.records import LoadStatus, Record
 from chaos.report import Report
 from chaos.scenarios.disasters import DISASTERS
 from chaos.scenarios.stage import CHAIN_RATE_PER_S, RATE_PER_S, record_path, result_of
+from chaos.session import EXIT_INTERRUPTED
 from tests.support.processes import ProcessSet
 from tests.support.wait import eventually
 

@@ -21,7 +21,7 @@ from chaos.lab.guardian import NAMESPACES, marked
 from chaos.lab.namespaces import Namespaces, remove_stale, why_not
 from chaos.lab.processes import LabError, kill_pid, parent_of
 from chaos.lab.topology import ClusterPlan, routed_topology
-from chaos.run import EXIT_INTERRUPTED
+from chaos.session import EXIT_INTERRUPTED
 from tests.support.processes import Process, ProcessSet
 from tests.support.tools import tool
 from tests.support.wait import eventually

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from chaos.lab.federation import Lab
-from chaos.lab.namespaces import Namespaces, why_not
-from chaos.lab.topology import routed_topology
+from chaos.lab.namespaces import why_not
 from chaos.load.dns_watch import Check
 from chaos.load.records import Record, Result
 from chaos.scenarios.catalogue import CATALOGUE
 from chaos.scenarios.network import PARTITION_S
 from chaos.scenarios.stage import read_log, record_path
+from chaos.session import in_networks
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -66,11 +66,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     assert why_not() == ""
-    clusters = routed_topology("10.77")
-    with (
-        Namespaces(clusters) as networks,
-        Lab(clusters, tmp_path_factory.mktemp("lab"), print, place=networks) as lab,
-    ):
+    with in_networks(tmp_path_factory.mktemp("lab"), print) as lab:
         lab.build()
         yield lab
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from chaos.run import EXIT_USAGE, list_scenarios, run_scenario
+from chaos.run import list_scenarios, run_scenario
 from chaos.scenarios.catalogue import CATALOGUE
+from federation.kernel.errors import InvalidInputError
 
 NEED_ROOT = {"partition", "one-way-partition", "flapping-link"}
 NEED_NONE = {"cluster-loss", "leader-cluster-loss", "blackhole", "control-plane-loss", "gateway-kill"}
@@ -26,18 +27,13 @@ def test_the_how_to_has_a_row_for_each_with_what_it_needs() -> None:
     }
 
 
-def test_an_unknown_scenario_is_a_usage_error_that_names_the_known(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run_scenario("meteor", report=None, work_dir=None, seconds=None, say=print) == EXIT_USAGE
-    said = capsys.readouterr().err
-    assert "no scenario meteor" in said
-    assert all(name in said for name in NEED_ROOT | NEED_NONE)
+def test_a_scenario_that_there_is_not_is_answered_with_the_known() -> None:
+    with pytest.raises(InvalidInputError, match="no scenario meteor") as refused:
+        run_scenario("meteor", report=None, work_dir=None, seconds=None, say=print)
+    assert all(name in refused.value.message for name in NEED_ROOT | NEED_NONE)
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_anything_is_started(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     report = tmp_path / "missing" / "report.json"
-    assert run_scenario("gateway-kill", report=report, work_dir=None, seconds=None, say=print) == EXIT_USAGE
-    assert f"there is no folder {tmp_path / 'missing'}" in capsys.readouterr().err
+    with pytest.raises(InvalidInputError, match=f"there is no folder {tmp_path / 'missing'}"):
+        run_scenario("gateway-kill", report=report, work_dir=None, seconds=None, say=print)
