@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from chaos.lab.processes import STOP_TIMEOUT_S, kill_pid
-from chaos.lab.tools import tool
+from chaos.lab.netns import NAMESPACES, ip
+from chaos.lab.processes import STOP_TIMEOUT_S, LabError, kill_pid
 
 MARK = "ISTHMUS_LABORATORY"
-NAMESPACES = Path("/run/netns")  # Where `ip netns` keeps them.
 _KEEP_FILES = b"keep files"
 _POLL_S = 0.02
 
@@ -96,7 +95,8 @@ def _remove_namespaces(names: Sequence[str]) -> None:
     """Take the names away; a network goes with the last process in it."""
     for name in names:
         if (NAMESPACES / name).exists():
-            subprocess.run([tool("ip"), "netns", "delete", name], timeout=STOP_TIMEOUT_S, check=False)
+            with suppress(LabError):  # Somebody else was quicker.
+                ip("netns", "delete", name)
 
 
 def main() -> None:

@@ -8,37 +8,33 @@ The host's own network and files are not touched. Names carry the pid of the lab
 when the laboratory ends, however that happens.
 """
 
-import ctypes
 import ipaddress
 import itertools
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 
-from chaos.lab import regions
+from chaos.lab import netns, regions
 from chaos.lab.emulator import Emulator
-from chaos.lab.guardian import NAMESPACES, Guardian, environment_of
+from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.links import Link
+from chaos.lab.netns import NAMESPACES
 from chaos.lab.processes import LabError
 from chaos.lab.tools import tool
 from chaos.lab.topology import API_PORT, CONTROL_PORT, RAFT_PORT, ClusterPlan
 
 PREFIX = "isthmus-lab"
-_NAMES = re.compile(rf"{PREFIX}-(\d+)(-|$)")
 _RUN = Path("/run")
 _WAN = "wan"
 _COUNTS = "attempts"
 _PROGRAMS = ("ip", "nft", "iptables-nft", "nsenter", "unshare", "mount", "sh")
 _FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # Of the network namespace of who writes.
 _NAME_SOURCES = Path("/etc/nsswitch.conf")
-_CLONE_NEWNET = 0x40000000
-_TIMEOUT_S = 20.0
 _RESOLVER_OPTIONS = "options timeout:1 attempts:2\n"
 
 # Binds files over those of the same name under /etc, in a mount namespace of its own, and becomes the command.
@@ -89,18 +85,11 @@ class Namespaces:
 
         It has a mount namespace of its own, in which names are resolved by the cluster's DNS.
         """
-        return [*_in_network(cluster), *_with_files(self._files / cluster), *command]
+        return _in_network(cluster, [*_with_files(self._files / cluster), *command])
 
-    @contextmanager
-    def inside(self, cluster: str) -> Iterator[None]:
+    def inside(self, cluster: str) -> AbstractContextManager[None]:
         """Move this thread, and no other, into the cluster's network for the block."""
-        with Path("/proc/thread-self/ns/net").open("rb") as home:
-            with (NAMESPACES / _name(cluster)).open("rb") as there:
-                _enter(there.fileno())
-            try:
-                yield
-            finally:
-                _enter(home.fileno())
+        return netns.inside(_name(cluster))
 
     # -- what faults are made of -------------------------------------------------------------------
 
@@ -123,7 +112,7 @@ class Namespaces:
 
     def attempts(self) -> int:
         """Return how many connections between control planes of clusters were tried so far, repeats included."""
-        listed = _run([*_in_network(_WAN), str(tool("nft")), "list", "table", "inet", _COUNTS])
+        listed = netns.run(_in_network(_WAN, [tool("nft"), "list", "table", "inet", _COUNTS]))
         return sum(int(count) for count in re.findall(r"packets (\d+)", listed))
 
     def link(self, source: str, destination: str) -> Link:
@@ -140,12 +129,12 @@ class Namespaces:
         return self._queues[pair]
 
     def _nft(self, rules: str) -> None:
-        _run([*_in_network(_WAN), str(tool("nft")), "-f", "-"], rules)
+        netns.run(_in_network(_WAN, [tool("nft"), "-f", "-"]), rules)
 
     # -- making ------------------------------------------------------------------------------------
 
     def _make(self) -> None:
-        _ip("netns", "add", _name(_WAN))
+        netns.ip("netns", "add", _name(_WAN))
         with self.inside(_WAN):
             _FORWARD.write_text("1")
         for cluster in self._clusters.values():
@@ -155,7 +144,7 @@ class Namespaces:
         rule = f"tcp dport {{ {ports} }} tcp flags & (syn | ack) == syn counter"
         self._nft(_table(_COUNTS, -20, [rule]))
         command = [sys.executable, "-m", "chaos.lab.emulator", str(len(self._queues))]
-        self._emulator.start([*_in_network(_WAN), *command], environment_of(self._files))
+        self._emulator.start(_in_network(_WAN, command), environment_of(self._files))
         for (source, destination), queue in self._queues.items():
             self.change(source, destination, self.link(source, destination))
             self._give_to_queue(source, destination, queue)
@@ -164,15 +153,15 @@ class Namespaces:
         """Make a cluster's network. Both ends of its cable are born inside: none ever shows on the host."""
         network = ipaddress.ip_network(cluster.cidr)
         router = network[-2]
-        _ip("netns", "add", _name(cluster.name))
-        _batch(
-            _WAN,
+        netns.ip("netns", "add", _name(cluster.name))
+        netns.ip_batch(
+            _name(_WAN),
             f"link add {cluster.name} type veth peer name eth0 netns {_name(cluster.name)}",
             f"addr add {router}/{network.prefixlen} dev {cluster.name}",
             f"link set {cluster.name} up",
         )
-        _batch(
-            cluster.name,
+        netns.ip_batch(
+            _name(cluster.name),
             *(f"addr add {one}/{network.prefixlen} dev eth0" for one in dict.fromkeys(cluster.addresses)),
             "link set lo up",
             "link set eth0 up",
@@ -199,7 +188,7 @@ class Namespaces:
         """Have the emulator decide about packets; they pass when it is gone (--queue-bypass)."""
         rule = ["-A", "FORWARD", "-i", source, "-o", destination]
         target = ["-j", "NFQUEUE", "--queue-num", str(queue), "--queue-bypass"]
-        _run([*_in_network(_WAN), str(tool("iptables-nft")), *rule, *target])
+        netns.run(_in_network(_WAN, [tool("iptables-nft"), *rule, *target]))
 
     def _close(self) -> None:
         self._emulator.close()
@@ -223,19 +212,13 @@ def why_not() -> str:
 
 def remove_stale() -> None:
     """Remove what laboratories left whose process and guardian are dead."""
-    folders = [folder for folder in (NAMESPACES, _RUN) if folder.is_dir()]
-    matches = [_NAMES.match(entry.name) for folder in folders for entry in folder.iterdir()]
-    for pid in {match[1] for match in matches if match}:
-        if not Path(f"/proc/{pid}").exists():
-            _remove(pid)
+    for pid in netns.dead_makers(PREFIX, (NAMESPACES, _RUN)):
+        _remove(pid)
 
 
 def _remove(pid: str) -> None:
     """Remove the namespaces and files of the laboratory that has or had this pid."""
-    for entry in list(NAMESPACES.iterdir()) if NAMESPACES.is_dir() else []:
-        if entry.name.startswith(f"{PREFIX}-{pid}-"):
-            with suppress(LabError):  # Another laboratory may sweep at the same moment.
-                _ip("netns", "delete", entry.name)
+    netns.remove_of(PREFIX, pid)
     shutil.rmtree(_RUN / f"{PREFIX}-{pid}", ignore_errors=True)
 
 
@@ -243,8 +226,8 @@ def _name(part: str = "") -> str:
     return f"{PREFIX}-{os.getpid()}" + (f"-{part}" if part else "")
 
 
-def _in_network(part: str) -> list[str]:
-    return ["nsenter", f"--net={NAMESPACES / _name(part)}", "--"]
+def _in_network(part: str, command: Sequence[str | Path]) -> list[str]:
+    return netns.command_in(_name(part), command)
 
 
 def _with_files(folder: Path) -> list[str]:
@@ -255,31 +238,3 @@ def _table(name: str, priority: int, rules: Sequence[str]) -> str:
     """Return the table that has these rules for packets between clusters; the lowest priority sees them first."""
     hook = f"type filter hook forward priority {priority}; policy accept;"
     return "\n".join((f"table inet {name} {{", "chain forward {", hook, *rules, "}", "}\n"))
-
-
-def _enter(descriptor: int) -> None:
-    """setns(2) for this thread: `os.setns` came with Python 3.12."""
-    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise LabError(f"setns: {os.strerror(number)}")
-
-
-def _ip(*arguments: str) -> None:
-    _run([str(tool("ip")), *arguments])
-
-
-def _batch(part: str, *commands: str) -> None:
-    """Run several `ip` commands in a namespace by one process."""
-    _run([str(tool("ip")), "-n", _name(part), "-batch", "-"], "\n".join(commands) + "\n")
-
-
-def _run(command: Sequence[str], text: str = "") -> str:
-    done = subprocess.run(
-        command, input=text, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
-    if done.returncode:
-        raise LabError(f"{' '.join(command)} exited {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
