@@ -1,5 +1,7 @@
 """What every test may use: private addresses, processes that never outlive their test, no silent skips."""
 
+import asyncio
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +25,16 @@ hypothesis.settings.load_profile("isthmus")
 def pytest_configure(config: pytest.Config) -> None:
     """Load our plugin for every run, whatever the arguments."""
     config.pluginmanager.register(strict_skips, "isthmus-strict-skips")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine function on a loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    return True
 
 
 @pytest.fixture

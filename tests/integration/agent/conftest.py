@@ -1,7 +1,5 @@
-"""What the agent's integration tests share: asyncio tests, a trust domain, a directory on disk."""
+"""What the agent's integration tests share: a trust domain, a directory on disk."""
 
-import asyncio
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,16 +8,6 @@ import pytest
 from federation.agent.directory import DirectoryStore, save_directory
 from federation.api.messages import Directory
 from tests.support.pki import TestDomain
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is a coroutine function on a loop of its own."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    wanted = inspect.signature(pyfuncitem.obj).parameters
-    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
-    return True
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """One controller for all tests of this folder: founded once, served by its own process over real TLS."""
 
-import asyncio
-import inspect
 from collections.abc import Iterator
 
 import pytest
@@ -54,13 +52,3 @@ def _still_runs(controller: Controller) -> Iterator[None]:
     """No test, whatever it sends, may end the controller."""
     yield
     controller.process.check_running()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is a coroutine function on a loop of its own."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    wanted = inspect.signature(pyfuncitem.obj).parameters
-    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
-    return True
