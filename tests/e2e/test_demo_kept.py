@@ -1,4 +1,7 @@
-"""`isthmus demo --keep` on a terminal: what it says to try works as it stands, and Ctrl-C ends it all."""
+"""`isthmus demo --keep` on a terminal and on loopback: a disaster passes, what it says to try works, Ctrl-C ends it all.
+
+The other half of `tests/e2e/test_demo.py`, which as root takes place in network namespaces.
+"""
 
 import errno
 import fcntl
@@ -14,16 +17,19 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from chaos.lab.guardian import marked
+from chaos.report import Report
 from tests.support.tools import tool
 from tests.support.wait import NeverHappenedError, eventually
 
+SCENARIO = "local-instances-die"
 COLUMNS, ROWS = 300, 30  # No command is broken into two lines.
 READY = "Everything runs until Ctrl-C"
 LAST_HINT = "kill -9 "
-SETUP_TIMEOUT_S = 120
+SETUP_TIMEOUT_S = 150
 COMMAND_TIMEOUT_S = 30
 
 pytestmark = pytest.mark.timeout(SETUP_TIMEOUT_S + 120)
@@ -32,13 +38,15 @@ pytestmark = pytest.mark.timeout(SETUP_TIMEOUT_S + 120)
 class Demo:
     """The demo with a terminal of its own, which also gives it Ctrl-C."""
 
-    def __init__(self, work_dir: Path) -> None:
+    def __init__(self, work_dir: Path, report: Path) -> None:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
         os.set_blocking(self._ours, False)
-        demo = [sys.executable, "-m", "federation.cli.main", "demo", "--no-faults", "--keep"]
+        demo = [sys.executable, "-m", "federation.cli.main", "demo", "--keep", "--place", "loopback"]
+        load = ["--scenario", SCENARIO, "--seconds", "1"]
+        files = ["--work-dir", str(work_dir), "--report", str(report)]
         self.child = subprocess.Popen(
-            [str(tool("setsid")), "--ctty", *demo, "--place", "loopback", "--work-dir", str(work_dir)],
+            [str(tool("setsid")), "--ctty", *demo, *load, *files],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -74,18 +82,24 @@ class Demo:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
-    demo = Demo(tmp_path / "lab")
+    demo = Demo(tmp_path / "lab", tmp_path / "report.json")
     yield demo
     demo.close()
 
 
-def test_what_is_said_to_try_works_and_ctrl_c_leaves_nothing(demo: Demo, tmp_path: Path) -> None:
+def test_a_disaster_passes_what_is_said_to_try_works_and_ctrl_c_leaves_nothing(
+    demo: Demo, tmp_path: Path
+) -> None:
     def hinted() -> bool:
         if demo.child.poll() is not None:
             raise NeverHappenedError(demo.shown())
         return LAST_HINT in demo.shown().rpartition(READY)[2]
 
     eventually(hinted, timeout_s=SETUP_TIMEOUT_S, message=lambda: f"it says what to try:\n{demo.shown()}")
+    report = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report)
+    assert [one.name for one in report.scenarios] == [SCENARIO]
+    assert report.problems == []
+
     lines = demo.shown().rpartition(READY)[2].splitlines()
     context, *commands = [line.strip() for line in lines if line.startswith("  ")]
     *questions, kill = commands
