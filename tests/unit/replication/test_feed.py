@@ -314,9 +314,7 @@ async def test_the_number_of_followers_is_bounded(monkeypatch: pytest.MonkeyPatc
     await second.aclose()
 
 
-async def test_a_follower_is_behind_from_the_first_change_that_it_did_not_take_until_it_has_taken_all() -> (
-    None
-):
+async def test_a_follower_is_behind_from_the_first_change_that_it_did_not_take_until_it_took_all() -> None:
     catalog = SourceCatalog()
     catalog.commit([cluster("alpha"), endpoint("a")])
     now_ms = 1_000
