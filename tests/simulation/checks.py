@@ -29,10 +29,14 @@ class Observed(Protocol):
     """A running member as the checks see it."""
 
     name: str
-    raft: HardenedRaft
     store: Store
     checked_commit: int
     voters_before: tuple[str, ...]  # Its turn.
+
+    @property
+    def raft(self) -> HardenedRaft:
+        """The Raft state of its present process."""
+        ...
 
 
 class Checks:

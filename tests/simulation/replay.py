@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from consensus.core.messages import Message
 from tests.simulation.checks import Checks
 from tests.simulation.plan import PLANS
 from tests.simulation.report import explain
@@ -88,9 +89,9 @@ def _line(outcome: Outcome) -> str:
 class _Telling(Checks):
     """Prints each frame as it leaves."""
 
-    def sent(self, sender: str, to: str, message: object) -> None:  # type: ignore[override]
+    def sent(self, sender: str, to: str, message: Message) -> None:
         print(f"{sender:>8} -> {to:8} {str(message)[:160]}")
-        super().sent(sender, to, message)  # type: ignore[arg-type]
+        super().sent(sender, to, message)
 
 
 def _told(name: str, seed: int) -> Outcome:
