@@ -12,6 +12,7 @@ from msgspec import Struct
 from consensus.core.messages import (
     LENGTH,
     Message,
+    Propose,
     decode_payload,
     encode_frame,
 )
@@ -29,7 +30,9 @@ class Weather(Struct, frozen=True, kw_only=True):
     jitter: float = 1.0  # A frame takes delay_ms times 1 to 1 + jitter.
     loss: float = 0.0
     duplication: float = 0.0
-    lateness: float = 0.0  # Share of frames of which a copy arrives up to LATE_S_MAX later, cut or not.
+    lateness: float = (
+        0.0  # Share of frames of which a copy arrives up to LATE_S_MAX later at the same process, cut or not.
+    )
     is_ordered: bool = True
 
 
@@ -128,11 +131,17 @@ class SimNet:
             link.held.append(frame)
             return True
         self._travel(pair, link, frame, after_s)
+        if isinstance(message, Propose):
+            return True  # What a connection carries comes once, and Raft does not make a proposal idempotent.
         if weather.duplication and rng.random() < weather.duplication:
             self._travel(pair, link, frame, after_s + rng.uniform(0, 0.1))
         if weather.lateness and rng.random() < weather.lateness:
-            self._loop.call_later(rng.uniform(0.5, LATE_S_MAX), self._arrive_late, pair, frame)
+            processes = self._processes(pair)
+            self._loop.call_later(rng.uniform(0.5, LATE_S_MAX), self._arrive_late, pair, frame, processes)
         return True
+
+    def _processes(self, pair: tuple[str, str]) -> tuple[int, int]:
+        return self._members[pair[0]].incarnation, self._members[pair[1]].incarnation
 
     # Connections.
 
@@ -149,8 +158,7 @@ class SimNet:
             if self._may_connect(pair):
                 self._loop.call_later(link.rng.uniform(0.02, 0.15), self._connect, pair)
         elif not self._members[pair[0]].is_up:
-            link.is_connected = False
-            link.held.clear()
+            link.is_connected = False  # What it has sent may arrive yet, until a new process connects.
         elif not self._may_stay(pair):
             self._loop.call_later(link.rng.uniform(0.001, 0.03), self._break, pair, link.epoch)
         elif pair in self._cut or pair[::-1] in self._cut:
@@ -174,6 +182,7 @@ class SimNet:
             return
         link.is_connected = True
         link.epoch += 1
+        link.held.clear()
         link.arrives_s = 0.0
         self._members[pair[0]].peer_changed(pair[1], True)
 
@@ -211,8 +220,8 @@ class SimNet:
         else:
             receiver.deliver(pair[0], decode_payload(frame[LENGTH.size :]))
 
-    def _arrive_late(self, pair: tuple[str, str], frame: bytes) -> None:
-        if self._may_hear(pair):
+    def _arrive_late(self, pair: tuple[str, str], frame: bytes, processes: tuple[int, int]) -> None:
+        if self._may_hear(pair) and self._processes(pair) == processes:
             self._members[pair[1]].deliver(pair[0], decode_payload(frame[LENGTH.size :]))
 
     def _may_hear(self, pair: tuple[str, str]) -> bool:

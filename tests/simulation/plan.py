@@ -80,7 +80,7 @@ def full(seed: int) -> Plan:
 def elections(seed: int) -> Plan:
     """Leaders come and go, and answers to the former ones arrive late."""
     plan = mixed(seed)
-    faults = Faults(partition=4, isolation=10, kill=8, power_cut=2, power_cut_all=2, stop_in_file=4, pause=4)
+    faults = Faults(partition=4, isolation=10, kill=6, kill_after_vote=6, power_cut_all=2, pause=4)
     weather = replace(
         plan.weather, delay_ms=5.0, jitter=10.0, lateness=0.15, duplication=0.05, is_ordered=False
     )

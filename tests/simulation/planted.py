@@ -288,7 +288,7 @@ BUGS: dict[str, Bug] = {
         parts=Parts(member=ForgetsTheVote),
         plan="elections",
         world=TwoCandidates,
-        seeds=3,
+        seeds=12,
         rules=("one vote in a term", "one leader in a term"),
     ),
     "drops the journal": Bug(
