@@ -49,7 +49,7 @@ class Checks:
         self.votes: dict[tuple[str, int], str] = {}
         self.entries: dict[tuple[int, int], tuple[bytes, int]] = {}  # (index, term): command, term in front.
         self.committed: dict[int, tuple[int, bytes]] = {}
-        self.committed_last = 1
+        self.committed_in: dict[int, int] = {}  # Newest index, by the term of the leader that committed it.
         self.commands: dict[int, bytes] = {}  # As applied first.
         self.chains: dict[int, bytes] = {}  # Hash of all commands and results up to an index.
         self.digests: dict[int, str] = {}  # Of the state whose snapshot was taken at an index.
@@ -120,19 +120,22 @@ class Checks:
         if before is not None:
             raise self.fail("one leader in a term", f"{before} and {member.name} lead in {term}")
         self.leaders[term] = member.name
+        # One of an older term may win by votes that were long on their way, and knows nothing of later ones.
+        last = max((index for before, index in self.committed_in.items() if before < term), default=1)
         journal = member.store.journal
-        here = journal.term_at(self.committed_last)  # None as well below the base.
-        known, _command = self.committed.get(self.committed_last, (here, b""))
-        if here != known and self.committed_last > journal.base.index:
+        here = journal.term_at(last)  # None as well below the base.
+        known, _command = self.committed.get(last, (here, b""))
+        if here != known and last > journal.base.index:
             raise self.fail(
                 "a leader has every committed entry",
-                f"{member.name} leads in {term} without committed entry {self.committed_last}",
+                f"{member.name} leads in {term} without committed entry {last}",
             )
 
     def _commits(self, member: Observed, commit: int) -> None:
         journal = member.store.journal
         if member.raft.is_leader:
             self._check_durable(member, commit)
+            self.committed_in[member.raft.term] = commit
         for index in range(max(member.checked_commit, journal.base.index) + 1, commit + 1):
             entry = journal.entries[index - journal.base.index - 1]
             before = self.committed.setdefault(index, (entry.term, entry.command))
@@ -142,7 +145,6 @@ class Checks:
                     f"{member.name} commits entry {index} of term {entry.term}, before it was of {before[0]}",
                 )
         member.checked_commit = commit
-        self.committed_last = max(self.committed_last, commit)
 
     def _check_durable(self, leader: Observed, commit: int) -> None:
         """What a leader calls committed, a power cut of everybody must leave with a majority."""

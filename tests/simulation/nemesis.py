@@ -211,6 +211,8 @@ class Nemesis:
         member = self._victim()
         if member is None:
             return ""
+        if member.disk.fail_syncs:
+            return ""  # Killed between a failed sync and the cut behind it, and then a power cut: too much.
         member.is_power_cut_next = self._rng.random() < 0.5
         member.disk.stop_after = self._rng.randint(1, 12)
         return member.name
@@ -232,6 +234,8 @@ class Nemesis:
     def _failing_sync(self) -> str:
         member = self._victim()
         if member is None:
+            return ""
+        if member.disk.stop_after is not None:
             return ""
         member.disk.fail_syncs = True
         return member.name
