@@ -46,7 +46,8 @@ class Demo:
         load = ["--scenario", SCENARIO, "--seconds", "1"]
         files = ["--work-dir", str(work_dir), "--report", str(report)]
         self.child = subprocess.Popen(
-            [str(tool("setsid")), "--ctty", *demo, *load, *files],
+            # Interruptible also where the test run ignores SIGINT, as background commands of a shell do.
+            [str(tool("setsid")), "--ctty", "env", "--default-signal=INT", *demo, *load, *files],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
