@@ -32,9 +32,9 @@ def test_tutorial(tmp_path: Path, loopback: Callable[[], LoopbackBlock], process
 
     assert (walk.compared, walk.not_run) == (6, 1)
     kinds = {name.partition("@")[0] for name in walk.services.started if name.startswith("isthmus-")}
-    assert kinds == {
-        path.name.partition("@")[0] for path in (REPOSITORY / "deploy" / "systemd").glob("*.service")
-    }
+    units = {path.name.partition("@")[0] for path in (REPOSITORY / "deploy" / "systemd").glob("*.service")}
+    # Capture needs root and has a page of its own, docs/how-to/transparent-capture.md.
+    assert kinds == units - {"isthmus-capture"}
 
 
 def test_what_the_installation_installs_is_there() -> None:
