@@ -94,14 +94,14 @@ def test_a_disaster_passes_what_is_said_to_try_works_and_ctrl_c_leaves_nothing(
     def hinted() -> bool:
         if demo.child.poll() is not None:
             raise NeverHappenedError(demo.shown())
-        return LAST_HINT in demo.shown().rpartition(READY)[2]
+        return LAST_HINT in demo.shown().partition(READY)[2]
 
     eventually(hinted, timeout_s=SETUP_TIMEOUT_S, message=lambda: f"it says what to try:\n{demo.shown()}")
     report = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report)
     assert [one.name for one in report.scenarios] == [SCENARIO]
     assert report.problems == []
 
-    lines = demo.shown().rpartition(READY)[2].splitlines()
+    lines = demo.shown().partition(READY)[2].splitlines()
     context, *commands = [line.strip() for line in lines if line.startswith("  ")]
     *questions, kill = commands
     for command in questions:
