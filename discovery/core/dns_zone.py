@@ -115,7 +115,7 @@ class CompiledZone:
             moved |= self.vips.remove(key) if service is None else self.vips.add(key)
         facts = {key: self._facts[key] for key in moved - services.keys()}  # Only their address is new.
         count = sum(
-            self._publish(key, None if service is None else self._gather(key, service))
+            self._publish(key, None if service is None else _gather(self._vip(key), service))
             for key, service in services.items()
         ) + sum(self._publish(key, old._replace(vip=self._vip(key))) for key, old in facts.items())
         if count:
@@ -137,14 +137,6 @@ class CompiledZone:
             self.unpublished.add(key)
             return None
         return service
-
-    def _gather(self, key: ServiceKey, service: Service) -> _Facts:
-        has_ipv6 = any(":" in endpoint.address for owner in service.owners for endpoint in owner.endpoints)
-        # A number that SRV cannot carry comes from a damaged source only; one bad row stops no other.
-        ports = sorted(
-            (port.name, port.service_port) for port in service.ports if 0 < port.service_port <= PORT_MAX
-        )
-        return _Facts(self._vip(key), has_ipv6, tuple(ports))
 
     def _vip(self, key: ServiceKey) -> Vip:
         vip = self.vips.get(key)
@@ -205,6 +197,20 @@ def _packed(address: str) -> bytes:
         return ipaddress.ip_address(address).packed
     except ValueError as error:
         raise InvalidInputError(f"dns address: {address!r} is not an IP address") from error
+
+
+def service_answers(service: Service, vip: Vip) -> Mapping[bytes, Answers]:
+    """The names of one service with that address, in wire form, and their answers."""
+    return _compile(service.key, _gather(vip, service))
+
+
+def _gather(vip: Vip, service: Service) -> _Facts:
+    has_ipv6 = any(":" in endpoint.address for owner in service.owners for endpoint in owner.endpoints)
+    # A number that SRV cannot carry comes from a damaged source only; one bad row stops no other.
+    ports = sorted(
+        (port.name, port.service_port) for port in service.ports if 0 < port.service_port <= PORT_MAX
+    )
+    return _Facts(vip, has_ipv6, tuple(ports))
 
 
 def _compile(key: ServiceKey, facts: _Facts) -> dict[bytes, Answers]:

@@ -1,6 +1,7 @@
 """The configuration that views depend on, decoded once and again only when it changes."""
 
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import TypeVar
 
 from discovery.core.kinds import (
@@ -11,9 +12,10 @@ from discovery.core.kinds import (
     TrustDomainSpec,
     decode_spec,
 )
-from discovery.core.model import FEDERATION_SCOPE, ResourceKey
+from discovery.core.model import FEDERATION_SCOPE, ResourceKey, ServiceKey
 from discovery.core.tables import Tables
-from discovery.core.view import TrustDomainRoots
+from discovery.core.view import Admission, TrustDomainRoots
+from discovery.core.visibility import admitted_sources, is_visible
 from federation.kernel.errors import InvalidInputError
 
 # Of all clusters together; those beyond are decoded each time.
@@ -21,6 +23,15 @@ NAMESPACES_CACHED_MAX = 10_000
 
 _AnySpec = TypeVar("_AnySpec", bound=AnySpec)
 _Specs = TypeVar("_Specs")
+
+
+class Distance(IntEnum):
+    """How far an owner of a service is from who looks at it."""
+
+    OWN = 0
+    ZONE = 1
+    REGION = 2
+    ELSEWHERE = 3
 
 
 class Policies:
@@ -55,7 +66,7 @@ class Policies:
         """The export policies of a cluster's namespace."""
         known = self._exports.get((cluster, namespace))
         if known is None:
-            known = tuple(self._read_all(cluster, "ExportPolicy", namespace, ExportPolicySpec).values())
+            known = tuple(self.named_exports(cluster, namespace).values())
             _remember(self._exports, (cluster, namespace), known)
         return known
 
@@ -63,9 +74,60 @@ class Policies:
         """The grants of a cluster's namespace."""
         known = self._grants.get((cluster, namespace))
         if known is None:
-            known = tuple(self._read_all(cluster, "Grant", namespace, GrantSpec).values())
+            known = tuple(self.named_grants(cluster, namespace).values())
             _remember(self._grants, (cluster, namespace), known)
         return known
+
+    def named_exports(self, cluster: str, namespace: str) -> Mapping[str, ExportPolicySpec]:
+        """The same by name, read anew."""
+        return self._read_all(cluster, "ExportPolicy", namespace, ExportPolicySpec)
+
+    def named_grants(self, cluster: str, namespace: str) -> Mapping[str, GrantSpec]:
+        """The grants of a cluster's namespace by name, read anew."""
+        return self._read_all(cluster, "Grant", namespace, GrantSpec)
+
+    def shows(self, owner: str, viewer: str, key: ServiceKey) -> bool:
+        """True when cluster `viewer` may see what `owner` has of a service; both have joined."""
+        if owner == viewer:
+            return True
+        theirs = self.clusters[owner].trust_domain
+        if theirs not in self.trust_domains:
+            return False  # Nobody could check who answers.
+        return is_visible(
+            key.service,
+            viewer,
+            self.clusters[viewer].trust_domain,
+            theirs,
+            self.exports(owner, key.namespace),
+            self.grants(owner, key.namespace),
+        )
+
+    def distance(self, owner: str, viewer: str) -> Distance:
+        """How far a cluster is from another: what owners are ordered by, before their names; both have joined."""
+        theirs, own = self.clusters[owner], self.clusters[viewer]
+        if owner == viewer:
+            return Distance.OWN
+        if theirs.region == "" or theirs.region != own.region:
+            return Distance.ELSEWHERE  # An unknown place is far away.
+        same_zone = theirs.zone != "" and theirs.zone == own.zone
+        return Distance.ZONE if same_zone else Distance.REGION
+
+    def admission(self, owner: str, key: ServiceKey) -> Admission | None:
+        """Who may call a service at cluster `owner`; None while that has not joined."""
+        spec = self.clusters.get(owner)
+        if spec is None:
+            return None
+        return Admission(
+            own_trust_domain=spec.trust_domain,
+            sources=admitted_sources(
+                key.service,
+                owner,
+                self.clusters,
+                self.trust_domains,
+                self.exports(owner, key.namespace),
+                self.grants(owner, key.namespace),
+            ),
+        )
 
     def _read_clusters(self) -> dict[str, ClusterSpec]:
         return self._read_all(FEDERATION_SCOPE, "Cluster", None, ClusterSpec)

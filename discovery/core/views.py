@@ -24,7 +24,7 @@ from discovery.core.model import (
 from discovery.core.policies import Policies
 from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
 from discovery.core.view import Admission, Gateway, Owner, Service, TrustDomainRoots
-from discovery.core.visibility import admitted_sources, consumers, is_visible
+from discovery.core.visibility import consumers
 
 # Most services are asked for right after they changed; this holds what one burst changes.
 ENDPOINTS_MEMOISED_MAX = 10_000
@@ -100,20 +100,7 @@ class ViewIndex:
 
     def admission(self, key: ServiceKey) -> Admission | None:
         """Who may call a service of the own cluster; None while the cluster has not joined."""
-        own = self._policies.clusters.get(self._cluster)
-        if own is None:
-            return None
-        return Admission(
-            own_trust_domain=own.trust_domain,
-            sources=admitted_sources(
-                key.service,
-                self._cluster,
-                self._policies.clusters,
-                self._policies.trust_domains,
-                self._policies.exports(self._cluster, key.namespace),
-                self._policies.grants(self._cluster, key.namespace),
-            ),
-        )
+        return self._policies.admission(self._cluster, key)
 
     def consumers(self, key: ServiceKey) -> frozenset[str]:
         """The clusters, or "*", to which the own cluster exports a service; without itself."""
@@ -137,6 +124,20 @@ class ViewIndex:
             for endpoint in self._tables.list_endpoints(GATEWAYS, cluster)
             if endpoint.ports
         )
+
+    @property
+    def tables(self) -> Tables:
+        """What the view was last given."""
+        return self._tables
+
+    @property
+    def policies(self) -> Policies:
+        """The configuration that decides what the view shows."""
+        return self._policies
+
+    def owned_by(self, cluster: str) -> frozenset[ServiceKey]:
+        """The visible services of which a cluster is an owner."""
+        return frozenset(self._seen(cluster))
 
     @property
     def revision(self) -> int:
@@ -231,26 +232,12 @@ class ViewIndex:
             self._owner(cluster, spec, own, tuple(rows))
             for cluster, rows in endpoints.items()
             if (spec := self._policies.clusters.get(cluster)) is not None
-            and self._shows(cluster, spec, own, key)
+            and self._policies.shows(cluster, self._cluster, key)
         ]
         if not owners:
             return None
-        owners.sort(key=lambda owner: _distance(owner, own))
+        owners.sort(key=lambda owner: (self._policies.distance(owner.cluster, self._cluster), owner.cluster))
         return Service(key=key, ports=_ports(owners), owners=tuple(owners))
-
-    def _shows(self, cluster: str, spec: ClusterSpec, own: ClusterSpec, key: ServiceKey) -> bool:
-        if cluster == self._cluster:
-            return True
-        if spec.trust_domain not in self._policies.trust_domains:
-            return False  # Nobody could check who answers.
-        return is_visible(
-            key.service,
-            self._cluster,
-            own.trust_domain,
-            spec.trust_domain,
-            self._policies.exports(cluster, key.namespace),
-            self._policies.grants(cluster, key.namespace),
-        )
 
     def _owner(
         self, cluster: str, spec: ClusterSpec, own: ClusterSpec, endpoints: tuple[Endpoint, ...]
@@ -272,15 +259,6 @@ class ViewIndex:
 
 def _size(service: Service | None) -> int:
     return 0 if service is None else sum(len(owner.endpoints) for owner in service.owners)
-
-
-def _distance(owner: Owner, own: ClusterSpec) -> tuple[int, str]:
-    """Own first, then same zone, then same region, then the rest; an unknown place is far away."""
-    if owner.local:
-        return (0, owner.cluster)
-    same_region = owner.region != "" and owner.region == own.region
-    same_zone = same_region and owner.zone != "" and owner.zone == own.zone
-    return (1 if same_zone else 2 if same_region else 3, owner.cluster)
 
 
 def _ports(owners: Iterable[Owner]) -> tuple[EndpointPort, ...]:

@@ -61,6 +61,13 @@ def uri_matchers(admission: Admission) -> list[Any]:
     ]
 
 
+def admits(admission: Admission, identity: str) -> bool:
+    """True when `admission`, as written by the functions above, lets this one SPIFFE ID in."""
+    return any(
+        identity == text if exact else identity.startswith(text) for exact, text in _identities(admission)
+    )
+
+
 def _identities(admission: Admission) -> list[tuple[bool, str]]:
     """The admitted identities as (is exact, exact text or prefix), sorted."""
     found = {(False, f"spiffe://{admission.own_trust_domain}/")}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from discovery.core.dns_names import service_name
 from discovery.core.model import EndpointPort, ServiceKey
-from discovery.core.vips import VIPS_MAX, VipTable
+from discovery.core.vips import VIPS_MAX, Vip, VipTable
 from federation.kernel.errors import InvalidInputError, LimitExceededError
 from gateways.core import names
 from gateways.core.outbound import captured_listener
@@ -65,6 +65,10 @@ class CapturedListeners:
         if ready is None and name in self._made_of:
             ready = self._ready[name] = captured_listener(*self._made_of[name])
         return ready
+
+    def vip(self, key: ServiceKey) -> Vip | None:
+        """The clusterset addresses of a service; None if it is not in the view, or DNS has none for it."""
+        return self._vips.get(key)
 
     def _add(self, key: ServiceKey) -> frozenset[ServiceKey]:
         try:

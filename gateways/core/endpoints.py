@@ -10,7 +10,7 @@ calling the old addresses.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.config.core.v3.base_pb2 import Locality
 from envoy.config.endpoint.v3.endpoint_components_pb2 import LocalityLbEndpoints
@@ -27,12 +27,51 @@ from gateways.core.wire import ENDPOINTS, XdsResource, make_resource
 WEIGHT_MAX = 128
 
 
+class Target(NamedTuple):
+    """One address of a load assignment, before it is written as Envoy wants it."""
+
+    name: str  # Of the endpoint or gateway.
+    address: str
+    port: int
+    weight: int
+    ready: bool  # False: the last resort, sent as unhealthy.
+    region: str
+    zone: str
+
+
+def owner_targets(owner: Owner, service_port: int) -> list[Target]:
+    """What callers get of one owner of a service: its endpoints, or from another network its gateways."""
+    return endpoint_targets(owner.endpoints, service_port) if owner.direct else _gateway_targets(owner)
+
+
+def endpoint_targets(endpoints: Iterable[Endpoint], service_port: int) -> list[Target]:
+    """The ready ones of these endpoints that serve a port; where none is, all of them as the last resort."""
+    found = [
+        (endpoint, listen_port)
+        for endpoint in endpoints
+        if (listen_port := _listen_port(endpoint, service_port)) is not None
+    ]
+    ready = [(endpoint, listen_port) for endpoint, listen_port in found if endpoint.ready]
+    return [
+        Target(
+            name=endpoint.key.name,
+            address=endpoint.address,
+            port=listen_port,
+            weight=min(max(endpoint.weight, 1), WEIGHT_MAX),
+            ready=bool(ready),
+            region=endpoint.region,
+            zone=endpoint.zone,
+        )
+        for endpoint, listen_port in ready or found
+    ]
+
+
 def service_endpoints(service: Service, port: EndpointPort) -> list[XdsResource]:
     """Return one assignment per owner of one port of a service."""
     return [
         _assignment(
             names.owner_cluster(service.key, port.service_port, owner.cluster),
-            _direct(owner.endpoints, port.service_port) if owner.direct else _through_gateways(owner),
+            owner_targets(owner, port.service_port),
         )
         for owner in service.owners
     ]
@@ -41,30 +80,24 @@ def service_endpoints(service: Service, port: EndpointPort) -> list[XdsResource]
 def gateway_endpoints(service: Service, port: EndpointPort) -> XdsResource:
     """Return the assignment behind an SNI at a gateway: the ready endpoints of its own cluster."""
     own = [endpoint for owner in service.owners if owner.local for endpoint in owner.endpoints]
-    return _assignment(names.service_sni(service.key, port.service_port), _direct(own, port.service_port))
+    return _assignment(
+        names.service_sni(service.key, port.service_port), endpoint_targets(own, port.service_port)
+    )
 
 
-def _assignment(name: str, localities: list[Any]) -> XdsResource:
+def _assignment(name: str, targets: Iterable[Target]) -> XdsResource:
+    places: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+    for target in targets:
+        places[target.region, target.zone].append(
+            address_endpoint(target.address, target.port, weight=target.weight, ready=target.ready)
+        )
+    localities = [
+        _locality(region, zone, lb_endpoints) for (region, zone), lb_endpoints in sorted(places.items())
+    ]
     return make_resource(ENDPOINTS, name, ClusterLoadAssignment(cluster_name=name, endpoints=localities))
 
 
-def _direct(endpoints: Iterable[Endpoint], service_port: int) -> list[Any]:
-    found = [
-        (endpoint, listen_port)
-        for endpoint in endpoints
-        if (listen_port := _listen_port(endpoint, service_port)) is not None
-    ]
-    ready = [(endpoint, listen_port) for endpoint, listen_port in found if endpoint.ready]
-    places: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
-    for endpoint, listen_port in ready or found:
-        weight = min(max(endpoint.weight, 1), WEIGHT_MAX)
-        places[endpoint.region, endpoint.zone].append(
-            address_endpoint(endpoint.address, listen_port, weight=weight, ready=bool(ready))
-        )
-    return [_locality(region, zone, lb_endpoints) for (region, zone), lb_endpoints in sorted(places.items())]
-
-
-def _through_gateways(owner: Owner) -> list[Any]:
+def _gateway_targets(owner: Owner) -> list[Target]:
     if not owner.gateways or not owner.endpoints:
         return []
     ready = [gateway for gateway in owner.gateways if gateway.ready]
@@ -72,16 +105,16 @@ def _through_gateways(owner: Owner) -> list[Any]:
     # What the owner has ready is shared out among its gateways; rounding up keeps each one in use.
     weight = min(max(-(-owner.ready_count // len(gateways)), 1), WEIGHT_MAX)
     return [
-        _locality(
-            owner.region,
-            owner.zone,
-            [
-                address_endpoint(
-                    gateway.address, gateway.port, weight=weight, ready=bool(ready and owner.ready_count)
-                )
-                for gateway in gateways
-            ],
+        Target(
+            name=gateway.name,
+            address=gateway.address,
+            port=gateway.port,
+            weight=weight,
+            ready=bool(ready and owner.ready_count),
+            region=owner.region,
+            zone=owner.zone,
         )
+        for gateway in gateways
     ]
 
 
