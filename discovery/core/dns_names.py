@@ -57,6 +57,15 @@ def service_name(key: ServiceKey) -> bytes:
     return encode_name(f"{check_label(key.service, 'service')}.{namespace}.svc.{ORIGIN}")
 
 
+def name_text(wire: bytes) -> str:
+    """The inverse of `encode_name`, for names of our own making."""
+    labels, position = [], 0
+    while length := wire[position]:
+        labels.append(wire[position + 1 : position + 1 + length].decode())
+        position += 1 + length
+    return ".".join(labels)
+
+
 def transport_name(service: bytes) -> bytes:
     """_tcp.SERVICE of a service's wire name: no records, exists while the service has a named port.
 

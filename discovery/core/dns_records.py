@@ -4,12 +4,13 @@ A record's owner is written as a pointer to the question (0xC00C), which every a
 do not depend on the query's id, letter case (0x20), flags or EDNS.
 """
 
+import ipaddress
 import struct
 from collections.abc import Sequence
 
 import msgspec
 
-from discovery.core.dns_names import ORIGIN, encode_name
+from discovery.core.dns_names import ORIGIN, encode_name, name_text
 
 TYPE_A = 1
 TYPE_NS = 2
@@ -86,6 +87,17 @@ def txt_record(text: str, ttl_s: int) -> bytes:
     """A TXT record of one string of at most 255 bytes."""
     data = text.encode()
     return record(TYPE_TXT, ttl_s, bytes((len(data),)) + data)
+
+
+def read_record(wire: bytes) -> tuple[str, int, str]:
+    """The type, TTL in seconds and data, as zone files write them, of an address or SRV record made above."""
+    at = len(QUESTION_POINTER)
+    record_type, _, ttl_s, _ = _FIXED.unpack_from(wire, at)
+    data = wire[at + _FIXED.size :]
+    if record_type == TYPE_SRV:
+        priority, weight, port = struct.unpack_from(">HHH", data)
+        return "SRV", ttl_s, f"{priority} {weight} {port} {name_text(data[6:])}."
+    return ("A" if record_type == TYPE_A else "AAAA"), ttl_s, str(ipaddress.ip_address(data))
 
 
 PRIMARY_WIRE = encode_name(f"ns.dns.{ORIGIN}")

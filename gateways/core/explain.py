@@ -1,0 +1,156 @@
+"""Why a service is as callers of one cluster see it: the answer to `isthmus explain`.
+
+Nothing is decided here. Who sees what is asked of the view and its policies, who is let in of
+`authorization`, which addresses are called of `endpoints`; the DNS records are those that the zone compiles, and
+Envoy's clusters are read from the compiled resources themselves. This module only says by which policy and why.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from certs.core.spiffe import workload_id
+from discovery.core.kinds import ClusterSpec
+from discovery.core.model import Change, Endpoint, EndpointKey, ServiceKey
+from discovery.core.tables import Tables, endpoint_prefix
+from discovery.core.view import Owner, Service
+from discovery.core.views import ViewIndex
+from federation.kernel.errors import InvalidInputError
+from federation.kernel.names import check_label
+from gateways.core import names
+from gateways.core.compile import ViewCompiler
+from gateways.core.explain_policies import Reasons
+from gateways.core.explain_sent import (
+    dns_records,
+    envoy_ports,
+    gateway_facts,
+    hidden_endpoints,
+    seen_endpoints,
+)
+from gateways.core.explained import EndpointFact, Explanation, OwnerFact, Withdrawn
+
+# Of one owner; its counts are of all.
+ENDPOINTS_EXPLAINED_MAX = 500
+POLICIES_EXPLAINED_MAX = 50
+WITHDRAWN_EXPLAINED_MAX = 50
+
+# Of a cluster whose endpoints are still there and whose record is not.
+_UNKNOWN = ClusterSpec(role="primary", trust_domain="")
+
+
+class Caller(NamedTuple):
+    """Who asks for the service: a cluster, or one workload identity of it."""
+
+    cluster: str
+    namespace: str = ""
+    service_account: str = ""
+
+
+def parse_caller(text: str) -> Caller:
+    """Read CLUSTER or CLUSTER/NAMESPACE/SERVICE-ACCOUNT; raises InvalidInputError."""
+    parts = text.split("/")
+    if len(parts) not in (1, 3):
+        raise InvalidInputError(
+            f"from: {text[:200]!r} names no caller, expected CLUSTER or CLUSTER/NAMESPACE/SERVICE-ACCOUNT"
+        )
+    for part, where in zip(parts, ("cluster", "namespace", "service account"), strict=False):
+        check_label(part, f"from: {where}")
+    return Caller(*parts)
+
+
+def explain(
+    view: ViewIndex, compiler: ViewCompiler, caller: Caller, key: ServiceKey, withdrawn: Sequence[Withdrawn]
+) -> Explanation:
+    """Return why a service is as `caller` sees it; `view` and `compiler` are those of its cluster, which has joined.
+
+    Cost: the endpoints of the service in all clusters, and the policies of its namespace in each.
+    """
+    policies = view.policies
+    service = view.service(key)
+    own = policies.clusters[caller.cluster]
+    identity = (
+        str(workload_id(own.trust_domain, caller.namespace, caller.service_account))
+        if caller.namespace
+        else ""
+    )
+    vip = compiler.captured.vip(key)
+    reasons = Reasons(policies, caller.cluster, identity, key)
+    return Explanation(
+        service=str(key),
+        host=names.host(key),
+        cluster=caller.cluster,
+        identity=identity,
+        revision=view.revision,
+        visible=service is not None,
+        owners=tuple(_owners(reasons, view.tables, service)),
+        dns=() if service is None or vip is None else dns_records(service, vip),
+        envoy=() if service is None else envoy_ports(compiler, service),
+        withdrawn=tuple(withdrawn),
+        problem=compiler.problems.get(key, ""),
+    )
+
+
+def withdrawn_of(
+    history: Iterable[tuple[int, tuple[Change, ...]]], tables: Tables, key: ServiceKey
+) -> list[Withdrawn]:
+    """Return the endpoints of a service that went according to a history, oldest first, and did not come back."""
+    prefix = endpoint_prefix(key)
+    gone: dict[bytes, int] = {}
+    for revision, changes in history:
+        for change in changes:
+            if change.table == "endpoints" and change.value is None and change.key.startswith(prefix):
+                gone[change.key] = revision
+    found = [
+        Withdrawn(cluster=place.cluster, name=place.name, revision=revision)
+        for row, revision in gone.items()
+        if row not in tables.endpoints
+        for place in (EndpointKey.decode(row),)
+    ]
+    found.sort(key=lambda one: (-one.revision, one.cluster, one.name))
+    return found[:WITHDRAWN_EXPLAINED_MAX]
+
+
+def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterator[OwnerFact]:
+    seen = () if service is None else service.owners
+    for order, owner in enumerate(seen):
+        facts = seen_endpoints(owner)
+        yield _owner(reasons, owner.cluster, owner.endpoints, facts, order=order, owner=owner)
+    visible = {owner.cluster for owner in seen}
+    hidden: dict[str, list[Endpoint]] = {}
+    for endpoint in tables.list_endpoints(reasons.key):
+        if endpoint.key.cluster not in visible:
+            hidden.setdefault(endpoint.key.cluster, []).append(endpoint)
+    for cluster, endpoints in sorted(hidden.items()):
+        facts = hidden_endpoints(endpoints, reasons.visibility(cluster))
+        yield _owner(reasons, cluster, endpoints, facts, order=None, owner=None)
+
+
+def _owner(
+    reasons: Reasons,
+    cluster: str,
+    endpoints: Sequence[Endpoint],
+    facts: Iterable[EndpointFact],
+    *,
+    order: int | None,
+    owner: Owner | None,
+) -> OwnerFact:
+    spec = reasons.policies.clusters.get(cluster, _UNKNOWN)
+    admitted, admits_why = reasons.admission(cluster)
+    return OwnerFact(
+        cluster=cluster,
+        trust_domain=spec.trust_domain,
+        region=spec.region,
+        zone=spec.zone,
+        visible=owner is not None,
+        why=reasons.visibility(cluster),
+        order=order,
+        distance=reasons.distance(cluster),
+        admits_caller=admitted,
+        admits_why=admits_why,
+        policies=tuple(reasons.policy_facts(cluster)[:POLICIES_EXPLAINED_MAX]),
+        direct=owner is not None and owner.direct,
+        gateways=() if owner is None else gateway_facts(owner),
+        endpoint_count=len(endpoints),
+        ready_count=sum(endpoint.ready for endpoint in endpoints),
+        endpoints=tuple(islice(facts, ENDPOINTS_EXPLAINED_MAX)),
+    )

@@ -1,0 +1,169 @@
+"""What is sent on behalf of a service, read back: load assignments, DNS records, and whom they leave out."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.health_check_pb2 import UNHEALTHY
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.clusters.aggregate.v3.cluster_pb2 import ClusterConfig
+
+from discovery.core.dns_names import name_text
+from discovery.core.dns_records import read_record
+from discovery.core.dns_zone import service_answers
+from discovery.core.model import Endpoint
+from discovery.core.view import Owner, Service
+from discovery.core.vips import Vip
+from gateways.core import names
+from gateways.core.compile import ViewCompiler
+from gateways.core.endpoints import endpoint_targets, owner_targets
+from gateways.core.explained import (
+    Called,
+    EndpointFact,
+    EnvoyClusterFact,
+    EnvoyPortFact,
+    GatewayFact,
+    RecordFact,
+    TargetFact,
+)
+from gateways.core.wire import CLUSTER, ENDPOINTS
+
+
+def seen_endpoints(owner: Owner) -> Iterator[EndpointFact]:
+    """Yield each port of each endpoint of a visible owner, with whether callers reach it."""
+    chosen = {
+        port: {target.name: target.ready for target in endpoint_targets(owner.endpoints, port)}
+        for port in sorted({port.service_port for endpoint in owner.endpoints for port in endpoint.ports})
+    }
+    for endpoint in owner.endpoints:
+        for number, listen_port in _ports(endpoint):
+            called, why = _fate(owner, number, chosen[number].get(endpoint.key.name))
+            yield _fact(endpoint, number, listen_port, called, why)
+
+
+def hidden_endpoints(endpoints: Iterable[Endpoint], why: str) -> Iterator[EndpointFact]:
+    """Yield the same of an owner that is not visible, for that reason."""
+    for endpoint in endpoints:
+        for number, listen_port in _ports(endpoint):
+            yield _fact(endpoint, number, listen_port, "no", why)
+
+
+def gateway_facts(owner: Owner) -> tuple[GatewayFact, ...]:
+    """The gateways by which callers reach an owner; none where it is reached directly."""
+    if owner.direct:
+        return ()
+    ports = {port.service_port for endpoint in owner.endpoints for port in endpoint.ports}
+    # A gateway is one for all ports.
+    called = {target.name: target.ready for port in ports for target in owner_targets(owner, port)}
+    return tuple(
+        GatewayFact(
+            name=gateway.name,
+            address=gateway.address,
+            port=gateway.port,
+            ready=gateway.ready,
+            called=_called(called.get(gateway.name)),
+        )
+        for gateway in owner.gateways
+    )
+
+
+def envoy_ports(compiler: ViewCompiler, service: Service) -> tuple[EnvoyPortFact, ...]:
+    """What the sidecars of the compiler's cluster are sent for a service; a port without clusters is left out."""
+    return tuple(
+        EnvoyPortFact(
+            service_port=port.service_port,
+            protocol=port.protocol,
+            cluster=name,
+            members=tuple(
+                EnvoyClusterFact(priority=priority, name=member, targets=tuple(_targets(compiler, member)))
+                for priority, member in enumerate(_members(compiler, name))
+            ),
+        )
+        for port in service.ports
+        for name in (names.service_cluster(service.key, port.service_port),)
+        if name in compiler.shared("sidecar", CLUSTER)
+    )
+
+
+def dns_records(service: Service, vip: Vip) -> tuple[RecordFact, ...]:
+    """The records of a service, as the zone compiles them."""
+    return tuple(
+        RecordFact(name=name_text(owner), type=kind, ttl_s=ttl_s, data=data)
+        for owner, answers in service_answers(service, vip).items()
+        for answer in answers.values()
+        for kind, ttl_s, data in map(read_record, answer.records)
+    )
+
+
+def _fate(owner: Owner, service_port: int, ready: bool | None) -> tuple[Called, str]:
+    """Whether callers reach an endpoint; `ready` is of its target in its cluster, None: it is left out."""
+    if ready is None:
+        return "no", f"not ready, while others of {owner.cluster} are"
+    if owner.direct:
+        if ready:
+            return "yes", "ready"
+        return "last resort", f"nothing of {owner.cluster} is ready: called when no owner has better"
+    through = owner_targets(owner, service_port)
+    if not through:
+        return "no", f"{owner.cluster} is on another network and has no gateway"
+    by = ", ".join(target.name for target in through)
+    if not ready:
+        return (
+            "last resort",
+            f"nothing of {owner.cluster} is ready: called when no owner has better, behind {by}",
+        )
+    if not through[0].ready:
+        return (
+            "last resort",
+            f"no gateway of {owner.cluster} is ready: called when no owner has better, behind {by}",
+        )
+    return "yes", f"ready, behind gateway {by}"
+
+
+def _fact(endpoint: Endpoint, service_port: int, listen_port: int, called: Called, why: str) -> EndpointFact:
+    return EndpointFact(
+        name=endpoint.key.name,
+        address=endpoint.address,
+        service_port=service_port,
+        listen_port=listen_port,
+        ready=endpoint.ready,
+        weight=endpoint.weight,
+        called=called,
+        why=why,
+    )
+
+
+def _ports(endpoint: Endpoint) -> Iterator[tuple[int, int]]:
+    """Service and listen port; of two ports with one number the first one counts, as in load assignments."""
+    seen: dict[int, int] = {}
+    for port in endpoint.ports:
+        seen.setdefault(port.service_port, port.listen_port)
+    return iter(seen.items())
+
+
+def _called(ready: bool | None) -> Called:
+    return "no" if ready is None else "yes" if ready else "last resort"
+
+
+def _members(compiler: ViewCompiler, aggregate: str) -> Iterable[str]:
+    cluster = Cluster.FromString(compiler.shared("sidecar", CLUSTER)[aggregate].message_bytes)
+    return tuple(ClusterConfig.FromString(cluster.cluster_type.typed_config.value).clusters)
+
+
+def _targets(compiler: ViewCompiler, member: str) -> Iterator[TargetFact]:
+    assignment = ClusterLoadAssignment.FromString(compiler.shared("sidecar", ENDPOINTS)[member].message_bytes)
+    for locality in assignment.endpoints:
+        for each in locality.lb_endpoints:
+            yield _target(locality.locality, each)
+
+
+def _target(place: Any, each: Any) -> TargetFact:
+    address = each.endpoint.address.socket_address
+    return TargetFact(
+        address=address.address,
+        port=address.port_value,
+        weight=each.load_balancing_weight.value,
+        health="unhealthy" if each.health_status == UNHEALTHY else "unknown",
+        region=place.region,
+        zone=place.zone,
+    )
