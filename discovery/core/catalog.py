@@ -80,6 +80,10 @@ class Catalog:
         """The newest holder of a lease, which may have expired; None if nobody ever held it."""
         return self._leases.get(name)
 
+    def kept_history(self) -> Sequence[tuple[int, tuple[Change, ...]]]:
+        """Return all changes that are remembered, by revision, oldest first. Safe from any thread."""
+        return self._history.kept()
+
     def history(self, after_revision: int) -> Sequence[tuple[int, tuple[Change, ...]]]:
         """All changes after a revision, by revision; raises `CompactedError` when some are gone."""
         return self._history.after(after_revision)

@@ -37,6 +37,10 @@ class History:
         self._complete_after = self._entries[drop - 1][0]
         self._entries = self._entries[drop:]
 
+    def kept(self) -> Sequence[tuple[int, tuple[Change, ...]]]:
+        """Return all changes that are still here, oldest first."""
+        return self._entries
+
     def after(self, revision: int) -> Sequence[tuple[int, tuple[Change, ...]]]:
         """Return all changes after `revision`, oldest first; none if it is the newest, or newer.
 

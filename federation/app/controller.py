@@ -41,6 +41,7 @@ from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.api.rest import ResourceApi
 from federation.api.tokens import TokenReply, TokenRequest, create_token
+from federation.api.understanding import Understanding
 from federation.api.watch import WatchHub
 from federation.app.backup import BackupDesk, StateTaker
 from federation.app.config import ControllerConfig
@@ -308,6 +309,7 @@ class Controller:
                 *self._resource_api().routes(),
                 *self._operations().routes(),
                 *self._member_operations().routes(),
+                *self._understanding().routes(),
             ),
             leaf=self.credentials.leaf,
             bundles=self.directory.bundles,
@@ -344,6 +346,15 @@ class Controller:
             proxies=self.proxies,
             raft_status=self.engine.status,
             create_token=self._create_token,
+        )
+
+    def _understanding(self) -> Understanding:
+        return Understanding(
+            cluster=self.cluster,
+            catalog=self.catalog,
+            verifier=self.verifier,
+            views=self.views,
+            facts=self.health.gather,
         )
 
     def _member_operations(self) -> MemberOperations:

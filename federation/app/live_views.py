@@ -11,6 +11,7 @@ import structlog
 
 from discovery.core.model import ServiceKey
 from discovery.core.view import Service
+from federation.api.understanding import Served
 from federation.replication.feed import Feed
 from federation.replication.followed_view import FollowedView
 from federation.replication.state import FollowerState
@@ -29,7 +30,7 @@ class LiveViews:
     def __init__(self, feed: Feed, source: CompiledSource) -> None:
         self._feed = feed
         self._source = source
-        self._views: dict[str, FollowedView] = {}
+        self._served: dict[str, Served] = {}
         self._wanted: asyncio.Queue[str] = asyncio.Queue()
         self._known: set[str] = set()
 
@@ -41,8 +42,12 @@ class LiveViews:
 
     def service(self, cluster: str, key: ServiceKey) -> Service | None:
         """Return a service as `cluster` sees it."""
-        followed = self._views.get(cluster)
-        return None if followed is None else followed.view.service(key)
+        served = self._served.get(cluster)
+        return None if served is None else served.view.service(key)
+
+    def served(self, cluster: str) -> Served | None:
+        """Return a cluster's view and what is compiled from it; None while it is not ready."""
+        return self._served.get(cluster)
 
     async def run(self) -> None:
         """Follow for every wanted cluster until cancelled."""
@@ -64,7 +69,7 @@ class LiveViews:
                 if compiler is None:
                     compiler = ViewCompiler(cluster, followed.view)
                     await _compile_all(compiler, changed)
-                    self._views[cluster] = followed
+                    self._served[cluster] = Served(followed.view, compiler)
                     self._source.add(compiler)
                     _log.info("view_ready", cluster=cluster, services=len(changed), revision=state.revision)
                 else:

@@ -15,6 +15,7 @@ from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
 from federation.cli.process_commands import agent, controller, dns, gateway
 from federation.cli.resource_commands import apply, delete, get
 from federation.cli.status_commands import proxy, resolve, status
+from federation.cli.understanding_commands import explain, whatif
 from federation.kernel.errors import IsthmusError, cause_of
 
 
@@ -40,6 +41,8 @@ for command in (
     get,
     delete,
     resolve,
+    explain,
+    whatif,
     proxy,
     status,
     doctor,

@@ -1,0 +1,164 @@
+"""The calls /v1/explain and /v1/whatif: why a service is as a caller sees it, and what losing clusters would do."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import msgspec
+from aiohttp import web
+
+from certs.core.verifier import Verifier
+from discovery.core.catalog import Catalog
+from discovery.core.kinds import ClusterSpec
+from discovery.core.view import Service
+from discovery.core.views import ViewIndex
+from federation.api.caller import caller_identity, require_operator
+from federation.api.directory import cluster_spec, resources
+from federation.api.health import Facts
+from federation.api.operations import parse_service_name
+from federation.api.rest import json_response
+from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
+from gateways.core.compile import ViewCompiler
+from gateways.core.explain import explain, parse_caller, withdrawn_of
+from gateways.core.whatif import (
+    ClusterLoss,
+    QuorumLoss,
+    ServiceLoss,
+    lose_clusters,
+    lose_quorum,
+    lose_service,
+    worst_first,
+)
+
+# Some tens of microseconds for each; the event loop must not stand still for longer than a few milliseconds.
+SERVICES_PER_SLICE = 50
+# Counted beyond; the worst are listed.
+LOSSES_LISTED_MAX = 5_000
+LOST_CLUSTERS_MAX = 100
+
+
+class Served(NamedTuple):
+    """What a controller keeps for one cluster."""
+
+    view: ViewIndex
+    compiler: ViewCompiler
+
+
+class ServedViews(Protocol):
+    """The views that a controller keeps; `federation.app.live_views` has them."""
+
+    def served(self, cluster: str) -> Served | None:
+        """Return those of a cluster, or None while they are not ready."""
+        ...
+
+
+class WhatIf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What losing clusters would do."""
+
+    lost: tuple[str, ...]
+    revision: int
+    quorum: QuorumLoss
+    clusters: tuple[ClusterLoss, ...]
+    services: tuple[ServiceLoss, ...]  # The worst first, at most `LOSSES_LISTED_MAX`.
+    counts: dict[str, int]  # Of all, by outcome.
+
+
+class Understanding:
+    """Handlers of these paths of one controller, for operators of its cluster."""
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        catalog: Catalog,
+        verifier: Verifier,
+        views: ServedViews,
+        facts: Callable[[], Awaitable[Facts]],
+    ) -> None:
+        self._cluster = cluster
+        self._catalog = catalog
+        self._verifier = verifier
+        self._views = views
+        self._facts = facts
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of these calls."""
+        return [web.get("/v1/explain", self._explain), web.get("/v1/whatif", self._what_if)]
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        self._authorize(request)
+        caller = parse_caller(request.query.get("from", ""))
+        self._check_sees(caller.cluster)
+        key = parse_service_name(request.query.get("name", ""))
+        served = self._served(caller.cluster)
+        gone = withdrawn_of(self._catalog.kept_history(), served.view.tables, key)
+        return json_response(explain(served.view, served.compiler, caller, key, gone))
+
+    async def _what_if(self, request: web.Request) -> web.Response:
+        self._authorize(request)
+        tables = self._catalog.tables
+        clusters = {
+            row.key.name: spec for row, spec in resources(tables, "Cluster") if isinstance(spec, ClusterSpec)
+        }
+        lost = self._read_lost(request.query.get("lose", ""))
+        facts = await self._facts()
+        callers = {
+            name: self._served(name)
+            for name, spec in clusters.items()
+            if name not in lost and spec.role != "witness"
+        }
+        losses: list[ServiceLoss] = []
+        for number, (caller, service) in enumerate(_affected(callers, lost), start=1):
+            losses += lose_service(service, caller, lost)
+            if number % SERVICES_PER_SLICE == 0:
+                await asyncio.sleep(0)
+        losses.sort(key=worst_first)
+        counts: dict[str, int] = {}
+        for loss in losses:
+            counts[loss.outcome] = counts.get(loss.outcome, 0) + 1
+        view = self._served(self._cluster).view
+        heard = [voter for voter in facts.voters if facts.is_heard(voter)]
+        return json_response(
+            WhatIf(
+                lost=tuple(sorted(lost)),
+                revision=tables.revision,
+                quorum=lose_quorum(facts.voters, heard, lost),
+                clusters=lose_clusters(clusters, {name: view.gateways(name) for name in clusters}, lost),
+                services=tuple(losses[:LOSSES_LISTED_MAX]),
+                counts=counts,
+            )
+        )
+
+    def _read_lost(self, text: str) -> frozenset[str]:
+        names = [name for name in text.split(",") if name]
+        if not 1 <= len(names) <= LOST_CLUSTERS_MAX:
+            raise InvalidInputError(
+                f"lose: {text[:200]!r} names {len(names)} clusters, expected 1 to {LOST_CLUSTERS_MAX}"
+            )
+        for name in names:
+            cluster_spec(self._catalog.tables, name)
+        return frozenset(names)
+
+    def _check_sees(self, cluster: str) -> None:
+        if cluster_spec(self._catalog.tables, cluster).role == "witness":
+            raise PreconditionError(f"cluster {cluster} is a witness: nobody calls services from it")
+
+    def _served(self, cluster: str) -> Served:
+        served = self._views.served(cluster)
+        if served is None:
+            raise UnavailableError(f"this controller's view of cluster {cluster} is not ready yet: ask again")
+        return served
+
+    def _authorize(self, request: web.Request) -> str:
+        identity = caller_identity(request, self._verifier)
+        return require_operator(identity, self._catalog.tables, cluster=self._cluster)
+
+
+def _affected(callers: dict[str, Served], lost: frozenset[str]) -> Iterator[tuple[str, Service]]:
+    """Yield, for each caller, the services that it sees of a lost cluster. Views may change meanwhile."""
+    for caller, served in sorted(callers.items()):
+        keys = {key for cluster in lost for key in served.view.owned_by(cluster)}
+        for key in sorted(keys):
+            service = served.view.service(key)
+            if service is not None:
+                yield caller, service

@@ -1,0 +1,173 @@
+"""`isthmus explain|whatif`: why a service is as a caller sees it, and what losing clusters would do."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from federation.cli.output import print_json, print_table, say
+from federation.cli.session import Session, context_option, output_option
+
+
+@click.command()
+@click.argument("service")
+@click.option(
+    "--from",
+    "caller",
+    required=True,
+    metavar="CLUSTER[/NAMESPACE/SERVICE-ACCOUNT]",
+    help="Who calls: anybody of a cluster, or one identity of it.",
+)
+@context_option
+@output_option
+def explain(service: str, caller: str, context_directory: str, output: str) -> None:
+    """Show why a call to SERVICE goes where it goes: orders.shop, or the full DNS name."""
+    answer: dict[str, Any] = Session(context_directory).get(
+        f"/v1/explain?{urlencode({'name': service, 'from': caller})}"
+    )
+    if output == "json":
+        print_json(answer)
+        return
+    seen = "is visible to" if answer["visible"] else "is not visible to"
+    say(f"{answer['host']} {seen} cluster {answer['cluster']}, at revision {answer['revision']}")
+    if answer["problem"]:
+        say(f"problem: {answer['problem']}")
+    _print_owners(answer)
+    _print_policies(answer)
+    _print_endpoints(answer)
+    if answer["dns"]:
+        say("")
+        print_table(
+            ("dns name", "type", "ttl", "data"),
+            [(one["name"], one["type"], one["ttlS"], one["data"]) for one in answer["dns"]],
+        )
+    _print_envoy(answer)
+    if answer["withdrawn"]:
+        say("")
+        print_table(
+            ("withdrawn endpoint", "cluster", "at revision"),
+            [(one["name"], one["cluster"], one["revision"]) for one in answer["withdrawn"]],
+        )
+
+
+@click.command()
+@click.option("--lose", required=True, metavar="CLUSTER[,CLUSTER]", help="The clusters that are gone.")
+@context_option
+@output_option
+def whatif(lose: str, context_directory: str, output: str) -> None:
+    """Show what losing clusters would do: to services and their callers, the log, remote clusters."""
+    answer: dict[str, Any] = Session(context_directory).get(f"/v1/whatif?{urlencode({'lose': lose})}")
+    if output == "json":
+        print_json(answer)
+        return
+    say(_quorum_text(answer["quorum"]))
+    print_table(
+        ("cluster", "role", "fate", "home", "ready gateways"),
+        [
+            (
+                one["cluster"],
+                one["role"],
+                "lost" if one["lost"] else "loses its home" if one["homeLost"] else "stays",
+                one["home"],
+                f"{one['readyGateways']}/{one['gateways']}",
+            )
+            for one in answer["clusters"]
+        ],
+    )
+    say("")
+    print_table(
+        ("service", "port", "caller", "outcome", "served by", "then by", "ready endpoints"),
+        [
+            (
+                one["service"],
+                one["servicePort"],
+                one["caller"],
+                one["outcome"],
+                one["servedBy"] or "nobody",
+                one["servedThen"] or "nobody",
+                f"{one['readyNow']} -> {one['readyThen']}",
+            )
+            for one in answer["services"]
+        ],
+    )
+    unlisted = sum(answer["counts"].values()) - len(answer["services"])
+    if unlisted:
+        say(f"and {unlisted} more, none of them worse")
+
+
+def _quorum_text(quorum: dict[str, Any]) -> str:
+    members = f"{quorum['answering']} of {len(quorum['voters'])} members would answer, {quorum['needed']} are needed"
+    silent = f"; silent already: {', '.join(quorum['silent'])}" if quorum["silent"] else ""
+    if quorum["survives"]:
+        return f"the log goes on: {members}{silent}"
+    return f"the log stops, and nothing can be written: {members}{silent}"
+
+
+def _print_owners(answer: dict[str, Any]) -> None:
+    admitted = {True: "yes", False: "no", None: "depends"}
+    print_table(
+        ("order", "cluster", "place", "visible", "why", "caller admitted", "by"),
+        [
+            (
+                "-" if one["order"] is None else one["order"],
+                one["cluster"],
+                one["distance"] or "unknown",
+                "yes" if one["visible"] else "no",
+                one["why"],
+                admitted[one["admitsCaller"]],
+                one["admitsWhy"],
+            )
+            for one in answer["owners"]
+        ],
+    )
+
+
+def _print_policies(answer: dict[str, Any]) -> None:
+    rows = [
+        (owner["cluster"], one["kind"], one["name"], "yes" if one["applies"] else "no", one["why"])
+        for owner in answer["owners"]
+        for one in owner["policies"]
+    ]
+    if rows:
+        say("")
+        print_table(("cluster", "policy", "name", "applies", "why"), rows)
+
+
+def _print_endpoints(answer: dict[str, Any]) -> None:
+    say("")
+    print_table(
+        ("endpoint", "cluster", "address", "for port", "ready", "weight", "called", "why"),
+        [
+            (
+                one["name"],
+                owner["cluster"],
+                f"{one['address']}:{one['listenPort']}",
+                one["servicePort"],
+                "yes" if one["ready"] else "no",
+                one["weight"],
+                one["called"],
+                one["why"],
+            )
+            for owner in answer["owners"]
+            for one in owner["endpoints"]
+        ],
+    )
+
+
+def _print_envoy(answer: dict[str, Any]) -> None:
+    rows = [
+        (
+            port["servicePort"],
+            member["priority"],
+            member["name"],
+            f"{target['address']}:{target['port']}" if target else "none",
+            target["weight"] if target else "",
+            target["health"] if target else "",
+        )
+        for port in answer["envoy"]
+        for member in port["members"]
+        for target in (member["targets"] or [None])
+    ]
+    if rows:
+        say("")
+        print_table(("port", "priority", "envoy cluster", "target", "weight", "health"), rows)
