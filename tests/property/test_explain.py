@@ -1,0 +1,172 @@
+"""Explanations and forecasts over generated catalogs, against the view, the compiled resources and the zone."""
+
+import dns.message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from discovery.core.dns_answer import answer
+from discovery.core.dns_zone import CompiledZone
+from discovery.core.model import Change, Endpoint, Resource, ServiceKey, pack
+from discovery.core.tables import EMPTY_TABLES, Tables
+from discovery.core.view import Service
+from discovery.core.views import ViewIndex
+from gateways.core import endpoints
+from gateways.core.compile import ViewCompiler
+from gateways.core.explain import Caller, explain
+from gateways.core.explained import Explanation
+from gateways.core.whatif import lose_service
+from gateways.core.wire import CLUSTER, ENDPOINTS
+from tests.property.test_views_incremental import ALL_KEYS, CLUSTERS, COMMON, STANDING, rows
+from tests.unit.gateways.decoding import addresses, decode, members
+
+catalogs = st.tuples(
+    st.lists(rows, max_size=12), st.sets(st.sampled_from(range(len(STANDING + COMMON))), max_size=4)
+)
+
+
+def tables_of(catalog: tuple[list[Resource | Endpoint], set[int]]) -> Tables:
+    more, left_out = catalog
+    standing = [row for number, row in enumerate(STANDING + COMMON) if number not in left_out]
+    return EMPTY_TABLES.with_changes(changes(*standing, *more), 1)
+
+
+def changes(*found: Resource | Endpoint) -> tuple[Change, ...]:
+    return tuple(
+        Change("endpoints" if isinstance(row, Endpoint) else "resources", row.key.encode(), pack(row))
+        for row in found
+    )
+
+
+@settings(max_examples=60)
+@given(catalog=catalogs, viewer=st.sampled_from(CLUSTERS))
+def test_an_explanation_agrees_with_what_is_seen_sent_and_answered(catalog, viewer):
+    tables = tables_of(catalog)
+    view = ViewIndex(viewer)
+    compiler, zone = ViewCompiler(viewer, view), CompiledZone()
+    compiler.update(view.reset(tables))
+    if viewer not in view.policies.clusters:
+        return
+    zone.replace(view)
+    for key in ALL_KEYS:
+        found = explain(view, compiler, Caller(viewer, "shop", "web"), key, ())
+        check_owners(found, view.service(key), tables, key)
+        check_envoy(found, compiler, view.service(key))
+        check_dns(found, zone)
+        check_admission(found, tables, viewer, key)
+
+
+def check_owners(found: Explanation, service: Service | None, tables: Tables, key: ServiceKey) -> None:
+    owners = () if service is None else service.owners
+    assert found.visible == (service is not None)
+    assert [one.cluster for one in found.owners if one.visible] == [one.cluster for one in owners]
+    assert [one.order for one in found.owners] == [
+        *range(len(owners)),
+        *[None] * (len(found.owners) - len(owners)),
+    ]
+    # Every endpoint of the catalog has its say, seen or not.
+    told = {(one.cluster, e.name, e.service_port) for one in found.owners for e in one.endpoints}
+    assert told == {
+        (row.key.cluster, row.key.name, port.service_port)
+        for row in tables.list_endpoints(key)
+        for port in row.ports
+    }
+    for one in found.owners:
+        exported = any(fact.applies for fact in one.policies if fact.kind == "ExportPolicy")
+        if one.visible and one.cluster != found.cluster:
+            assert exported
+
+
+def check_envoy(found: Explanation, compiler: ViewCompiler, service: Service | None) -> None:
+    """What is told of Envoy is every byte that tells it, and each endpoint's fate is that of its address."""
+    told = {(port.cluster, *(member.name for member in port.members)) for port in found.envoy}
+    aggregates = {name for name in compiler.shared("sidecar", CLUSTER) if name.endswith(f"||{found.host}")}
+    assert told == {
+        (name, *members(decode(compiler.shared("sidecar", CLUSTER)[name]))) for name in aggregates
+    }
+    for port in found.envoy:
+        for member in port.members:
+            sent = addresses(decode(compiler.shared("sidecar", ENDPOINTS)[member.name]))
+            assert [f"{one.address}:{one.port}" for one in member.targets] == sent
+            owner = next(one for one in found.owners if member.name.endswith(f"|{one.cluster}"))
+            healthy = any(target.health == "unknown" for target in member.targets)
+            fates = [e.called for e in owner.endpoints if e.service_port == port.service_port]
+            if "yes" in fates:
+                assert healthy
+            if owner.direct:
+                assert healthy == ("yes" in fates)
+                assert len(sent) == sum(fate != "no" for fate in fates)
+            elif not owner.gateways:
+                assert sent == []
+                assert set(fates) <= {"no"}
+
+
+def check_dns(found: Explanation, zone: CompiledZone) -> None:
+    for kind in ("A", "AAAA", "SRV"):
+        question = dns.message.make_query(found.host, kind)
+        reply = answer(question.to_wire(), zone, transport="udp")
+        assert reply is not None
+        sets = dns.message.from_wire(reply).answer
+        expected = sorted(record.to_text() for each in sets for record in each)
+        told = sorted(one.data for one in found.dns if one.name == found.host and one.type == kind)
+        assert told == expected
+
+
+def check_admission(found: Explanation, tables: Tables, viewer: str, key: ServiceKey) -> None:
+    """The owner's own view, which makes its listeners, admits whom the explanation says."""
+    for one in found.owners:
+        theirs = ViewIndex(one.cluster)
+        theirs.reset(tables)
+        admission = theirs.admission(key)
+        if admission is None:
+            assert one.admits_caller is False
+            continue
+        domain = found.identity.split("/")[2]
+        by_grant = any(
+            source.trust_domain == domain
+            and (not source.namespaces or "shop" in source.namespaces)
+            and (not source.principals or found.identity in source.principals)
+            for source in admission.sources
+        )
+        assert one.admits_caller == (domain == admission.own_trust_domain or by_grant)
+
+
+@settings(max_examples=60)
+@given(
+    catalog=catalogs,
+    viewer=st.sampled_from(CLUSTERS),
+    lost=st.sets(st.sampled_from(CLUSTERS), min_size=1, max_size=3),
+)
+def test_a_forecast_is_what_is_sent_when_the_endpoints_are_gone(catalog, viewer, lost):
+    """Lost clusters are taken out of the catalog for real; what is compiled then is what was foretold."""
+    tables = tables_of(catalog)
+    lost = lost - {viewer}
+    gone = [
+        Change("endpoints", key, None)
+        for key, _ in tables.endpoints.items()
+        if key.split(b"\0")[2].decode() in lost
+    ]
+    before, after = ViewIndex(viewer), ViewIndex(viewer)
+    before.reset(tables)
+    after.reset(tables.with_changes(gone, 2))
+    for key in ALL_KEYS:
+        service = before.service(key)
+        foretold = () if service is None else tuple(lose_service(service, viewer, lost))
+        left = after.service(key)
+        for loss in foretold:
+            owners = {one.cluster: one for one in (left.owners if left else ())}
+            called = {name: endpoints.owner_targets(one, loss.service_port) for name, one in owners.items()}
+            sent = [name for name, targets in called.items() if targets]
+            ready = [name for name in sent if any(target.ready for target in called[name])]
+            assert list(loss.owners_then) == sent
+            assert loss.served_then == (ready or sent or [""])[0]
+            assert (loss.outcome == "dies") == (not sent)
+        told = {loss.service_port for loss in foretold}
+        # What is not foretold does not change.
+        for port in () if service is None else service.ports:
+            if port.service_port not in told:
+                assert sendings(service, port.service_port) == sendings(left, port.service_port)
+
+
+def sendings(service: Service | None, port: int) -> list[tuple[str, list[endpoints.Target]]]:
+    found = [(one.cluster, endpoints.owner_targets(one, port)) for one in (service.owners if service else ())]
+    return [(cluster, targets) for cluster, targets in found if targets]
