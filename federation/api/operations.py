@@ -175,7 +175,7 @@ def parse_service_name(text: str) -> ServiceKey:
         short = short.removesuffix(suffix)
     parts = short.split(".")
     if len(parts) != 2 or not all(parts):
-        raise InvalidInputError(f"name: {text!r} names no service, expected SERVICE.NAMESPACE")
+        raise InvalidInputError(f"name: {text[:200]!r} names no service, expected SERVICE.NAMESPACE")
     return ServiceKey(parts[1], parts[0])
 
 

@@ -70,6 +70,8 @@ def test_any_other_certificate_of_our_own_authority_is_refused(
         ("GET", "/v1/status"),
         ("GET", "/v1/endpoints"),
         ("GET", "/v1/resolve?name=a.b&from=alpha"),
+        ("GET", "/v1/explain?name=a.b&from=alpha"),
+        ("GET", "/v1/whatif?lose=alpha"),
         ("GET", "/v1/proxies"),
     ],
 )

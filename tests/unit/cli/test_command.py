@@ -49,6 +49,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         ("apply",),
         ("delete", "grant"),
         ("resolve", "orders.shop"),
+        ("explain", "orders.shop"),
+        ("whatif",),
         ("token", "create"),
         ("token", "create", "--cluster", "a", "--purpose", "king"),
         ("init", "--name", "x"),
