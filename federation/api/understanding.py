@@ -1,7 +1,7 @@
 """The calls /v1/explain and /v1/whatif: why a service is as a caller sees it, and what losing clusters would do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -32,7 +32,9 @@ from gateways.core.whatif import (
 
 # Some tens of microseconds for each; the event loop must not stand still for longer than a few milliseconds.
 SERVICES_PER_SLICE = 50
-# Counted beyond; the worst are listed.
+# For one question, over all callers: some seconds of work, in slices.
+SERVICES_LOOKED_AT_MAX = 100_000
+# The worst are listed, the others counted.
 LOSSES_LISTED_MAX = 5_000
 LOST_CLUSTERS_MAX = 100
 
@@ -60,7 +62,8 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     quorum: QuorumLoss
     clusters: tuple[ClusterLoss, ...]
     services: tuple[ServiceLoss, ...]  # The worst first, at most `LOSSES_LISTED_MAX`.
-    counts: dict[str, int]  # Of all, by outcome.
+    counts: dict[str, int]  # Of all that were looked at, by outcome.
+    complete: bool  # False: there are more than `SERVICES_LOOKED_AT_MAX`.
 
 
 class Understanding:
@@ -107,15 +110,7 @@ class Understanding:
             for name, spec in clusters.items()
             if name not in lost and spec.role != "witness"
         }
-        losses: list[ServiceLoss] = []
-        for number, (caller, service) in enumerate(_affected(callers, lost), start=1):
-            losses += lose_service(service, caller, lost)
-            if number % SERVICES_PER_SLICE == 0:
-                await asyncio.sleep(0)
-        losses.sort(key=worst_first)
-        counts: dict[str, int] = {}
-        for loss in losses:
-            counts[loss.outcome] = counts.get(loss.outcome, 0) + 1
+        losses = await _foresee(callers, lost)
         view = self._served(self._cluster).view
         heard = [voter for voter in facts.voters if facts.is_heard(voter)]
         return json_response(
@@ -124,8 +119,9 @@ class Understanding:
                 revision=tables.revision,
                 quorum=lose_quorum(facts.voters, heard, lost),
                 clusters=lose_clusters(clusters, {name: view.gateways(name) for name in clusters}, lost),
-                services=tuple(losses[:LOSSES_LISTED_MAX]),
-                counts=counts,
+                services=tuple(losses.worst),
+                counts=losses.counts,
+                complete=losses.complete,
             )
         )
 
@@ -145,13 +141,49 @@ class Understanding:
 
     def _served(self, cluster: str) -> Served:
         served = self._views.served(cluster)
-        if served is None:
+        if served is None or cluster not in served.view.policies.clusters:
             raise UnavailableError(f"this controller's view of cluster {cluster} is not ready yet: ask again")
         return served
 
     def _authorize(self, request: web.Request) -> str:
         identity = caller_identity(request, self._verifier)
         return require_operator(identity, self._catalog.tables, cluster=self._cluster)
+
+
+class Losses:
+    """The worst losses and the counts of all, in bounded memory."""
+
+    def __init__(self) -> None:
+        self.worst: list[ServiceLoss] = []
+        self.counts: dict[str, int] = {}
+        self.complete = True
+
+    def add(self, losses: Iterable[ServiceLoss]) -> None:
+        """Count them, and keep them if they are among the worst."""
+        for loss in losses:
+            self.counts[loss.outcome] = self.counts.get(loss.outcome, 0) + 1
+            self.worst.append(loss)
+        if len(self.worst) > 2 * LOSSES_LISTED_MAX:
+            self.trim()
+
+    def trim(self) -> None:
+        """Sort what is kept, and drop what is not listed."""
+        self.worst.sort(key=worst_first)
+        del self.worst[LOSSES_LISTED_MAX:]
+
+
+async def _foresee(callers: dict[str, Served], lost: frozenset[str]) -> Losses:
+    """Look at every service that a caller sees of a lost cluster, letting others run now and then."""
+    losses = Losses()
+    for number, (caller, service) in enumerate(_affected(callers, lost), start=1):
+        if number > SERVICES_LOOKED_AT_MAX:
+            losses.complete = False
+            break
+        losses.add(lose_service(service, caller, lost))
+        if number % SERVICES_PER_SLICE == 0:
+            await asyncio.sleep(0)
+    losses.trim()
+    return losses
 
 
 def _affected(callers: dict[str, Served], lost: frozenset[str]) -> Iterator[tuple[str, Service]]:

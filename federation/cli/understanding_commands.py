@@ -93,6 +93,8 @@ def whatif(lose: str, context_directory: str, output: str) -> None:
     unlisted = sum(answer["counts"].values()) - len(answer["services"])
     if unlisted:
         say(f"and {unlisted} more, none of them worse")
+    if not answer["complete"]:
+        say("there are too many services to look at all: lose fewer clusters at once")
 
 
 def _quorum_text(quorum: dict[str, Any]) -> str:

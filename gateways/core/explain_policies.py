@@ -1,6 +1,6 @@
 """By which policies a cluster's part of a service is seen, and its callers admitted, or not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from discovery.core.kinds import ExportPolicySpec, GrantSpec
 from discovery.core.model import SYSTEM_NAMESPACE, ServiceKey
@@ -32,6 +32,8 @@ class Reasons:
         self.viewer = viewer
         self.identity = identity  # Empty: any of the viewer's.
         self.key = key
+        self._read_exports: dict[str, Mapping[str, ExportPolicySpec]] = {}
+        self._read_grants: dict[str, Mapping[str, GrantSpec]] = {}
 
     def distance(self, owner: str) -> str:
         """Why an owner stands where it does; empty if it is no cluster of the federation."""
@@ -93,7 +95,7 @@ class Reasons:
                 applies=is_exported(self.key.service, self.viewer, [spec]),
                 why=self._export_why(spec),
             )
-            for name, spec in self.policies.named_exports(owner, self.key.namespace).items()
+            for name, spec in self._exports(owner).items()
         ]
         if not self._is_own_trust_domain(owner):
             facts += [
@@ -103,7 +105,7 @@ class Reasons:
                     applies=is_granted(self.key.service, self._own_trust_domain, [spec]),
                     why=self._grant_why(owner, spec),
                 )
-                for name, spec in self.policies.named_grants(owner, self.key.namespace).items()
+                for name, spec in self._grants(owner).items()
             ]
         return sorted(facts, key=lambda fact: (not fact.applies, fact.kind, fact.name))
 
@@ -114,26 +116,32 @@ class Reasons:
     def _is_own_trust_domain(self, owner: str) -> bool:
         return self.policies.clusters[owner].trust_domain == self._own_trust_domain
 
+    def _exports(self, owner: str) -> Mapping[str, ExportPolicySpec]:
+        if owner not in self._read_exports:
+            self._read_exports[owner] = self.policies.named_exports(owner, self.key.namespace)
+        return self._read_exports[owner]
+
+    def _grants(self, owner: str) -> Mapping[str, GrantSpec]:
+        if owner not in self._read_grants:
+            self._read_grants[owner] = self.policies.named_grants(owner, self.key.namespace)
+        return self._read_grants[owner]
+
     def _exporting(self, owner: str) -> list[str]:
         return [
             name
-            for name, spec in self.policies.named_exports(owner, self.key.namespace).items()
+            for name, spec in self._exports(owner).items()
             if is_exported(self.key.service, self.viewer, [spec])
         ]
 
     def _granting(self, owner: str) -> list[str]:
         return [
             name
-            for name, spec in self.policies.named_grants(owner, self.key.namespace).items()
+            for name, spec in self._grants(owner).items()
             if is_granted(self.key.service, self._own_trust_domain, [spec])
         ]
 
     def _admitting(self, owner: str) -> list[str]:
-        return [
-            name
-            for name, spec in self.policies.named_grants(owner, self.key.namespace).items()
-            if self._admits(owner, spec)
-        ]
+        return [name for name, spec in self._grants(owner).items() if self._admits(owner, spec)]
 
     def _admits(self, owner: str, grant: GrantSpec) -> bool:
         """Whether this grant alone lets the caller in."""

@@ -16,7 +16,7 @@ from discovery.core.view import Owner, Service
 from discovery.core.vips import Vip
 from gateways.core import names
 from gateways.core.compile import ViewCompiler
-from gateways.core.endpoints import endpoint_targets, owner_targets
+from gateways.core.endpoints import Target, endpoint_targets, owner_targets
 from gateways.core.explained import (
     Called,
     EndpointFact,
@@ -31,13 +31,16 @@ from gateways.core.wire import CLUSTER, ENDPOINTS
 
 def seen_endpoints(owner: Owner) -> Iterator[EndpointFact]:
     """Yield each port of each endpoint of a visible owner, with whether callers reach it."""
+    ports = _service_ports(owner)
     chosen = {
         port: {target.name: target.ready for target in endpoint_targets(owner.endpoints, port)}
-        for port in sorted({port.service_port for endpoint in owner.endpoints for port in endpoint.ports})
+        for port in ports
     }
+    # Once for all: each endpoint of an owner behind gateways is reached, or not, by the same ones.
+    through = _through(owner)
     for endpoint in owner.endpoints:
         for number, listen_port in _ports(endpoint):
-            called, why = _fate(owner, number, chosen[number].get(endpoint.key.name))
+            called, why = _fate(owner, through, chosen[number].get(endpoint.key.name))
             yield _fact(endpoint, number, listen_port, called, why)
 
 
@@ -52,9 +55,7 @@ def gateway_facts(owner: Owner) -> tuple[GatewayFact, ...]:
     """The gateways by which callers reach an owner; none where it is reached directly."""
     if owner.direct:
         return ()
-    ports = {port.service_port for endpoint in owner.endpoints for port in endpoint.ports}
-    # A gateway is one for all ports.
-    called = {target.name: target.ready for port in ports for target in owner_targets(owner, port)}
+    called = {target.name: target.ready for target in _through(owner)}
     return tuple(
         GatewayFact(
             name=gateway.name,
@@ -95,7 +96,17 @@ def dns_records(service: Service, vip: Vip) -> tuple[RecordFact, ...]:
     )
 
 
-def _fate(owner: Owner, service_port: int, ready: bool | None) -> tuple[Called, str]:
+def _service_ports(owner: Owner) -> list[int]:
+    return sorted({port.service_port for endpoint in owner.endpoints for port in endpoint.ports})
+
+
+def _through(owner: Owner) -> list[Target]:
+    """The gateways that callers are sent, which are the same for all ports; none where they need none."""
+    ports = _service_ports(owner)
+    return [] if owner.direct or not ports else owner_targets(owner, ports[0])
+
+
+def _fate(owner: Owner, through: list[Target], ready: bool | None) -> tuple[Called, str]:
     """Whether callers reach an endpoint; `ready` is of its target in its cluster, None: it is left out."""
     if ready is None:
         return "no", f"not ready, while others of {owner.cluster} are"
@@ -103,7 +114,6 @@ def _fate(owner: Owner, service_port: int, ready: bool | None) -> tuple[Called, 
         if ready:
             return "yes", "ready"
         return "last resort", f"nothing of {owner.cluster} is ready: called when no owner has better"
-    through = owner_targets(owner, service_port)
     if not through:
         return "no", f"{owner.cluster} is on another network and has no gateway"
     by = ", ".join(target.name for target in through)
