@@ -1,33 +1,76 @@
 """Explanations and forecasts over generated catalogs, against the view, the compiled resources and the zone."""
 
 import dns.message
+from envoy.config.core.v3.health_check_pb2 import UNHEALTHY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.core.dns_answer import answer
 from discovery.core.dns_zone import CompiledZone
-from discovery.core.model import Change, Endpoint, Resource, ServiceKey, pack
+from discovery.core.model import Change, Endpoint, EndpointPort, Resource, ServiceKey, pack
 from discovery.core.tables import EMPTY_TABLES, Tables
 from discovery.core.view import Service
 from discovery.core.views import ViewIndex
-from gateways.core import endpoints
+from gateways.core import endpoints, names
 from gateways.core.compile import ViewCompiler
 from gateways.core.explain import Caller, explain
 from gateways.core.explained import Explanation
 from gateways.core.whatif import lose_service
 from gateways.core.wire import CLUSTER, ENDPOINTS
-from tests.property.test_views_incremental import ALL_KEYS, CLUSTERS, COMMON, STANDING, rows
+from tests.property.test_views_incremental import (
+    ALL_KEYS,
+    CLUSTERS,
+    COMMON,
+    export_rows,
+    grant_rows,
+    rows,
+)
+from tests.unit.discovery.builders import endpoint, gateway
 from tests.unit.gateways.decoding import addresses, decode, members
 
-catalogs = st.tuples(
-    st.lists(rows, max_size=12), st.sets(st.sampled_from(range(len(STANDING + COMMON))), max_size=4)
+PORTS = {
+    number: EndpointPort(name=f"p{number}", service_port=number, listen_port=15000 + number)
+    for number in (80, 81)
+}
+# Absent, or ready or not, at one port or both.
+instances = st.none() | st.tuples(st.booleans(), st.sampled_from(((80,), (81,), (80, 81))))
+gateways = st.sampled_from((None, True, True, False))
+# What decides about a service, dense enough to meet every case; what other rows do comes on top.
+catalogs = st.builds(
+    lambda found, edges, policies, more: [*BASE, *instances_of(found), *gateways_of(edges), *policies, *more],
+    st.fixed_dictionaries({(cluster, name): instances for cluster in CLUSTERS for name in ("e1", "e2")}),
+    st.fixed_dictionaries(dict.fromkeys(CLUSTERS, gateways)),
+    st.lists(st.one_of(export_rows(), grant_rows()), max_size=6),
+    st.lists(rows, max_size=4),
 )
+# Everybody exports and grants the service, but for delta, which leaves it to what is drawn.
+BASE = [
+    row
+    for row in COMMON
+    if isinstance(row, Resource) and not (row.key.scope == "delta" and row.key.kind == "ExportPolicy")
+]
 
 
-def tables_of(catalog: tuple[list[Resource | Endpoint], set[int]]) -> Tables:
-    more, left_out = catalog
-    standing = [row for number, row in enumerate(STANDING + COMMON) if number not in left_out]
-    return EMPTY_TABLES.with_changes(changes(*standing, *more), 1)
+def instances_of(found: dict[tuple[str, str], tuple[bool, tuple[int, ...]] | None]) -> list[Endpoint]:
+    return [
+        endpoint(
+            cluster,
+            name,
+            ready=state[0],
+            ports=tuple(PORTS[port] for port in state[1]),
+            address=f"10.{CLUSTERS.index(cluster)}.0.{name[1]}",
+        )
+        for (cluster, name), state in found.items()
+        if state is not None
+    ]
+
+
+def gateways_of(edges: dict[str, bool | None]) -> list[Endpoint]:
+    return [gateway(cluster, ready=ready) for cluster, ready in edges.items() if ready is not None]
+
+
+def tables_of(catalog: list[Resource | Endpoint]) -> Tables:
+    return EMPTY_TABLES.with_changes(changes(*catalog), 1)
 
 
 def changes(*found: Resource | Endpoint) -> tuple[Change, ...]:
@@ -50,7 +93,7 @@ def test_an_explanation_agrees_with_what_is_seen_sent_and_answered(catalog, view
     for key in ALL_KEYS:
         found = explain(view, compiler, Caller(viewer, "shop", "web"), key, ())
         check_owners(found, view.service(key), tables, key)
-        check_envoy(found, compiler, view.service(key))
+        check_envoy(found, compiler, tables, key)
         check_dns(found, zone)
         check_admission(found, tables, viewer, key)
 
@@ -76,7 +119,7 @@ def check_owners(found: Explanation, service: Service | None, tables: Tables, ke
             assert exported
 
 
-def check_envoy(found: Explanation, compiler: ViewCompiler, service: Service | None) -> None:
+def check_envoy(found: Explanation, compiler: ViewCompiler, tables: Tables, key: ServiceKey) -> None:
     """What is told of Envoy is every byte that tells it, and each endpoint's fate is that of its address."""
     told = {(port.cluster, *(member.name for member in port.members)) for port in found.envoy}
     aggregates = {name for name in compiler.shared("sidecar", CLUSTER) if name.endswith(f"||{found.host}")}
@@ -89,15 +132,42 @@ def check_envoy(found: Explanation, compiler: ViewCompiler, service: Service | N
             assert [f"{one.address}:{one.port}" for one in member.targets] == sent
             owner = next(one for one in found.owners if member.name.endswith(f"|{one.cluster}"))
             healthy = any(target.health == "unknown" for target in member.targets)
-            fates = [e.called for e in owner.endpoints if e.service_port == port.service_port]
-            if "yes" in fates:
-                assert healthy
+            at_port = [e for e in owner.endpoints if e.service_port == port.service_port]
+            fates = {(e.address, e.listen_port): e.called for e in at_port}
             if owner.direct:
-                assert healthy == ("yes" in fates)
-                assert len(sent) == sum(fate != "no" for fate in fates)
-            elif not owner.gateways:
-                assert sent == []
-                assert set(fates) <= {"no"}
+                assert fates == {
+                    **dict.fromkeys(fates, "no"),
+                    **{
+                        (one.address, one.port): "yes" if one.health == "unknown" else "last resort"
+                        for one in member.targets
+                    },
+                }
+                continue
+            # What stands behind a gateway is what that gateway itself was sent, in its own cluster's view.
+            behind = passed_on(owner.cluster, port.service_port, tables, key)
+            expected = {
+                place: "no" if not sent or ready is None else "yes" if healthy and ready else "last resort"
+                for place in fates
+                for ready in (behind.get(place),)
+            }
+            assert fates == expected
+
+
+def passed_on(cluster: str, port: int, tables: Tables, key: ServiceKey) -> dict[tuple[str, int], bool]:
+    """What the gateways of a cluster are sent for a service, by address: whether it is healthy."""
+    view = ViewIndex(cluster)
+    compiler = ViewCompiler(cluster, view)
+    compiler.update(view.reset(tables))
+    sent = compiler.shared("gateway", ENDPOINTS).get(names.service_sni(key, port))
+    if sent is None:
+        return {}  # Nobody serves the port there.
+    assignment = decode(sent)
+    return {
+        (place.address, place.port_value): each.health_status != UNHEALTHY
+        for locality in assignment.endpoints
+        for each in locality.lb_endpoints
+        for place in (each.endpoint.address.socket_address,)
+    }
 
 
 def check_dns(found: Explanation, zone: CompiledZone) -> None:
