@@ -56,7 +56,7 @@ sim: $(PROJECT_DONE) ## the log's members on virtual time, disks and links: SEED
 	$(BIN)/python -m tests.simulation.replay sweep $(SEEDS)
 
 .PHONY: bench
-bench: $(PROJECT_DONE) ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)
+bench: setup ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)
 	$(BIN)/python -m bench
 
 .PHONY: lint

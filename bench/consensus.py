@@ -1,131 +1,168 @@
-"""Latency of durable writes in a log of three members."""
+"""Durable writes in a log of three members, beside etcd's."""
 
 import os
-import subprocess
-import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
+from msgspec import Struct, field
 
-from bench.log_member import Members, Request, prepare
+from bench import leader_loss
+from bench.log_member import KEYS_DIRECTORY
 from bench.records import Figure, Measured, of_rounds, quantile
 from bench.session import Session
+from bench.store_keys import write_keys
+from bench.stores import ETCD, NAMES, OURS, Trio, WriterProcess, etcd_trio, our_trio
+from bench.writer import InsideLoad, Load
 from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.processes import LabError
 
-TITLE = "Log: durable writes of three members"
+TITLE = "Log: durable writes of three members, beside etcd"
 ROUNDS = 5
-COMMAND_BYTES = 256
+VALUE_BYTES = 256
 # In flight, and how many writes a round has: about as long each.
-LOADS = {1: 200, 64: 3_000}
+LOADS = {1: 300, 64: 2_500, 256: 2_500}
+INSIDE_LOADS = {1: 200, 64: 2_500}
 SYNCS = 200
 METHOD = f"""
-The engine of the controllers alone: three members in processes of their own, mutual TLS between them, each with a
-journal that is synced (fdatasync) before anything is promised. Commands of {COMMAND_BYTES} bytes are proposed within the leader's process; the clock
-stops when the leader has applied the command, which a majority then has on disk. All three journals share one disk and
-{os.cpu_count()} cores here. By turns, {ROUNDS} rounds: {SYNCS} times one write of {COMMAND_BYTES} bytes and fdatasync of a bare file on the same
-disk; {LOADS[1]} commands with 1 in flight; {LOADS[64]:,} with 64 in flight.
+Three members of the controllers' engine, with a state machine that keeps keys and values, and three members of the etcd
+that Debian has, each in a process of its own, all journals on one disk, {os.cpu_count()} cores for everything. One client
+program writes to both: it speaks etcd's API (KV/Put) over gRPC with mutual TLS to the leader, one unary call for each
+write of {VALUE_BYTES} bytes, and our members answer the same calls. Members speak mutual TLS with each other. Nobody
+answers before a majority has synced the write to disk. By turns, {ROUNDS} rounds: {SYNCS} times one write and fdatasync
+of a bare file; then for {", ".join(map(str, LOADS))} calls in flight both stores, {", ".join(f"{count:,}" for count in LOADS.values())}
+writes each; then proposals within the leader's process, without any call. CPU is that of the three members together, for
+each write; that of the client comes on top and is much the same for both.
+{leader_loss.METHOD}
 """
-_ANSWER_TIMEOUT_S = 60.0
+
+
+class Rounds(Struct, frozen=True, kw_only=True):
+    """What one load on one store gave, by round."""
+
+    p50_ms: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    per_s: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)  # For each write, of the members together.
+    writer_cpu_us: list[float] = field(default_factory=list)
+
+    def add(self, took_ms: list[float], elapsed_s: float, cpu_s: float, writer_cpu_s: float) -> None:
+        """Add a round."""
+        self.p50_ms.append(quantile(took_ms, 0.5))
+        self.p99_ms.append(quantile(took_ms, 0.99))
+        self.per_s.append(len(took_ms) / elapsed_s)
+        self.cpu_us.append(cpu_s / len(took_ms) * 1e6)
+        self.writer_cpu_us.append(writer_cpu_s / len(took_ms) * 1e6)
 
 
 def measure(session: Session) -> Measured:
-    """Run the rounds."""
+    """Run the rounds, then the losses."""
     directory = session.directory / "consensus"
     guardian = Guardian(directory)
     guardian.start()
-    members: list[_Member] = []
+    writer = None
     try:
-        members = _start(session, directory)
-        leader = _leader(members)
-        for in_flight, count in LOADS.items():  # Warm up.
-            _latencies_ms(leader, in_flight, count // 4)
-        synced: list[list[float]] = []
-        took: dict[int, list[list[float]]] = {in_flight: [] for in_flight in LOADS}
-        rates: dict[int, list[float]] = {in_flight: [] for in_flight in LOADS}
-        for number in range(ROUNDS):
-            session.say(f"consensus: round {number + 1} of {ROUNDS}")
-            synced.append(_bare_syncs_ms(directory / "bare"))
-            for in_flight, count in LOADS.items():
-                began_s = time.perf_counter()
-                took[in_flight].append(_latencies_ms(leader, in_flight, count))
-                rates[in_flight].append(count / (time.perf_counter() - began_s))
+        stores, notes = _prepare(session, directory)
+        writer = WriterProcess(
+            directory / KEYS_DIRECTORY, directory / "writer.log", environment_of(directory)
+        )
+        for trio in stores.values():
+            trio.start()
+        figures = _writes(session, directory, writer, stores)
+        losses, failures = leader_loss.measure(session, writer, stores)
+        figures += losses
+        notes += failures
     finally:
         guardian.close()
-        for member in members:
-            member.collect()
-    return Measured(figures=tuple(_figures(synced, took, rates)))
+        if writer is not None:
+            writer.collect()
+    return Measured(figures=tuple(figures), notes=tuple(notes))
 
 
-def _figures(
-    synced: list[list[float]], took: dict[int, list[list[float]]], rates: dict[int, list[float]]
+def _prepare(session: Session, directory: Path) -> tuple[dict[str, Trio], list[str]]:
+    """Return the stores by the words that their figures begin with; a note says why etcd is not among them."""
+    ours, theirs = session.claim_block(), session.claim_block()
+    hosts = {block: [block.host(number) for number in range(1, len(NAMES) + 1)] for block in (ours, theirs)}
+    directory.mkdir(exist_ok=True)
+    write_keys(directory / KEYS_DIRECTORY, [*hosts[ours], *hosts[theirs]])
+    environment = environment_of(directory)
+    stores = {OURS: our_trio(directory, hosts[ours], environment)}
+    try:
+        stores[ETCD] = etcd_trio(directory, hosts[theirs], environment)
+    except LabError as error:
+        return stores, [f"etcd was not measured: {error}. It is in the Debian package etcd-server."]
+    return stores, []
+
+
+def _writes(
+    session: Session, directory: Path, writer: WriterProcess, stores: Mapping[str, Trio]
 ) -> list[Figure]:
+    leaders = {store: trio.leader(writer) for store, trio in stores.items()}
+    synced: list[list[float]] = []
+    inside = {in_flight: Rounds() for in_flight in INSIDE_LOADS}
+    rounds = {in_flight: {store: Rounds() for store in stores} for in_flight in LOADS}
+    for number in range(-1, ROUNDS):  # The first warms up and does not count.
+        session.say(f"consensus: round {number + 1} of {ROUNDS}" if number >= 0 else "consensus: warming up")
+        syncs = _bare_syncs_ms(directory / "bare")
+        if number >= 0:
+            synced.append(syncs)
+        for in_flight, count in LOADS.items():
+            for store in sorted(stores, reverse=number % 2 == 1):  # Who comes first changes.
+                request = Load(
+                    address=leaders[store], in_flight=in_flight, count=count, value_bytes=VALUE_BYTES
+                )
+                into = rounds[in_flight][store] if number >= 0 else Rounds()
+                _measure(writer, stores[store], request, into)
+        for in_flight, count in INSIDE_LOADS.items():
+            inner = InsideLoad(
+                address=leaders[OURS], in_flight=in_flight, count=count, value_bytes=VALUE_BYTES
+            )
+            _measure(writer, stores[OURS], inner, inside[in_flight] if number >= 0 else Rounds())
+    return figures(synced, rounds, inside)
+
+
+def _measure(writer: WriterProcess, trio: Trio, request: Load | InsideLoad, into: Rounds) -> None:
+    members_s, writer_s, began_s = trio.cpu_s(), writer.cpu_s, time.perf_counter()
+    took_ms = writer.ask(request, list[float])
+    elapsed_s = time.perf_counter() - began_s
+    into.add(took_ms, elapsed_s, trio.cpu_s() - members_s, writer.cpu_s - writer_s)
+
+
+def figures(
+    synced: list[list[float]], rounds: Mapping[int, Mapping[str, Rounds]], inside: Mapping[int, Rounds]
+) -> list[Figure]:
+    """Return the figures of the rounds, ours with their ratio to etcd's when that was measured."""
     bare = [quantile(one, 0.5) for one in synced]
-    figures = [of_rounds("bare fdatasync p50", bare, "ms")]
-    for in_flight, rounds in took.items():
-        p50 = [quantile(one, 0.5) for one in rounds]
-        figures += [
-            of_rounds(f"{in_flight} in flight, p50", p50, "ms", beside=bare, ratio_to=figures[0].name),
-            of_rounds(f"{in_flight} in flight, p99", [quantile(one, 0.99) for one in rounds], "ms"),
-            of_rounds(f"{in_flight} in flight, rate", rates[in_flight], "writes/s"),
+    found = [of_rounds("bare fdatasync p50", bare, "ms")]
+    for in_flight, stores in rounds.items():
+        for store in sorted(stores, reverse=True):  # etcd first: the others stand beside it.
+            beside = stores.get(ETCD) if store == OURS else None
+            found += _of_load(f"{in_flight} in flight", store, stores[store], beside)
+    for in_flight, taken in inside.items():
+        name = f"{in_flight} in flight within the process"
+        found += [
+            of_rounds(f"{name}, p50", taken.p50_ms, "ms", beside=bare, ratio_to=found[0].name),
+            of_rounds(f"{name}, p99", taken.p99_ms, "ms"),
+            of_rounds(f"{name}, rate", taken.per_s, "writes/s"),
         ]
-    return figures
+    return found
 
 
-class _Member:
-    """A member's process, asked over pipes."""
-
-    def __init__(self, name: str, directory: Path, environment: dict[str, str]) -> None:
-        self.name = name
-        self._log = (directory / f"{name}.log").open("wb")
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "bench.log_member", str(directory), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            process_group=0,
+def _of_load(load: str, store: str, taken: Rounds, beside: Rounds | None) -> list[Figure]:
+    def of(what: str, values: list[float], unit: str, others: list[float]) -> Figure:
+        name = f"{load}, {what}"
+        return of_rounds(
+            f"{store}{name}", values, unit, beside=others, ratio_to=f"{ETCD}{name}" if others else None
         )
 
-    def ask(self, request: Request) -> bytes:
-        """Send a request and return the answer's line; raises LabError when the process has ended."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(msgspec.json.encode(request) + b"\n")
-        self._child.stdin.flush()
-        line = self._child.stdout.readline()
-        if not line:
-            raise LabError(f"member {self.name} ended, see {self._log.name}")
-        return line
-
-    def collect(self) -> None:
-        """Take leave of a process that was ended."""
-        self._child.wait(_ANSWER_TIMEOUT_S)
-        self._log.close()
-
-
-def _start(session: Session, directory: Path) -> list[_Member]:
-    block = session.claim_block()
-    addresses = {name: block.host(number) for number, name in enumerate(("alpha", "beta", "gamma"), start=1)}
-    members: Members = prepare(directory, addresses)
-    environment = environment_of(directory)
-    return [_Member(one.id, directory, environment) for one in members]
-
-
-def _leader(members: list[_Member]) -> _Member:
-    deadline_s = time.monotonic() + _ANSWER_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        for member in members:
-            if msgspec.json.decode(member.ask(Request(kind="role"))) == "leader":
-                return member
-        time.sleep(0.1)
-    raise LabError(f"no member leads within {_ANSWER_TIMEOUT_S:g} s")
-
-
-def _latencies_ms(leader: _Member, in_flight: int, count: int) -> list[float]:
-    request = Request(kind="write", in_flight=in_flight, count=count, command_bytes=COMMAND_BYTES)
-    return msgspec.json.decode(leader.ask(request), type=list[float])
+    other = beside or Rounds()
+    return [
+        of("p50", taken.p50_ms, "ms", other.p50_ms),
+        of("p99", taken.p99_ms, "ms", other.p99_ms),
+        of("rate", taken.per_s, "writes/s", other.per_s),
+        of("CPU of the members", taken.cpu_us, "us/write", other.cpu_us),
+        of("CPU of the client", taken.writer_cpu_us, "us/write", other.writer_cpu_us),
+    ]
 
 
 def _bare_syncs_ms(path: Path) -> list[float]:
@@ -134,7 +171,7 @@ def _bare_syncs_ms(path: Path) -> list[float]:
     try:
         for _ in range(SYNCS):
             began_s = time.perf_counter()
-            os.write(file, b"x" * COMMAND_BYTES)
+            os.write(file, b"x" * VALUE_BYTES)
             os.fdatasync(file)
             took.append((time.perf_counter() - began_s) * 1000)
     finally:

@@ -1,4 +1,4 @@
-"""One member of a log in a process of its own, which writes when it is told to over its standard input.
+"""One member of a log in a process of its own, which speaks the part of etcd's API that `bench.writer` speaks.
 
 python -m bench.log_member DIRECTORY NAME
 """
@@ -6,19 +6,35 @@ python -m bench.log_member DIRECTORY NAME
 import asyncio
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
+import grpc
 import msgspec
+from msgspec import Struct
 
+from bench.record_machine import PUT, TRANSACTION, RecordMachine, put_command
+from bench.store_keys import server_credentials
+from bench.store_wire import (
+    KV_SERVICE,
+    MAINTENANCE_SERVICE,
+    KeyValue,
+    PutResponse,
+    RangeRequest,
+    RangeResponse,
+    ResponseHeader,
+    StatusResponse,
+    TxnResponse,
+)
+from bench.writer import INSIDE_METHOD, INSIDE_SERVICE, InsideLoad, key_of, side_by_side
 from certs.core.issuance import LEAF_TTL, controller_dns_names
 from certs.core.spiffe import system_id
 from certs.core.verifier import Verifier
 from certs.runtime.authority import Authority, RootAuthority
 from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
-from consensus.core.contract import MemberAddress
+from consensus.core.contract import Applied, MemberAddress
 from consensus.core.timing import Timing
 from consensus.runtime.embedded import EmbeddedEngine
 from discovery.core.kinds import ControllerSpec
@@ -26,41 +42,18 @@ from federation.agent.directory import DirectoryStore, save_directory
 from federation.api.messages import Directory, NamedController
 from federation.app.raft import RaftSecurity, members_of
 from federation.app.telemetry import set_up_logging
+from federation.kernel.errors import IsthmusError, OutcomeUnknownError
 
 Members: TypeAlias = tuple[MemberAddress, ...]
 TRUST_DOMAIN = "bench.example"
 FEDERATION = "bench"
-RAFT_PORT, CONTROL_PORT = 7443, 7444
+RAFT_PORT, CONTROL_PORT, CLIENT_PORT = 7443, 7444, 7445
+KEYS_DIRECTORY = "keys"  # Below DIRECTORY: the certificates of the client side.
+TIMING = Timing(round_trip_ms=20)  # The default of a controller's configuration.
 _TIMEOUT_MS = 10_000
+_SERVER_OPTIONS = (("grpc.so_reuseport", 0),)
 
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a member is asked: its role, or to write `count` commands and return each one's milliseconds."""
-
-    kind: Literal["role", "write"]
-    in_flight: int = 1
-    count: int = 0
-    command_bytes: int = 0
-
-
-class CountingMachine:
-    """A state machine that only counts: what is measured is the log."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def apply(self, _index: int, _command: bytes) -> bytes:
-        """Count."""
-        self.count += 1
-        return b""
-
-    def snapshot(self) -> Iterator[bytes]:
-        """The count."""
-        yield self.count.to_bytes(8, "big")
-
-    def restore(self, chunks: Iterable[bytes]) -> None:
-        """Take it over."""
-        self.count = int.from_bytes(b"".join(chunks), "big")
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 def prepare(directory: Path, addresses: Mapping[str, str]) -> Members:
@@ -96,47 +89,105 @@ def prepare(directory: Path, addresses: Mapping[str, str]) -> Members:
     return members_of(everybody)
 
 
-async def _write(engine: EmbeddedEngine, request: Request) -> list[float]:
-    took: list[float] = []
-    left = iter(range(request.count))
-    command = b"x" * request.command_bytes
+class MemberCalls(Struct, frozen=True):
+    """Answers of one member. Writes wait until it has applied them itself; reads are of its own state."""
 
-    async def writer() -> None:
-        for _ in left:  # Shared: each command is one writer's.
-            began_s = time.perf_counter()
-            await engine.propose(command, timeout_ms=_TIMEOUT_MS)
-            took.append((time.perf_counter() - began_s) * 1000)
+    engine: EmbeddedEngine
+    machine: RecordMachine
+    numbers: Mapping[str, int]  # Of the members, by their ids: in etcd's API a member is a number.
 
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(request.in_flight):
-            tasks.create_task(writer(), name=f"writer/{number}")
-    return took
+    def handlers(self) -> "tuple[grpc.GenericRpcHandler[Any, Any], ...]":
+        """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
+        return (
+            _service(KV_SERVICE, {"Put": self._put, "Range": self._range, "Txn": self._transact}),
+            _service(MAINTENANCE_SERVICE, {"Status": self._status}),
+            _service(INSIDE_SERVICE, {INSIDE_METHOD: self._inside}),
+        )
+
+    async def _put(self, request: bytes, context: Context) -> bytes:
+        applied = await self._propose(PUT + request, context)
+        return bytes(PutResponse(header=self._header(applied)).SerializeToString())
+
+    async def _transact(self, request: bytes, context: Context) -> bytes:
+        applied = await self._propose(TRANSACTION + request, context)
+        return bytes(TxnResponse(header=self._header(applied), succeeded=True).SerializeToString())
+
+    async def _range(self, request: bytes, _context: Context) -> bytes:
+        key = RangeRequest.FromString(request).key
+        value = self.machine.records.get(key)
+        found = [] if value is None else [KeyValue(key=key, value=value)]
+        return bytes(RangeResponse(kvs=found, count=len(found)).SerializeToString())
+
+    async def _status(self, _request: bytes, _context: Context) -> bytes:
+        status = self.engine.status()
+        header = ResponseHeader(member_id=self.numbers[status.id], raft_term=status.term)
+        leader = self.numbers.get(status.leader or "", 0)
+        return bytes(StatusResponse(header=header, leader=leader).SerializeToString())
+
+    async def _inside(self, request: bytes, context: Context) -> bytes:
+        """Propose in this process, without the calls: what is left is the engine's own time."""
+        load = msgspec.json.decode(request, type=InsideLoad)
+        took_ms: list[float] = []
+        left = iter(range(load.count))
+        value = b"x" * load.value_bytes
+
+        async def one_after_another() -> None:
+            for number in left:  # Shared: each command is one task's.
+                began_s = time.perf_counter()
+                await self._propose(put_command(key_of(number), value), context)
+                took_ms.append((time.perf_counter() - began_s) * 1000)
+
+        await side_by_side(one_after_another, load.in_flight)
+        return msgspec.json.encode(took_ms)
+
+    async def _propose(self, command: bytes, context: Context) -> Applied:
+        try:
+            return await self.engine.propose(command, timeout_ms=_TIMEOUT_MS)
+        except OutcomeUnknownError as error:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, error.message)
+        except IsthmusError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
+        raise AssertionError("abort returned")
+
+    def _header(self, applied: Applied) -> Any:
+        return ResponseHeader(revision=applied.index, raft_term=applied.term)
+
+
+def _service(
+    name: str, methods: Mapping[str, Callable[[bytes, Context], Awaitable[bytes]]]
+) -> "grpc.GenericRpcHandler[Any, Any]":
+    return grpc.method_handlers_generic_handler(
+        name, {method: grpc.unary_unary_rpc_method_handler(handle) for method, handle in methods.items()}
+    )
 
 
 async def _serve(directory: Path, name: str) -> None:
     store = DirectoryStore.open(directory / name)
     leaf = LeafIdentity.load(directory / name / "identity")
     members = members_of(store.current)
+    me = next(member for member in members if member.id == name)
+    machine = RecordMachine()
     engine = EmbeddedEngine(
-        next(member for member in members if member.id == name),
+        me,
         directory=directory / name / "raft",
-        machine=CountingMachine(),
+        machine=machine,
         bootstrap=members,
         security=RaftSecurity(leaf, store, Verifier(store.bundles, clock=utc_now)),
         federation=FEDERATION,
-        timing=Timing(round_trip_ms=20),  # The default of a controller's configuration.
+        timing=TIMING,
     )
+    numbers = {member.id: number for number, member in enumerate(members, start=1)}
+    server = grpc.aio.server(options=_SERVER_OPTIONS)
+    server.add_generic_rpc_handlers(MemberCalls(engine, machine, numbers).handlers())
+    host = me.address.rpartition(":")[0]
+    server.add_secure_port(f"{host}:{CLIENT_PORT}", server_credentials(directory / KEYS_DIRECTORY))
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(engine.run(), name="engine")
+        tasks.create_task(engine.run(), name="engine")
         await engine.ready.wait()
-        while line := await asyncio.to_thread(sys.stdin.buffer.readline):
-            request = msgspec.json.decode(line, type=Request)
-            answer = engine.status().role if request.kind == "role" else await _write(engine, request)
-            sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-            sys.stdout.buffer.flush()
-        running.cancel()
+        await server.start()
+        await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    set_up_logging("info")  # To standard error: standard output carries the answers.
+    set_up_logging("info")
     asyncio.run(_serve(Path(sys.argv[1]), sys.argv[2]))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Programs that tests run and that do not come from a wheel. One that is on PATH is used as it is; the rest is
+# Programs that tests and benchmarks run and that do not come from a wheel. One that is on PATH is used as it is; the rest is
 # unpacked into .tools/root, with a starter in .tools/bin that sets the library paths.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -11,6 +11,7 @@ programs=(
     "iptables-nft: iptables"  # delay between namespaces (root): not every kernel lets nft queue packets
     "setpriv: util-linux"  # children that die with their test
     "systemd-analyze: systemd"  # whether our units are what systemd understands
+    "etcd: etcd-server"    # what the benchmarks put our log beside
 )
 
 export PATH=$PATH:/usr/sbin:/sbin
