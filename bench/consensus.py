@@ -12,7 +12,7 @@ from bench.log_member import KEYS_DIRECTORY
 from bench.records import Figure, Measured, of_rounds, quantile
 from bench.session import Session
 from bench.store_keys import write_keys
-from bench.stores import ETCD, NAMES, OURS, Trio, WriterProcess, etcd_trio, our_trio
+from bench.stores import ETCD, NAMES, OURS, Trio, WriterProcess, etcd_trio, etcd_version, our_trio
 from bench.writer import InsideLoad, Load
 from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.processes import LabError
@@ -21,8 +21,8 @@ TITLE = "Log: durable writes of three members, beside etcd"
 ROUNDS = 5
 VALUE_BYTES = 256
 # In flight, and how many writes a round has: about as long each.
-LOADS = {1: 300, 64: 2_500, 256: 2_500}
-INSIDE_LOADS = {1: 200, 64: 2_500}
+LOADS = {1: 200, 64: 2_000, 256: 2_000}
+INSIDE_LOADS = {1: 100, 64: 2_000}
 SYNCS = 200
 METHOD = f"""
 Three members of the controllers' engine, with a state machine that keeps keys and values, and three members of the etcd
@@ -62,7 +62,7 @@ def measure(session: Session) -> Measured:
     guardian.start()
     writer = None
     try:
-        stores, notes = _prepare(session, directory)
+        stores, notes = prepare_stores(session, directory)
         writer = WriterProcess(
             directory / KEYS_DIRECTORY, directory / "writer.log", environment_of(directory)
         )
@@ -79,7 +79,7 @@ def measure(session: Session) -> Measured:
     return Measured(figures=tuple(figures), notes=tuple(notes))
 
 
-def _prepare(session: Session, directory: Path) -> tuple[dict[str, Trio], list[str]]:
+def prepare_stores(session: Session, directory: Path) -> tuple[dict[str, Trio], list[str]]:
     """Return the stores by the words that their figures begin with; a note says why etcd is not among them."""
     ours, theirs = session.claim_block(), session.claim_block()
     hosts = {block: [block.host(number) for number in range(1, len(NAMES) + 1)] for block in (ours, theirs)}
@@ -89,39 +89,43 @@ def _prepare(session: Session, directory: Path) -> tuple[dict[str, Trio], list[s
     stores = {OURS: our_trio(directory, hosts[ours], environment)}
     try:
         stores[ETCD] = etcd_trio(directory, hosts[theirs], environment)
+        return stores, [f"{etcd_version()}."]
     except LabError as error:
         return stores, [f"etcd was not measured: {error}. It is in the Debian package etcd-server."]
-    return stores, []
 
 
 def _writes(
     session: Session, directory: Path, writer: WriterProcess, stores: Mapping[str, Trio]
 ) -> list[Figure]:
-    leaders = {store: trio.leader(writer) for store, trio in stores.items()}
     synced: list[list[float]] = []
     inside = {in_flight: Rounds() for in_flight in INSIDE_LOADS}
     rounds = {in_flight: {store: Rounds() for store in stores} for in_flight in LOADS}
-    for number in range(-1, ROUNDS):  # The first warms up and does not count.
-        session.say(f"consensus: round {number + 1} of {ROUNDS}" if number >= 0 else "consensus: warming up")
-        syncs = _bare_syncs_ms(directory / "bare")
-        if number >= 0:
-            synced.append(syncs)
+    session.say("consensus: warming up")
+    for store in stores:
+        _load(writer, stores[store], Rounds(), 64, LOADS[64])
+    for number in range(ROUNDS):
+        session.say(f"consensus: round {number + 1} of {ROUNDS}")
+        synced.append(_bare_syncs_ms(directory / "bare"))
         for in_flight, count in LOADS.items():
             for store in sorted(stores, reverse=number % 2 == 1):  # Who comes first changes.
-                request = Load(
-                    address=leaders[store], in_flight=in_flight, count=count, value_bytes=VALUE_BYTES
-                )
-                into = rounds[in_flight][store] if number >= 0 else Rounds()
-                _measure(writer, stores[store], request, into)
+                _load(writer, stores[store], rounds[in_flight][store], in_flight, count)
         for in_flight, count in INSIDE_LOADS.items():
-            inner = InsideLoad(
-                address=leaders[OURS], in_flight=in_flight, count=count, value_bytes=VALUE_BYTES
-            )
-            _measure(writer, stores[OURS], inner, inside[in_flight] if number >= 0 else Rounds())
+            _load(writer, stores[OURS], inside[in_flight], in_flight, count, kind=InsideLoad)
     return figures(synced, rounds, inside)
 
 
-def _measure(writer: WriterProcess, trio: Trio, request: Load | InsideLoad, into: Rounds) -> None:
+def _load(
+    writer: WriterProcess,
+    trio: Trio,
+    into: Rounds,
+    in_flight: int,
+    count: int,
+    *,
+    kind: type[Load | InsideLoad] = Load,
+) -> None:
+    # Asked for each time: on a busy machine a leader may lose its place between two rounds.
+    leader = trio.leader(writer)
+    request = kind(address=leader, in_flight=in_flight, count=count, value_bytes=VALUE_BYTES)
     members_s, writer_s, began_s = trio.cpu_s(), writer.cpu_s, time.perf_counter()
     took_ms = writer.ask(request, list[float])
     elapsed_s = time.perf_counter() - began_s

@@ -7,13 +7,13 @@ from itertools import pairwise
 from bench.log_member import TIMING
 from bench.records import Figure, of_rounds
 from bench.session import Session
-from bench.stores import ETCD, OURS, Trio, WriterProcess
+from bench.stores import ETCD, OURS, Trio, WriterProcess, called
 from bench.writer import OPERATIONS, AwaitKey, Fill, Pace, Paced
 
-TRIALS = 5
+TRIALS = 4
 RESTARTS = 3
 RECORDS, RECORD_BYTES = 100_000, 300
-_SECONDS, _KILL_AFTER_S = 3.0, 0.5
+_SECONDS, _KILL_AFTER_S = 2.5, 0.4
 _EVERY_MS = 10
 METHOD = f"""
 Then {TRIALS} times by turns, the leader is killed (kill -9) while the client begins a write each {_EVERY_MS} ms at the
@@ -41,7 +41,7 @@ def measure(
     restarts_ms: dict[str, list[float]] = {}
     rates: dict[str, list[float]] = {}
     for store, trio in stores.items():
-        session.say(f"consensus: {RECORDS:,} records into {store.rstrip(', ') or 'ours'}")
+        session.say(f"consensus: {RECORDS:,} records into {called(store)}")
         rates[store] = [_fill(writer, trio)]
         rss[store] = [memory.rss_mib for memory in trio.memories()]
         restarts_ms[store] = _restart(writer, trio)

@@ -10,8 +10,8 @@ from bench.records import Facts, Figure, SectionRun
 _COLUMNS = 120
 _NOT = """## What these figures are not
 
-- Not a promise, a limit, or a comparison with other products. Where two things stand beside each other, both ran in
-  this run on this machine, by turns.
+- Not a promise or a limit. Where two things stand beside each other, both ran in this run on this machine, by turns;
+  what the other one does on a machine of its own is not measured.
 - Not of a network. Every process is on one machine, on loopback addresses; between clusters there is no distance. Add
   the round trips of yours: one between the members for each global write, one to the other cluster for each call.
 - Not of an idle machine. Everything measured, and what measures it, shares the {cores} cores, and these with whatever

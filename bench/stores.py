@@ -121,6 +121,11 @@ class Trio:
             process.kill_alone()
 
 
+def called(store: str) -> str:
+    """Return a store's name for a sentence."""
+    return "etcd" if store == ETCD else "our members"
+
+
 def our_trio(directory: Path, hosts: Sequence[str], environment: Mapping[str, str]) -> Trio:
     """Prepare three members of the engine; `directory` holds KEYS_DIRECTORY already."""
     prepare(directory, dict(zip(NAMES, hosts, strict=True)))
@@ -156,6 +161,14 @@ def etcd_trio(directory: Path, hosts: Sequence[str], environment: Mapping[str, s
             f"etcd-{name}", command, directory / f"etcd-{name}.log", environment=environment
         )
     return Trio(members)
+
+
+def etcd_version() -> str:
+    """Return what the program says of itself, such as `etcd Version: 3.4.23`; LabError when there is none."""
+    said = subprocess.run(
+        [tool("etcd"), "--version"], check=True, capture_output=True, text=True, timeout=START_TIMEOUT_S
+    )
+    return said.stdout.partition("\n")[0]
 
 
 def _etcd_options(name: str, data: Path, client: str, peer: str) -> list[str]:

@@ -1,7 +1,13 @@
 """Rounds become figures of both stores side by side, or of ours alone where there is no etcd."""
 
-from bench.consensus import Rounds, figures
+from pathlib import Path
+
+import pytest
+
+from bench.consensus import Rounds, figures, prepare_stores
+from bench.session import Session
 from bench.stores import ETCD, OURS
+from chaos.lab import tools
 
 SYNCED = [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]]
 
@@ -43,3 +49,16 @@ def test_without_etcd_ours_stand_alone() -> None:
         ("1 in flight within the process, p50", 2.0, 0.75),
         ("1 in flight within the process, p99", 2.0, None),
     ]
+
+
+def test_a_machine_without_etcd_measures_ours_and_says_where_etcd_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tools, "UNPACKED_TOOLS", tmp_path)
+    with Session(tmp_path, print) as session:
+        stores, notes = prepare_stores(session, tmp_path / "stores")
+
+    assert list(stores) == [OURS]
+    assert "program etcd is not on PATH" in notes[0]
+    assert "Debian package etcd-server" in notes[0]
