@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 from pysyncobj import SyncObj
-from pysyncobj.node import Node
 
 from consensus.core.contract import Counters, MemberAddress, Role
 from consensus.core.elections import Elections
@@ -46,6 +45,7 @@ from consensus.runtime.following import Acknowledgements, Freshness, Match, foll
 from consensus.runtime.library import (
     LogForLibrary,
     NoPoller,
+    Peer,
     VotesForLibrary,
     Wire,
     check_version,
@@ -115,8 +115,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._notified_commit = 0
         self._sent_last_index = 0
         # The library's __init__ looks at every attribute, so ours are set before it.
-        others = [Node(voter.id) for voter in store.voters if voter.id != me.id]
-        super().__init__(Node(me.id), others, library_settings(timing), transport=self._votes_out)
+        others = [Peer(voter.id) for voter in store.voters if voter.id != me.id]
+        super().__init__(Peer(me.id), others, library_settings(timing), transport=self._votes_out)
         self._poller = NoPoller()
         self._SyncObj__serializer: Any = None  # It would pickle: any use of it must fail.
         self._SyncObj__needLoadDumpFile = False
@@ -249,7 +249,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def peer_changed(self, member_id: str, is_connected: bool) -> None:
         """Begin or end sending to a peer."""
-        node = Node(member_id)
+        node = Peer(member_id)
         self._transfers.end(member_id)
         if is_connected:
             self._SyncObj__connectedNodes.add(node)
@@ -287,7 +287,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _follow(self, leader: str, term: int) -> None:
         """Accept `leader` of `term`, which is not below ours."""
-        node = Node(leader)
+        node = Peer(leader)
         self._be_follower(term)
         if self._SyncObj__raftLeader != node:
             self._proposals.leader_lost()
@@ -309,7 +309,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             return
         SyncObj._SyncObj__onMessageReceived(  # noqa: SLF001 # the library's own vote, kept
             self,
-            Node(sender),
+            Peer(sender),
             {
                 "type": "request_vote",
                 "term": message.term,
@@ -322,12 +322,12 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if (
             message.term != self.term
             or sender in self._votes
-            or Node(sender) not in self._SyncObj__otherNodes
+            or Peer(sender) not in self._SyncObj__otherNodes
         ):
             return
         self._votes.add(sender)
         SyncObj._SyncObj__onMessageReceived(  # noqa: SLF001 # the library's own count, kept
-            self, Node(sender), {"type": "response_vote", "term": message.term}
+            self, Peer(sender), {"type": "response_vote", "term": message.term}
         )
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802 # the library's name
@@ -449,7 +449,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if message.term > self.term:
             self._step_down(message.term)
             return
-        node = Node(sender)
+        node = Peer(sender)
         if message.term < self.term or not self.is_leader or node not in self._SyncObj__raftNextIndex:
             return
         counts = self._memory.counts(sender)
@@ -485,7 +485,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _send_to(self, member_id: str) -> None:
         journal = self._journal
-        node = Node(member_id)
+        node = Peer(member_id)
         next_index = self._SyncObj__raftNextIndex[node]
         if member_id in self._transfers or next_index <= journal.base.index:
             self._transfers.send(member_id, self.term)
@@ -508,7 +508,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if message.term > self.term:
             self._step_down(message.term)
         elif message.term == self.term and self.is_leader:
-            self._SyncObj__lastResponseTime[Node(sender)] = self._clock.now_s()
+            self._SyncObj__lastResponseTime[Peer(sender)] = self._clock.now_s()
             self._transfers.advance(sender, message)
 
     # Apply, snapshots.
@@ -534,7 +534,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _adopt_voters(self) -> None:
         """Make the library count the voters that were just applied."""
-        others = {Node(member_id) for member_id in voter_ids(self._store.voters) if member_id != self._me.id}
+        others = {Peer(member_id) for member_id in voter_ids(self._store.voters) if member_id != self._me.id}
         gone = self._SyncObj__otherNodes - others
         if self.is_leader:
             self._SyncObj__sendAppendEntries()  # A removed member hears of it while it still listens.
@@ -553,7 +553,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     def _update_learners(self) -> None:
         voters = self._SyncObj__otherNodes
         ids = self._learners | set(voter_ids(self._store.membership.learners)) - {self._me.id}
-        learners = {Node(member_id) for member_id in ids} & self._SyncObj__connectedNodes - voters
+        learners = {Peer(member_id) for member_id in ids} & self._SyncObj__connectedNodes - voters
         for node in self._SyncObj__readonlyNodes - learners - voters:
             self._SyncObj__raftNextIndex.pop(node, None)
             self._SyncObj__raftMatchIndex.pop(node, None)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from pysyncobj import SyncObj
+from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
 from consensus.runtime import hardened
-from consensus.runtime.library import LIBRARY_VERSION
+from consensus.runtime.library import LIBRARY_VERSION, Peer
 
 PRIVATE_LINES_MAX = 600  # Beyond it our own Raft core takes the library's place (design, section 5).
 
@@ -63,3 +64,15 @@ def test_private_names_stay_in_one_module_of_bounded_length() -> None:
     users = [path for path in package.rglob("*.py") if "_SyncObj__" in path.read_text()]
     assert users == [Path(hardened.__file__)]
     assert len(users[0].read_text().splitlines()) < PRIVATE_LINES_MAX
+
+
+def test_a_peer_is_the_node_of_its_id() -> None:
+    peer, node = Peer("beta"), Node("beta")
+
+    assert peer == node
+    assert node == peer
+    assert Peer("alpha") != node
+    assert node != Peer("alpha")
+    assert {node: 1}[peer] == {peer: 1}[node] == 1
+    assert isinstance(peer, Node)
+    assert (peer.id, type(peer.id), str(peer)) == ("beta", str, "beta")
