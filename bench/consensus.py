@@ -12,8 +12,8 @@ from bench.log_member import KEYS_DIRECTORY
 from bench.records import Figure, Measured, of_rounds, quantile
 from bench.session import Session
 from bench.store_keys import write_keys
-from bench.stores import ETCD, NAMES, OURS, Trio, WriterProcess, etcd_trio, etcd_version, our_trio
-from bench.writer import InsideLoad, Load
+from bench.stores import ETCD, NAMES, OURS, Trio, WriterProcess, called, etcd_trio, etcd_version, our_trio
+from bench.writer import InsideLoad, Load, Loaded
 from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.processes import LabError
 
@@ -32,7 +32,7 @@ write of {VALUE_BYTES} bytes, and our members answer the same calls. Members spe
 answers before a majority has synced the write to disk. By turns, {ROUNDS} rounds: {SYNCS} times one write and fdatasync
 of a bare file; then for {", ".join(map(str, LOADS))} calls in flight both stores, {", ".join(f"{count:,}" for count in LOADS.values())}
 writes each; then proposals within the leader's process, without any call. CPU is that of the three members together, for
-each write; that of the client comes on top and is much the same for both.
+each write. A call that fails is repeated, and its time counts from the first attempt.
 {leader_loss.METHOD}
 """
 
@@ -45,6 +45,7 @@ class Rounds(Struct, frozen=True, kw_only=True):
     per_s: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)  # For each write, of the members together.
     writer_cpu_us: list[float] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)  # Attempts; the write was repeated.
 
     def add(self, took_ms: list[float], elapsed_s: float, cpu_s: float, writer_cpu_s: float) -> None:
         """Add a round."""
@@ -68,7 +69,8 @@ def measure(session: Session) -> Measured:
         )
         for trio in stores.values():
             trio.start()
-        figures = _writes(session, directory, writer, stores)
+        figures, repeated = _writes(session, directory, writer, stores)
+        notes += repeated
         losses, failures = leader_loss.measure(session, writer, stores)
         figures += losses
         notes += failures
@@ -96,7 +98,7 @@ def prepare_stores(session: Session, directory: Path) -> tuple[dict[str, Trio], 
 
 def _writes(
     session: Session, directory: Path, writer: WriterProcess, stores: Mapping[str, Trio]
-) -> list[Figure]:
+) -> tuple[list[Figure], list[str]]:
     synced: list[list[float]] = []
     inside = {in_flight: Rounds() for in_flight in INSIDE_LOADS}
     rounds = {in_flight: {store: Rounds() for store in stores} for in_flight in LOADS}
@@ -111,7 +113,11 @@ def _writes(
                 _load(writer, stores[store], rounds[in_flight][store], in_flight, count)
         for in_flight, count in INSIDE_LOADS.items():
             _load(writer, stores[OURS], inside[in_flight], in_flight, count, kind=InsideLoad)
-    return figures(synced, rounds, inside)
+    failed = {store: sum(sum(one[store].failed) for one in rounds.values()) for store in stores}
+    notes = [
+        f"Calls that failed and were repeated, {called(store)}: {count}." for store, count in failed.items()
+    ]
+    return figures(synced, rounds, inside), notes
 
 
 def _load(
@@ -127,9 +133,10 @@ def _load(
     leader = trio.leader(writer)
     request = kind(address=leader, in_flight=in_flight, count=count, value_bytes=VALUE_BYTES)
     members_s, writer_s, began_s = trio.cpu_s(), writer.cpu_s, time.perf_counter()
-    took_ms = writer.ask(request, list[float])
+    loaded = writer.ask(request, Loaded)
     elapsed_s = time.perf_counter() - began_s
-    into.add(took_ms, elapsed_s, trio.cpu_s() - members_s, writer.cpu_s - writer_s)
+    into.failed.append(loaded.failed)
+    into.add(loaded.took_ms, elapsed_s, trio.cpu_s() - members_s, writer.cpu_s - writer_s)
 
 
 def figures(

@@ -27,7 +27,7 @@ from bench.store_wire import (
     StatusResponse,
     TxnResponse,
 )
-from bench.writer import INSIDE_METHOD, INSIDE_SERVICE, InsideLoad, key_of, side_by_side
+from bench.writer import INSIDE_METHOD, INSIDE_SERVICE, InsideLoad, Loaded, key_of, side_by_side
 from certs.core.issuance import LEAF_TTL, controller_dns_names
 from certs.core.spiffe import system_id
 from certs.core.verifier import Verifier
@@ -138,7 +138,7 @@ class MemberCalls(Struct, frozen=True):
                 took_ms.append((time.perf_counter() - began_s) * 1000)
 
         await side_by_side(one_after_another, load.in_flight)
-        return msgspec.json.encode(took_ms)
+        return msgspec.json.encode(Loaded(took_ms=took_ms, failed=0))
 
     async def _propose(self, command: bytes, context: Context) -> Applied:
         try:

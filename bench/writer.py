@@ -34,6 +34,7 @@ KEYS = 1_000  # A load writes these in turn.
 OPERATIONS = 100  # Of one transaction, when many records are filled in.
 FILLERS = 8
 WRITE_TIMEOUT_S = 10.0
+ATTEMPTS_MAX = 3
 PACED_TIMEOUT_S = 1.0
 # Spoken by our own members only.
 INSIDE_SERVICE, INSIDE_METHOD = "isthmus.bench.Inside", "Load"
@@ -52,7 +53,7 @@ class FindLeader(Struct, frozen=True, kw_only=True, tag="find leader"):
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
-    """Write `count` times with `in_flight` unfinished at each moment; answered by each write's milliseconds."""
+    """Write `count` times with `in_flight` unfinished at each moment; answered by Loaded."""
 
     address: str
     in_flight: int
@@ -92,6 +93,13 @@ class AwaitKey(Struct, frozen=True, kw_only=True, tag="await key"):
 
     address: str
     key: str
+
+
+class Loaded(Struct, frozen=True, kw_only=True):
+    """How long each write took, all its attempts together, and how many attempts failed."""
+
+    took_ms: list[float]
+    failed: int
 
 
 class Paced(Struct, frozen=True, kw_only=True):
@@ -172,24 +180,26 @@ class Writer:
                 return address
         return ""
 
-    async def _load(self, request: Load) -> list[float]:
+    async def _load(self, request: Load) -> Loaded:
         took_ms: list[float] = []
+        failed = 0
         put = self._to(request.address).put
         value = b"x" * request.value_bytes
         left = iter(range(request.count))
 
         async def one_after_another() -> None:
+            nonlocal failed
             for number in left:  # Shared: each write is one task's.
                 began_s = time.perf_counter()
-                await put(PutRequest(key=key_of(number % KEYS), value=value), timeout=WRITE_TIMEOUT_S)
+                failed += await _repeated(put, PutRequest(key=key_of(number % KEYS), value=value))
                 took_ms.append((time.perf_counter() - began_s) * 1000)
 
         await side_by_side(one_after_another, request.in_flight)
-        return took_ms
+        return Loaded(took_ms=took_ms, failed=failed)
 
-    async def _load_inside(self, request: InsideLoad) -> list[float]:
+    async def _load_inside(self, request: InsideLoad) -> Loaded:
         inside = self._to(request.address).inside
-        return msgspec.json.decode(await inside(msgspec.json.encode(request)), type=list[float])
+        return msgspec.json.decode(await inside(msgspec.json.encode(request)), type=Loaded)
 
     async def _pace(self, request: Pace) -> Paced:
         acknowledged_s: list[float] = []
@@ -225,11 +235,11 @@ class Writer:
                 numbers = range(first, min(first + OPERATIONS, request.records))
                 puts = (PutRequest(key=key_of(number), value=value) for number in numbers)
                 transaction = TxnRequest(success=[RequestOp(request_put=put) for put in puts])
-                await transact(transaction, timeout=WRITE_TIMEOUT_S)
+                await _repeated(transact, transaction)
 
         await side_by_side(one_after_another, FILLERS)
         last = PutRequest(key=request.last_key.encode(), value=value)
-        await self._to(request.address).put(last, timeout=WRITE_TIMEOUT_S)
+        await _repeated(self._to(request.address).put, last)
         return True
 
     async def _await_key(self, request: AwaitKey) -> bool:
@@ -243,6 +253,21 @@ class Writer:
                 except grpc.aio.AioRpcError:
                     pass  # It does not answer yet.
                 await asyncio.sleep(_POLL_S)
+
+
+async def _repeated(call: Any, request: Any) -> int:
+    """Make a call that may be made twice until it is answered; return how many attempts failed before that."""
+    for failed in range(ATTEMPTS_MAX - 1):
+        try:
+            await call(request, timeout=WRITE_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            await asyncio.sleep(
+                _POLL_S
+            )  # On a busy machine a leader may lose its place, and what it was told.
+        else:
+            return failed
+    await call(request, timeout=WRITE_TIMEOUT_S)
+    return ATTEMPTS_MAX - 1
 
 
 def key_of(number: int) -> bytes:
