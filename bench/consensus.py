@@ -21,8 +21,8 @@ TITLE = "Log: durable writes of three members, beside etcd"
 ROUNDS = 5
 VALUE_BYTES = 256
 # In flight, and how many writes a round has: about as long each.
-LOADS = {1: 200, 64: 2_000, 256: 2_000}
-INSIDE_LOADS = {1: 100, 64: 2_000}
+LOADS = {1: 150, 64: 1_500, 256: 1_500}
+INSIDE_LOADS = {1: 100, 64: 1_500}
 SYNCS = 200
 METHOD = f"""
 Three members of the controllers' engine, with a state machine that keeps keys and values, and three members of the etcd

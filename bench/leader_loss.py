@@ -10,10 +10,10 @@ from bench.session import Session
 from bench.stores import ETCD, OURS, Trio, WriterProcess, called
 from bench.writer import OPERATIONS, AwaitKey, Fill, Pace, Paced
 
-TRIALS = 4
-RESTARTS = 3
+TRIALS = 3
+RESTARTS = 2
 RECORDS, RECORD_BYTES = 100_000, 300
-_SECONDS, _KILL_AFTER_S = 2.5, 0.4
+_SECONDS, _KILL_AFTER_S = 2.0, 0.3
 _EVERY_MS = 10
 METHOD = f"""
 Then {TRIALS} times by turns, the leader is killed (kill -9) while the client begins a write each {_EVERY_MS} ms at the
