@@ -51,11 +51,21 @@ class LabProcess:
 
     def kill(self) -> None:
         """`kill -9` of the process and everything that it or its predecessors started; wait until it is gone."""
-        if self._child is None:
+        child = self._child
+        if child is None:
             return
-        signal_all([self], signal.SIGKILL)
-        self._child.wait(STOP_TIMEOUT_S)
-        wait_until(lambda: not family([self]), f"the processes of {self.name} end", STOP_TIMEOUT_S)
+
+        def gone() -> bool:
+            # Again and again: for a moment of each exec a process has no environment to be known by.
+            members = set(family([self]))
+            if exit_code(child) is None:
+                members.add(child.pid)
+            for member in members:
+                kill_pid(member)
+            return not members
+
+        wait_until(gone, f"the processes of {self.name} end", STOP_TIMEOUT_S)
+        child.wait(STOP_TIMEOUT_S)
 
     def kill_alone(self) -> None:
         """`kill -9` of the process, not of what it started."""

@@ -52,6 +52,21 @@ def test_kill_ends_what_it_started_too(make) -> None:
     assert process.terminate() == -9
 
 
+def test_kill_ends_a_process_that_cannot_be_known_by_its_environment(tmp_path: Path) -> None:
+    command = ["env", "-i", "/bin/sleep", "600"]
+    process = LabProcess("bare", command, tmp_path / "bare.log", environment=os.environ)
+    process.start()
+    eventually(
+        lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"/bin/sleep"),
+        timeout_s=20,
+        message="it runs without an environment",
+    )
+
+    process.kill()
+
+    assert process.terminate() == -9
+
+
 def test_kill_alone_leaves_what_it_started_which_kill_ends_later(make) -> None:
     process = make(PARENT)
     child = child_of(process)
