@@ -38,6 +38,12 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
         """How many of its endpoints are ready."""
         return sum(endpoint.ready for endpoint in self.endpoints)
 
+    def serves(self, service_port: int) -> bool:
+        """True when some endpoint has the port, ready or not: nobody else is to be sent calls for it."""
+        return any(
+            port.service_port == service_port for endpoint in self.endpoints for port in endpoint.ports
+        )
+
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A service as one cluster sees it. It exists in the view if at least one owner is visible."""

@@ -78,8 +78,17 @@ _HEALTH_CRITERIA = {"isthmus": "gateway-health"}
 
 
 def service_clusters(service: Service, port: EndpointPort) -> list[XdsResource]:
-    """Return the clusters of one port of a service, members before the aggregate that names them."""
-    members = [_owner_cluster(service, port, owner) for owner in service.owners]
+    """Return the clusters of one port of a service, members before the aggregate that names them.
+
+    Only who serves the port is a member: a gateway passes nothing on for a port that nobody has behind it, and
+    a call that ends there fails instead of moving on. Envoy takes no aggregate without members, so a port that
+    nobody serves has no clusters at all.
+    """
+    members = [
+        _owner_cluster(service, port, owner) for owner in service.owners if owner.serves(port.service_port)
+    ]
+    if not members:
+        return []
     aggregate = _aggregate(
         names.service_cluster(service.key, port.service_port), [member.name for member in members]
     )

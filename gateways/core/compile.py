@@ -73,10 +73,15 @@ def compile_service(service: Service, *, exported: bool) -> Unit:
     """Return everything made of one service, for sidecars that call it and for gateways that export it."""
     sidecar: list[XdsResource] = []
     gateway: list[XdsResource] = []
-    for port in service.ports:
+    # A port of an owner that was left out may be nobody's: then it has neither clusters nor routes.
+    ports = tuple(
+        port for port in service.ports if any(owner.serves(port.service_port) for owner in service.owners)
+    )
+    service = msgspec.structs.replace(service, ports=ports)
+    for port in ports:
         sidecar += clusters.service_clusters(service, port)
         sidecar += endpoints.service_endpoints(service, port)
-        if exported and any(owner.local for owner in service.owners):
+        if exported and any(owner.local and owner.serves(port.service_port) for owner in service.owners):
             gateway.append(clusters.gateway_cluster(service, port))
             gateway.append(endpoints.gateway_endpoints(service, port))
     return Unit(
@@ -84,7 +89,7 @@ def compile_service(service: Service, *, exported: bool) -> Unit:
         gateway=tuple(gateway),
         hosts=routes.virtual_hosts(service),
         local_hosts=routes.local_virtual_hosts(service),
-        ports=service.ports,
+        ports=ports,
         trust_domains=frozenset(owner.trust_domain for owner in service.owners),
     )
 

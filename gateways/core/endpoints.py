@@ -4,12 +4,12 @@ An endpoint that is not ready is left out while another one of its owner is. Whe
 as unhealthy, the last resort: Envoy calls them only when no owner of the service has anything better. Probes of
 a machine without breath fail everywhere at once, and a request that waits is better than "no healthy upstream".
 
-An assignment without endpoints is sent as such and never removed: Envoy ignores a removal and would go on
-calling the old addresses.
+An assignment stays as long as its cluster does, if need be without endpoints: Envoy ignores a removal and would
+go on calling the old addresses.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from envoy.config.core.v3.base_pb2 import Locality
@@ -41,7 +41,8 @@ class Target(NamedTuple):
 
 def owner_targets(owner: Owner, service_port: int) -> list[Target]:
     """What callers get of one owner of a service: its endpoints, or from another network its gateways."""
-    return endpoint_targets(owner.endpoints, service_port) if owner.direct else _gateway_targets(owner)
+    behind = endpoint_targets(owner.endpoints, service_port)
+    return behind if owner.direct else _gateway_targets(owner, behind)
 
 
 def endpoint_targets(endpoints: Iterable[Endpoint], service_port: int) -> list[Target]:
@@ -67,13 +68,14 @@ def endpoint_targets(endpoints: Iterable[Endpoint], service_port: int) -> list[T
 
 
 def service_endpoints(service: Service, port: EndpointPort) -> list[XdsResource]:
-    """Return one assignment per owner of one port of a service."""
+    """Return one assignment per owner that serves one port of a service."""
     return [
         _assignment(
             names.owner_cluster(service.key, port.service_port, owner.cluster),
             owner_targets(owner, port.service_port),
         )
         for owner in service.owners
+        if owner.serves(port.service_port)
     ]
 
 
@@ -97,20 +99,22 @@ def _assignment(name: str, targets: Iterable[Target]) -> XdsResource:
     return make_resource(ENDPOINTS, name, ClusterLoadAssignment(cluster_name=name, endpoints=localities))
 
 
-def _gateway_targets(owner: Owner) -> list[Target]:
-    if not owner.gateways or not owner.endpoints:
+def _gateway_targets(owner: Owner, behind: Sequence[Target]) -> list[Target]:
+    """The gateways of an owner, for a port behind which these targets stand; none for a port of nobody's."""
+    if not owner.gateways or not behind:
         return []
+    ready_count = sum(target.ready for target in behind)
     ready = [gateway for gateway in owner.gateways if gateway.ready]
     gateways = ready or owner.gateways
     # What the owner has ready is shared out among its gateways; rounding up keeps each one in use.
-    weight = min(max(-(-owner.ready_count // len(gateways)), 1), WEIGHT_MAX)
+    weight = min(max(-(-ready_count // len(gateways)), 1), WEIGHT_MAX)
     return [
         Target(
             name=gateway.name,
             address=gateway.address,
             port=gateway.port,
             weight=weight,
-            ready=bool(ready and owner.ready_count),
+            ready=bool(ready and ready_count),
             region=owner.region,
             zone=owner.zone,
         )

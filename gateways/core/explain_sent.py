@@ -36,11 +36,11 @@ def seen_endpoints(owner: Owner) -> Iterator[EndpointFact]:
         port: {target.name: target.ready for target in endpoint_targets(owner.endpoints, port)}
         for port in ports
     }
-    # Once for all: each endpoint of an owner behind gateways is reached, or not, by the same ones.
-    through = _through(owner)
+    # Once for a port: each endpoint of an owner behind gateways is reached, or not, by the same ones.
+    through = {port: _through(owner, port) for port in ports}
     for endpoint in owner.endpoints:
         for number, listen_port in _ports(endpoint):
-            called, why = _fate(owner, through, chosen[number].get(endpoint.key.name))
+            called, why = _fate(owner, through[number], chosen[number].get(endpoint.key.name))
             yield _fact(endpoint, number, listen_port, called, why)
 
 
@@ -55,7 +55,10 @@ def gateway_facts(owner: Owner) -> tuple[GatewayFact, ...]:
     """The gateways by which callers reach an owner; none where it is reached directly."""
     if owner.direct:
         return ()
-    called = {target.name: target.ready for target in _through(owner)}
+    called: dict[str, bool] = {}
+    for port in _service_ports(owner):
+        for target in _through(owner, port):
+            called[target.name] = called.get(target.name, False) or target.ready
     return tuple(
         GatewayFact(
             name=gateway.name,
@@ -100,10 +103,9 @@ def _service_ports(owner: Owner) -> list[int]:
     return sorted({port.service_port for endpoint in owner.endpoints for port in endpoint.ports})
 
 
-def _through(owner: Owner) -> list[Target]:
-    """The gateways that callers are sent, which are the same for all ports; none where they need none."""
-    ports = _service_ports(owner)
-    return [] if owner.direct or not ports else owner_targets(owner, ports[0])
+def _through(owner: Owner, service_port: int) -> list[Target]:
+    """The gateways that callers of a port are sent; none where they need none."""
+    return [] if owner.direct else owner_targets(owner, service_port)
 
 
 def _fate(owner: Owner, through: list[Target], ready: bool | None) -> tuple[Called, str]:

@@ -134,7 +134,7 @@ def test_a_service_that_comes_costs_its_own_listeners():
     compiler = compiled(view)
     config = ProxyConfig(compiler, CAPTURING)
     cart = ServiceKey("shop", "cart")
-    rows = [endpoint("alpha", key=cart)]
+    rows = [endpoint("alpha", key=cart), endpoint("alpha", "e2", key=cart, service_port=9090, protocol="tcp")]
     view.put(service(owner("alpha", rows, local=True), key=cart, ports=[(8080, "http"), (9090, "tcp")]))
     changed = config.apply(compiler.update([cart]))
     address = dns_address(view, cart)

@@ -103,15 +103,30 @@ def test_a_readiness_change_touches_one_assignment():
     }
 
 
-def test_a_service_that_loses_all_endpoints_keeps_an_empty_assignment():
+def test_an_owner_without_gateways_keeps_its_cluster_with_an_empty_assignment():
     view = a_view(service(an_owner("beta", ORDERS)))
     compiler = compiled(view)
-    view.put(service(owner("beta", [], gateways=[gateway("beta")])))
+    view.put(service(msgspec.structs.replace(an_owner("beta", ORDERS), gateways=())))
     compiler.update([ORDERS])
     name = "outbound|8080||orders.shop.svc.clusterset.local|beta"
     resource = ProxyConfig(compiler, SIDECAR).get(ENDPOINTS, name)
     assert resource is not None
     assert not decode(resource).endpoints
+
+
+def test_an_owner_that_stops_serving_a_port_loses_its_cluster_there_and_the_others_stay():
+    view = a_view(service(an_owner("alpha", ORDERS), an_owner("beta", ORDERS)))
+    compiler = compiled(view)
+    config = ProxyConfig(compiler, SIDECAR)
+    moved = owner("beta", [endpoint("beta", service_port=81)], gateways=[gateway("beta")])
+    view.put(service(an_owner("alpha", ORDERS), moved, ports=[(81, "http"), (8080, "http")]))
+    config.apply(compiler.update([ORDERS]))
+    host = "orders.shop.svc.clusterset.local"
+    assert {name for name in config.names(CLUSTER) if name.startswith("outbound|")} == {
+        *(f"outbound|8080||{host}{owned}" for owned in ("", "|alpha")),
+        *(f"outbound|81||{host}{owned}" for owned in ("", "|beta")),
+    }
+    assert not unresolved(config)
 
 
 def test_a_new_grant_touches_routes_and_roots_of_the_workloads_proxy_only():

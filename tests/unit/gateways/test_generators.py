@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from discovery.core.view import Admission, AdmittedSource
 from gateways.core import authorization, clusters, endpoints, listeners, names, outbound, routes, trust
+from gateways.core.compile import compile_service
 from gateways.core.proxy import Proxy
 from gateways.core.wire import CLUSTER
 from tests.unit.gateways.builders import ORDERS, endpoint, gateway, owner, roots, service, sidecar, workload
@@ -55,7 +56,7 @@ def test_an_owners_cluster_trusts_one_domain_and_names_its_identities():
 
 
 def test_an_owner_without_identities_is_nobody_and_not_anybody():
-    empty = owner("beta", [], gateways=[gateway("beta")])
+    empty = replace(REMOTE, identities=())
     context = upstream_tls(clusters_of(service(empty))[f"outbound|8080||{HOST}|beta"])
     matchers = context.common_tls_context.combined_validation_context.default_validation_context.match_typed_subject_alt_names
     assert [matcher.matcher.exact for matcher in matchers] == ["spiffe://beta.example/nobody"]
@@ -102,11 +103,6 @@ def test_a_tcp_port_speaks_no_http2():
             ),
             ["127.105.0.1:15007"],
             id="unready-is-left-out",
-        ),
-        pytest.param(owner("alpha", [], local=True), [], id="none"),
-        pytest.param(owner("beta", [], gateways=[gateway("beta")]), [], id="none-behind-the-gateway"),
-        pytest.param(
-            owner("alpha", [endpoint("alpha", service_port=9090)], local=True), [], id="another-port-only"
         ),
     ],
 )
@@ -159,6 +155,46 @@ def test_the_weight_of_a_gateway_is_its_share_of_what_is_ready_behind():
     gateways = [gateway("beta", "gw1"), gateway("beta", "gw2", address="127.105.0.253")]
     (assignment,) = assignments_of(service(owner("beta", rows, gateways=gateways))).values()
     assert [each.load_balancing_weight.value for each in assignment.endpoints[0].lb_endpoints] == [3, 3]
+
+
+def test_who_does_not_serve_a_port_is_sent_no_calls_for_it():
+    """A gateway passes nothing on for a port that nobody has behind it: a call would end there."""
+    admin = owner("gamma", [endpoint("gamma", service_port=81)], gateways=[gateway("gamma")])
+    found = service(LOCAL, REMOTE, admin, ports=[(81, "http"), (8080, "http")])
+    assert members(clusters_of(found, 0)[f"outbound|81||{HOST}"]) == [f"outbound|81||{HOST}|gamma"]
+    assert set(assignments_of(found, 0)) == {f"outbound|81||{HOST}|gamma"}
+    assert set(assignments_of(found, 1)) == {f"outbound|8080||{HOST}|{name}" for name in ("alpha", "beta")}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(owner("alpha", [], local=True), id="none"),
+        pytest.param(owner("beta", [], gateways=[gateway("beta")]), id="none-behind-the-gateway"),
+        pytest.param(owner("alpha", [endpoint("alpha", service_port=9090)], local=True), id="another-port-only"),
+    ],
+)  # fmt: skip
+def test_a_port_that_nobody_serves_is_nowhere(found):
+    assert clusters_of(service(found)) == assignments_of(service(found)) == {}
+    unit = compile_service(service(found), exported=True)
+    assert (unit.sidecar, unit.gateway, unit.hosts, unit.ports) == ((), (), (), ())
+
+
+def test_a_port_is_at_the_gateway_of_those_clusters_that_serve_it():
+    admin = owner("gamma", [endpoint("gamma", service_port=81)], gateways=[gateway("gamma")])
+    unit = compile_service(service(LOCAL, admin, ports=[(81, "http"), (8080, "http")]), exported=True)
+    assert {each.name for each in unit.gateway} == {f"outbound_.8080_._.{HOST}"}
+
+
+def test_the_readiness_and_weight_of_a_gateway_are_those_of_the_port():
+    rows = [
+        endpoint("beta", "e1"),
+        endpoint("beta", "e2"),
+        endpoint("beta", "e3", service_port=81, ready=False),
+    ]
+    beta = owner("beta", rows, gateways=[gateway("beta")])
+    assert [(each.weight, each.ready) for each in endpoints.owner_targets(beta, 8080)] == [(2, True)]
+    assert [(each.weight, each.ready) for each in endpoints.owner_targets(beta, 81)] == [(1, False)]
 
 
 def test_a_gateway_knows_a_service_by_its_sni_and_only_the_own_endpoints():

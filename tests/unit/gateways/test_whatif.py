@@ -56,9 +56,9 @@ def test_who_owns_nothing_of_a_service_is_not_missed():
 def test_each_port_is_lost_for_itself():
     admin = owner("gamma", [endpoint("gamma", service_port=81)])
     found = losses(service(B, admin, ports=[(81, "http"), (8080, "http")]), "gamma")
-    # A gateway is one for all ports: beta's is sent for 81 too, though nothing stands behind it there.
+    # A gateway is one for all ports, but beta's is sent for 8080 alone: nothing stands behind it at 81.
     assert [(one.service_port, one.outcome, one.ready_now, one.ready_then) for one in found] == [
-        (81, "last resort", 1, 0)
+        (81, "dies", 1, 0)
     ]
 
 
