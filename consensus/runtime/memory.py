@@ -39,7 +39,9 @@ class Memory:
         self._told: set[tuple[str, int]] = (
             set()
         )  # Members, and their starts, that were told to have forgotten.
-        self._present: dict[str, str] = {}  # The directory that each member was last heard from.
+        self._late_s = timing.connection_silent_ms / 1000  # Nothing that a connection carries is later.
+        self._present: dict[str, str] = {}  # The directory that each member was last heard from...
+        self._heard_s: dict[str, float] = {}  # ... and when.
         self._left: dict[str, tuple[str, ...]] = {}  # Those that it was heard from before.
         self._gossip_at_s = 0.0
         self._save_at_s = 0.0
@@ -148,14 +150,21 @@ class Memory:
         )
 
     def _is_present(self, sender: str, since: Standing) -> bool:
-        """Note which directory the sender works on; False for one that it has left."""
+        """Note which directory the sender works on; False for late words of one that it has left.
+
+        Which of two is the older nobody says: of a member's words from both, only those of the one that it
+        works on go on for longer than others can be late.
+        """
+        now_s, directory = self._clock.now_s(), since.incarnation
         present, left = self._present.get(sender), self._left.get(sender, ())
-        if since.incarnation in left:
+        if directory in left and now_s - self._heard_s[sender] < self._late_s:
             return False
-        if present != since.incarnation:
-            self._present[sender] = since.incarnation
+        if present != directory:
+            self._present[sender] = directory
             if present:
-                self._left[sender] = (*left, present)[-DIRECTORIES_LEFT_MAX:]
+                others = (name for name in left if name != directory)
+                self._left[sender] = (*others, present)[-DIRECTORIES_LEFT_MAX:]
+        self._heard_s[sender] = now_s
         return True
 
     def _tell(self, sender: str, since: Standing, promise: Promise) -> None:

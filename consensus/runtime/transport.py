@@ -243,7 +243,7 @@ class Transport:
             old, self._incoming[member.id] = self._incoming.get(member.id), writer
             if old is not None:
                 old.transport.abort()
-            await self._receive(member, reader)
+            await self._receive(member, reader, writer)
         except (OSError, EOFError, TimeoutError) as error:
             if member is None:
                 self._refuse(address, error)
@@ -276,10 +276,14 @@ class Transport:
                 raise
         return reader, writer, member
 
-    async def _receive(self, member: MemberAddress, reader: asyncio.StreamReader) -> None:
+    async def _receive(
+        self, member: MemberAddress, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         while True:
             async with asyncio.timeout(self._timing.connection_silent_ms / 1000):
                 message = await _read_message(reader, FRAME_BYTES_MAX)
+            if self._incoming.get(member.id) is not writer:
+                return  # Of a former process perhaps: its successor has spoken already.
             self._counters.frames_in += 1
             if isinstance(message, Hello):
                 raise InvalidInputError(f"peer {member.id} sent a second hello")
