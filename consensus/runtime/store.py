@@ -49,6 +49,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     """How far a state machine has come, for a store that is opened anew around it."""
 
     applied_index: int
+    applied_term: int  # Of the entry there; a log that was opened anew may have another one.
     membership: Membership
 
 
@@ -91,9 +92,10 @@ class Store:
         self.membership = Membership(voters=self.journal.base.voters)
         self.snapshot_index = 0
         self.snapshot_bytes = 0
-        self.applied_index = FOUNDING_INDEX
+        self.applied_index, self._applied_term = FOUNDING_INDEX, FOUNDING_TERM
         if progress is not None:
-            self.applied_index, self.membership = progress.applied_index, progress.membership
+            self.applied_index, self._applied_term = progress.applied_index, progress.applied_term
+            self.membership = progress.membership
         try:
             self._open_snapshot(has_snapshot)
         except BaseException:
@@ -108,7 +110,9 @@ class Store:
     @property
     def progress(self) -> Progress:
         """What the state machine holds."""
-        return Progress(applied_index=self.applied_index, membership=self.membership)
+        return Progress(
+            applied_index=self.applied_index, applied_term=self._applied_term, membership=self.membership
+        )
 
     @property
     def room_needed_bytes(self) -> int:
@@ -136,7 +140,7 @@ class Store:
             self._counters.applied += 1
         elif kind == KIND_MEMBERSHIP:
             self.membership = decode_change(entry.command).membership
-        self.applied_index = entry.index
+        self.applied_index, self._applied_term = entry.index, entry.term
         return entry, result
 
     def step_snapshot(self) -> None:
@@ -146,12 +150,13 @@ class Store:
             enough = max(self._snapshot_after_bytes, self.snapshot_bytes // 2)
             if self.journal.size_bytes < enough or self.applied_index <= self.snapshot_index:
                 return
-            term = self.journal.term_at(self.applied_index)
-            if term is None:
-                return  # Opened anew on a full disk, this log ends before the state machine, for a moment.
+            if self.journal.term_at(self.applied_index) != self._applied_term:
+                # Opened anew on a full disk, this log ends before the state machine for a moment, or has
+                # there what the leader is about to cut back.
+                return
             manifest = Manifest(
                 index=self.applied_index,
-                term=term,
+                term=self._applied_term,
                 voters=self.membership.voters,
                 learners=self.membership.learners,
                 incarnations=self.membership.incarnations,
@@ -252,7 +257,7 @@ class Store:
         """Put the snapshot into the state machine unless that is further already."""
         if self.applied_index < manifest.index:
             self._machine.restore(read_chunks(snapshot_path(self._directory), self._disk))
-            self.applied_index = manifest.index
+            self.applied_index, self._applied_term = manifest.index, manifest.term
             self.membership = manifest.membership
 
     def _adopt(self, manifest: Manifest) -> None:
