@@ -19,8 +19,9 @@ from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.disk import FILE_DISK, Disk
 from consensus.runtime.intake import Intake
-from consensus.runtime.member import Member, Settings, initial_status
+from consensus.runtime.member import Member, Settings, initial_view
 from consensus.runtime.transport import TransportSecurity
+from consensus.runtime.views import View
 from federation.kernel.errors import (
     InvalidInputError,
     LimitExceededError,
@@ -78,7 +79,7 @@ class EmbeddedEngine:
         self._intake = Intake(self._counters)
         self._callbacks: tuple[Callable[[int], None], ...] = ()
         # One reference, so that another thread never sees half of a view.
-        self._view: tuple[Status, float | None, float] = (initial_status(self._settings), None, 0.0)
+        self._view = initial_view(self._settings)
 
     async def run(self) -> None:
         """Take part until cancelled; raises the IsthmusError because of which this member must stop."""
@@ -100,7 +101,9 @@ class EmbeddedEngine:
             thread.cancel()
             await ended.wait()
             self.ready.clear()
-            self._publish(replace(self._view[0], role="stopped", leader=None, connected=()), None)
+            self._publish(
+                replace(self._view, role="stopped", leader=None, connected=(), replicas=(), contact_s=None)
+            )
         if thread.failure is not None:
             raise thread.failure
 
@@ -141,21 +144,16 @@ class EmbeddedEngine:
         # The leader may be lost before it answers because it has handed over already.
         with contextlib.suppress(OutcomeUnknownError):
             await self._propose("transfer", member_id.encode(), timeout_ms)
-        while self._view[0].leader != member_id:
+        while self._view.leader != member_id:
             if self._settings.clock.now_s() >= deadline_s:
                 raise UnavailableError(
-                    f"member {self._view[0].leader or 'nobody'} leads after {timeout_ms} ms, not {member_id}"
+                    f"member {self._view.leader or 'nobody'} leads after {timeout_ms} ms, not {member_id}"
                 )
             await asyncio.sleep(self._settings.timing.tick_ms / 1000)
 
     def status(self) -> Status:
         """See the contract."""
-        status, contact_s, published_s = self._view
-        contact_ms_ago = None if contact_s is None else self._ms_since(contact_s)
-        age_ms = status.state_age_ms
-        if age_ms is not None:
-            age_ms += self._ms_since(published_s)  # It grows even when the engine stands still.
-        return replace(status, last_leader_contact_ms_ago=contact_ms_ago, state_age_ms=age_ms)
+        return self._view.status(self._settings.clock.now_s())
 
     def counters(self) -> Counters:
         """See the contract."""
@@ -176,15 +174,12 @@ class EmbeddedEngine:
             kind, body, deadline_s=self._settings.clock.now_s() + timeout_ms / 1000
         )
 
-    def _ms_since(self, time_s: float) -> int:
-        return max(0, int((self._settings.clock.now_s() - time_s) * 1000))
-
     def _tell_applied(self, index: int) -> None:
         for callback in self._callbacks:
             callback(index)
 
-    def _publish(self, status: Status, contact_s: float | None) -> None:
-        self._view = (status, contact_s, self._settings.clock.now_s())
+    def _publish(self, view: View) -> None:
+        self._view = view
 
 
 class _MemberThread(threading.Thread):

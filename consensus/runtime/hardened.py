@@ -53,7 +53,7 @@ from consensus.runtime.library import (
 )
 from consensus.runtime.memory import Memory
 from consensus.runtime.proposer import Proposer
-from consensus.runtime.replicas import Replica, majority_answered_s
+from consensus.runtime.replicas import Replica, majority_time_s
 from consensus.runtime.sending import Heartbeat, send_entries
 from consensus.runtime.store import Store
 from consensus.runtime.transfers import Transfers
@@ -111,7 +111,6 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._probing: set[str] = set()  # Followers whose log end is not known: they get no entries.
         self._acknowledgements = Acknowledgements()
         self._freshness = Freshness()
-        self._gossip: tuple[Promise, ...] = ()  # What goes along with the next appends.
         self._notified_commit = 0
         self._sent_last_index = 0
         # The library's __init__ looks at every attribute, so ours are set before it.
@@ -171,7 +170,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         """When a leader was last heard; for a leader, when a majority last answered it."""
         if not self.is_leader:
             return self._elections.heard_s
-        return majority_answered_s(self.replicas(), self._clock.now_s())
+        answers = self._SyncObj__lastResponseTime
+        others = [answers.get(node, 0.0) for node in self._SyncObj__otherNodes]
+        return majority_time_s(others, self._clock.now_s())
 
     @property
     def complete_as_of_s(self) -> float | None:
@@ -472,18 +473,27 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._SyncObj__raftMatchIndex[node] = match if counts else 0
         self._SyncObj__raftNextIndex[node] = next_index
         if next_index <= last_index or message.mismatch:
-            self._send_to(sender)
+            self._send_to(sender, self._heartbeat())
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802 # the library's name
         """Send each follower and learner what it lacks, or a heartbeat."""
         self._notified_commit, self._sent_last_index = self.commit_index, self._journal.last_index
         self._SyncObj__newAppendEntriesTime = self._clock.now_s() + self._timing.heartbeat_ms / 1000
-        self._gossip = self._memory.gossip(self.term, self.commit_index)
+        heartbeat = self._heartbeat(self._memory.gossip(self.term, self.commit_index))
         for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes:
             if node in self._SyncObj__connectedNodes:
-                self._send_to(node.id)
+                self._send_to(node.id, heartbeat)
 
-    def _send_to(self, member_id: str) -> None:
+    def _heartbeat(self, promises: tuple[Promise, ...] = ()) -> Heartbeat:
+        quorum_age_s = self._clock.now_s() - (self.leader_contact_s or 0.0)
+        return Heartbeat(
+            term=self.term,
+            commit_index=self.commit_index,
+            promises=promises,
+            quorum_age_ms=max(0, int(quorum_age_s * 1000)),
+        )
+
+    def _send_to(self, member_id: str, heartbeat: Heartbeat) -> None:
         journal = self._journal
         node = Peer(member_id)
         next_index = self._SyncObj__raftNextIndex[node]
@@ -491,17 +501,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             self._transfers.send(member_id, self.term)
             return
         self._SyncObj__raftNextIndex[node] = send_entries(
-            self._wire,
-            journal,
-            member_id,
-            next_index,
-            Heartbeat(
-                term=self.term,
-                commit_index=self.commit_index,
-                promises=self._gossip,
-                quorum_age_ms=max(0, int((self._clock.now_s() - (self.leader_contact_s or 0.0)) * 1000)),
-            ),
-            is_probe=member_id in self._probing,
+            self._wire, journal, member_id, next_index, heartbeat, is_probe=member_id in self._probing
         )
 
     def _on_progress(self, sender: str, message: SnapshotProgress) -> None:

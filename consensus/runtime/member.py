@@ -12,8 +12,8 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from consensus.core.contract import Counters, MemberAddress, StateMachine, Status
-from consensus.core.membership import Voters, voter_ids
+from consensus.core.contract import Counters, MemberAddress, StateMachine
+from consensus.core.membership import Membership, Voters
 from consensus.core.messages import Message
 from consensus.core.proposals import FIRST_REQUEST_MAX, ProposalTable
 from consensus.core.timing import Timing
@@ -22,10 +22,10 @@ from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk, NoRoomError
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
 from consensus.runtime.library import Net
-from consensus.runtime.replicas import peer_statuses
 from consensus.runtime.room import ROOM_MIN_BYTES, wait_for_room
 from consensus.runtime.store import Progress, Store
 from consensus.runtime.transport import Transport, TransportSecurity
+from consensus.runtime.views import View
 from federation.kernel.errors import InvalidInputError, cause_of
 
 _log = structlog.get_logger(__name__)
@@ -47,21 +47,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     clock: Clock = SYSTEM_CLOCK
 
 
-def initial_status(settings: Settings) -> Status:
+def initial_view(settings: Settings) -> View:
     """Return the view of a member that has not begun."""
-    return Status(
-        id=settings.me.id,
-        role="stopped",
-        term=0,
-        leader=None,
-        commit_index=0,
-        applied_index=0,
-        members=voter_ids(settings.bootstrap),
-        connected=(),
-        journal_bytes=0,
-        snapshot_index=0,
-        last_leader_contact_ms_ago=None,
-    )
+    return View(id=settings.me.id, role="stopped", membership=Membership(voters=settings.bootstrap))
 
 
 class Member:
@@ -78,10 +66,10 @@ class Member:
         intake: Intake,
         counters: Counters,
         applied: Callable[[int], None],
-        publish: Callable[[Status, float | None], None],
+        publish: Callable[[View], None],
         ready: Callable[[], object],
     ) -> None:
-        """Store everything; `publish` takes the view after each cycle and when a leader was last heard."""
+        """Store everything; `publish` takes the view after each cycle."""
         self._settings = settings
         self._intake = intake
         self._counters = counters
@@ -96,7 +84,7 @@ class Member:
         self._allowed: tuple[MemberAddress, ...] = ()
         self._progress: Progress | None = None  # The state machine outlives a store whose disk was full.
         self._room_needed_bytes = ROOM_MIN_BYTES
-        self._last_status = initial_status(settings)
+        self._last_view = initial_view(settings)
         self._leadership: tuple[str, int] = ("", 0)  # The leader that was last known, and its term.
 
     async def run(self) -> None:
@@ -138,8 +126,16 @@ class Member:
         _log.error("disk is full", member=self._settings.me.id, reason=reason)
         self._messages.clear()
         self._seen_voters = {}
-        last = replace(self._last_status, role="paused", leader=None, connected=(), peers=(), problem=reason)
-        self._publish(last, None)
+        self._last_view = replace(
+            self._last_view,
+            role="paused",
+            leader=None,
+            connected=(),
+            replicas=(),
+            problem=reason,
+            contact_s=None,
+        )
+        self._publish(self._last_view)
 
     def open_store(self) -> Store:
         """Load journal and snapshot into the state machine; raises CorruptError, UnavailableError."""
@@ -245,7 +241,7 @@ class Member:
             self._proposals.submit(proposal)
         self._raft.doTick(0.0)
         self._raft.finish_cycle()
-        self._publish_status()  # First: whoever is told that a change is done must see it in the status.
+        self._publish_view()  # First: whoever is told that a change is done must see it in the status.
         self._intake.deliver()
 
     def deliver(self, sender: str, message: Message) -> None:
@@ -275,37 +271,34 @@ class Member:
         self._net.set_peers(peers.values())
         self._raft.set_learners({member.id for member in self._allowed} - {me})
 
-    def _publish_status(self) -> None:
-        self._last_status = self._status()
-        self._publish(self._last_status, self._raft.leader_contact_s)
+    def _publish_view(self) -> None:
+        self._last_view = self._view()
+        self._publish(self._last_view)
 
-    def _status(self) -> Status:
+    def _view(self) -> View:
         raft, store = self._raft, self._store
-        if raft.leader_id is not None and (raft.leader_id, raft.term) != self._leadership:
-            self._leadership = (raft.leader_id, raft.term)
+        leader, term = raft.leader_id, raft.term
+        if leader is not None and (leader, term) != self._leadership:
+            self._leadership = (leader, term)
             self._counters.leader_changes += 1
-        now_s = self._settings.clock.now_s()
-        complete_s, state_age_ms = raft.complete_as_of_s, None
-        if complete_s is not None:
-            under_way_ms = 0 if raft.is_leader else self._settings.timing.round_trip_ms
-            state_age_ms = int((now_s - complete_s) * 1000) + under_way_ms
-        return Status(
+        is_leader = raft.is_leader
+        journal = store.journal
+        return View(
             id=self._settings.me.id,
             role=raft.role,
-            term=raft.term,
-            leader=raft.leader_id,
+            membership=store.membership,
+            term=term,
+            leader=leader,
             commit_index=raft.commit_index,
             applied_index=store.applied_index,
-            members=voter_ids(store.voters),
-            learners=voter_ids(store.membership.learners),
-            directory=store.journal.incarnation,
-            voting_directories=store.membership.incarnations,
+            directory=journal.incarnation,
             connected=self._net.connected(),
-            journal_bytes=store.journal.size_bytes,
+            journal_bytes=journal.size_bytes,
             snapshot_index=store.snapshot_index,
-            last_leader_contact_ms_ago=None,
-            state_age_ms=state_age_ms,
             problem=raft.problem,
-            last_index=store.journal.last_index,
-            peers=peer_statuses(raft.replicas(), now_s) if raft.is_leader else (),
+            last_index=journal.last_index,
+            replicas=tuple(raft.replicas()) if is_leader else (),
+            contact_s=raft.leader_contact_s,
+            complete_s=raft.complete_as_of_s,
+            under_way_ms=0 if is_leader else self._settings.timing.round_trip_ms,
         )

@@ -2,7 +2,7 @@
 
 import structlog
 
-from consensus.core.membership import voter_ids
+from consensus.core.membership import Membership, voter_ids
 from consensus.core.messages import (
     PROMISES_MAX,
     Appended,
@@ -43,6 +43,9 @@ class Memory:
         self._present: dict[str, str] = {}  # The directory that each member was last heard from...
         self._heard_s: dict[str, float] = {}  # ... and when.
         self._left: dict[str, tuple[str, ...]] = {}  # Those that it was heard from before.
+        # Asked several times in each turn, so remembered for what it was judged on.
+        self._judged: tuple[Membership | None, str] = (None, "")
+        self._has_vote = False
         self._gossip_at_s = 0.0
         self._save_at_s = 0.0
         self.since = self._stand()
@@ -50,11 +53,16 @@ class Memory:
     @property
     def has_vote(self) -> bool:
         """True when the applied membership gives a vote to this directory."""
-        membership = self._store.membership
+        judged = (self._store.membership, self._journal.incarnation)
+        if judged[0] is not self._judged[0] or judged[1] != self._judged[1]:
+            self._judged, self._has_vote = judged, self._judge(*judged)
+        return self._has_vote
+
+    def _judge(self, membership: Membership, directory: str) -> bool:
         if self._me not in voter_ids(membership.voters):
             return False
         named = membership.incarnation(self._me)
-        return named == self._journal.incarnation if named else self._journal.is_original
+        return named == directory if named else self._journal.is_original
 
     @property
     def problem(self) -> str:

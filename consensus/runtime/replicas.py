@@ -17,10 +17,9 @@ class Replica(Struct, frozen=True):
     answered_s: float | None  # Its last answer, or when this leadership began.
 
 
-def majority_answered_s(replicas: Iterable[Replica], now_s: float) -> float:
-    """Return when a majority of the voters, this leader among them, had last answered."""
-    answers = [replica.answered_s or 0.0 for replica in replicas if replica.is_voter]
-    times = sorted([now_s, *answers], reverse=True)
+def majority_time_s(answered_s: Iterable[float], now_s: float) -> float:
+    """Return when a majority of the voters, this leader among them, had last answered; the others' answers are given."""
+    times = sorted([now_s, *answered_s], reverse=True)
     return times[len(times) // 2]
 
 

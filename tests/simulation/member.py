@@ -19,6 +19,7 @@ from consensus.runtime.intake import Intake
 from consensus.runtime.member import Member, Settings
 from consensus.runtime.room import ROOM_POLL_S
 from consensus.runtime.transport import TransportSecurity
+from consensus.runtime.views import View
 from federation.kernel.errors import CorruptError, IsthmusError, OutcomeUnknownError, UnavailableError
 from tests.simulation.checks import Checks
 from tests.simulation.disk import SimDisk, StoppedHere
@@ -296,8 +297,8 @@ class SimMember(Endpoint):
     def _spend(self, seconds: float) -> None:
         self.clock.busy_s += seconds
 
-    def _publish(self, status: Status, _contact_s: float | None) -> None:
-        self.status = status
+    def _publish(self, view: View) -> None:
+        self.status = view.status(self.clock.now_s())
 
     # Callers.
 
