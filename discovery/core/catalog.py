@@ -29,6 +29,7 @@ from discovery.core.ownership import check_federation_writer, check_speaks_for
 from discovery.core.publishing import publish, publish_lease
 from discovery.core.snapshots import State, decode_snapshot, encode_snapshot
 from discovery.core.tables import EMPTY_TABLES, Tables, resource_prefix
+from discovery.core.verdicts import concerns_verdicts, next_due, settle, touches_verdicts
 from discovery.core.writes import write
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import (
@@ -104,7 +105,9 @@ class Catalog:
             return encode_outcome(self._refusal(error))
         if isinstance(read.body, Tick):
             # Repeating one does nothing, and they would push everything else out of the memory of requests.
-            return encode_outcome(self._outcome(index, read)[0])
+            answer, changes = self._outcome(index, read)
+            self._tell(index, changes)
+            return encode_outcome(answer)
         request = f"{read.proposer}/{read.request_id}"
         known = self._requests.get(request)
         if known is not None:
@@ -114,9 +117,12 @@ class Catalog:
         self._requests[request] = outcome
         if len(self._requests) > REQUESTS_KEPT_MAX:
             del self._requests[next(iter(self._requests))]
+        self._tell(index, changes)
+        return outcome
+
+    def _tell(self, index: int, changes: tuple[Change, ...]) -> None:
         for callback in self._changed if changes else ():
             callback(index, changes)
-        return outcome
 
     def snapshot(self) -> Iterator[bytes]:
         """Return the state as of this call in chunks of at most 256 KiB; commands may be applied meanwhile."""
@@ -164,6 +170,7 @@ class Catalog:
         self._requests = dict(state.requests)
         self._history = History(complete_after=state.tables.revision)
         self._tables = state.tables
+        self._verdict_due_ms = next_due(state.tables)
 
     def _outcome(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
         """Return the answer to a command, and the rows that it changed."""
@@ -188,6 +195,8 @@ class Catalog:
         match command.body:
             case Write(operations=operations):
                 write(draft, command.proposer, operations)
+                if concerns_verdicts(draft):
+                    settle(draft, self._lease_time.now_ms)
             case PublishEndpoints() as batch:
                 publish(draft, command.proposer, batch, self._leases.get(publish_lease(batch.cluster)))
             case AcquireLease() as request:
@@ -196,6 +205,9 @@ class Catalog:
                 check_federation_writer(draft, command.proposer)
                 self._now_ms = max(self._now_ms, now_ms)
                 self._lease_time = self._lease_time.after(now_ms)
+                draft.now_ms = self._now_ms
+                if self._verdict_due_ms is not None and self._lease_time.now_ms >= self._verdict_due_ms:
+                    settle(draft, self._lease_time.now_ms)
         changes = draft.changes()
         if changes:
             self._commit(draft, changes)
@@ -212,6 +224,8 @@ class Catalog:
         # History first: who sees the new revision finds its changes there.
         self._history.record(draft.index, changes)
         self._tables = self._tables.with_changes(changes, draft.index)
+        if touches_verdicts(changes):
+            self._verdict_due_ms = next_due(self._tables)
 
     def _acquire(self, draft: Draft, proposer: str, request: AcquireLease) -> LeaseGrant:
         duty, slash, cluster = request.name.partition("/")

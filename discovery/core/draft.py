@@ -1,5 +1,6 @@
 """What one command would change, before it is known whether all of it may."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 from discovery.core.model import (
@@ -58,6 +59,11 @@ class Draft:
         for (table, key), changed in self._changed.items():
             if table == "resources" and changed is not None and key.startswith(prefix):
                 yield unpack_resource(changed)
+
+    def make_uid(self, key: ResourceKey) -> str:
+        """The uid of a resource that this command creates: the same on every member."""
+        name = hashlib.sha256(b"%d\0" % self.index + key.encode()).hexdigest()
+        return f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:32]}"
 
     def put(self, row: Resource | Endpoint) -> None:
         """Set a row."""

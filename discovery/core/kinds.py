@@ -19,6 +19,9 @@ VERSION = "v1alpha1"
 
 Standing: TypeAlias = Literal["voter", "learner", "removed"]
 Role: TypeAlias = Literal["primary", "remote", "witness"]
+# From best to worst; what they mean: `discovery.core.liveness`.
+ClusterState: TypeAlias = Literal["ok", "control-lost", "data-degraded", "dead"]
+OnLoss: TypeAlias = Literal["keep", "last-resort", "withdraw"]
 
 # What one workload of a group becomes is one endpoint, whose own bounds are these or close to them.
 GROUP_PORTS_MAX = 32
@@ -164,6 +167,48 @@ class WorkloadGroupSpec(Spec, frozen=True, kw_only=True):
     weight: int = 1
 
 
+class ObservationSpec(Spec, frozen=True, kw_only=True):
+    """What the scope's cluster misses of another one, which names it. No row: nothing is missed."""
+
+    control_lost: bool = (
+        False  # No controller of it answers; of a remote cluster, to its home: no agent is heard.
+    )
+    data_lost: bool = False  # No gateway of it answers.
+
+
+class VerdictSpec(Spec, frozen=True, kw_only=True):
+    """What the federation holds of the cluster of this name, and by whose observations. Nobody writes it."""
+
+    state: ClusterState
+    since_ms: int  # Federation time.
+    control_lost_by: tuple[str, ...] = ()  # Observers that count, sorted; the first EVIDENCE_MAX.
+    data_lost_by: tuple[str, ...] = ()
+
+
+class VerdictChange(Spec, frozen=True, kw_only=True):
+    """One change of state, with what it rested on."""
+
+    state: ClusterState
+    at_ms: int  # Federation time.
+    control_lost_by: tuple[str, ...] = ()
+    data_lost_by: tuple[str, ...] = ()
+
+
+class VerdictStatus(Spec, frozen=True, kw_only=True):
+    """How it came about. Lease times are those of `discovery.core.leases.LeaseTime`."""
+
+    changes: tuple[VerdictChange, ...] = ()  # Oldest first; the last VERDICT_CHANGES_MAX.
+    deaths_lease_ms: tuple[int, ...] = ()  # The last times that it was found dead.
+    held_lease_ms: int | None = None  # Since when all evidence says dead, and damping says wait.
+
+
+class LossPolicySpec(Spec, frozen=True, kw_only=True):
+    """What others see of a namespace's services while the cluster that owns them is dead."""
+
+    services: tuple[str, ...]  # Names, or "*".
+    on_loss: OnLoss = "keep"
+
+
 AnySpec: TypeAlias = (
     FederationSpec
     | ClusterSpec
@@ -175,6 +220,9 @@ AnySpec: TypeAlias = (
     | JoinTokenSpec
     | AgentSpec
     | WorkloadGroupSpec
+    | ObservationSpec
+    | VerdictSpec
+    | LossPolicySpec
 )
 
 
@@ -203,6 +251,9 @@ KINDS: dict[str, Kind] = {
         Kind(name="ExportPolicy", plural="exportpolicies", spec=ExportPolicySpec, namespaced=True, scoped=True, writable=True),
         Kind(name="Grant", plural="grants", spec=GrantSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="WorkloadGroup", plural="workloadgroups", spec=WorkloadGroupSpec, namespaced=True, scoped=True, writable=True),
+        Kind(name="Observation", plural="observations", spec=ObservationSpec, namespaced=False, scoped=True, writable=False, deletable=False),
+        Kind(name="Verdict", plural="verdicts", spec=VerdictSpec, namespaced=False, scoped=False, writable=False, deletable=False),
+        Kind(name="LossPolicy", plural="losspolicies", spec=LossPolicySpec, namespaced=True, scoped=True, writable=True),
     )
 }  # fmt: skip
 
@@ -235,6 +286,11 @@ def _check(spec: AnySpec, where: str) -> None:
             _check_names(spec.services, f"{where}: spec.services")
             if not spec.sources:
                 raise InvalidInputError(f"{where}: spec.sources is empty: expected at least one source")
+        case ObservationSpec():
+            if not (spec.control_lost or spec.data_lost):
+                raise InvalidInputError(f"{where}: spec says that nothing is lost: delete the row instead")
+        case LossPolicySpec():
+            _check_names(spec.services, f"{where}: spec.services")
         case WorkloadGroupSpec():
             _check_group(spec, f"{where}: spec")
         case _:

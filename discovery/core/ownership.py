@@ -6,7 +6,14 @@ written by any primary or witness that has joined.
 """
 
 from discovery.core.draft import Draft
-from discovery.core.kinds import ClusterSpec, ControllerSpec, JoinTokenSpec, MemberSpec, decode_spec
+from discovery.core.kinds import (
+    ClusterSpec,
+    ControllerSpec,
+    JoinTokenSpec,
+    MemberSpec,
+    ObservationSpec,
+    decode_spec,
+)
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
 from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotAllowedError, PreconditionError
 from federation.kernel.limits import CLUSTERS_MAX
@@ -80,6 +87,11 @@ def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) ->
             return FEDERATION_SCOPE
         case JoinTokenSpec():
             return _token_owner(draft, proposer, key, spec)
+        case ObservationSpec():
+            _check_observer(draft, proposer, key)
+            return key.scope
+        case _ if key.kind == "Verdict":
+            raise NotAllowedError(f"{key}: a verdict follows from observations, nobody writes it")
         case _ if key.kind == "TrustDomain":
             owner = _trust_domain_owner(draft, key.name)
             _check_joins_or_speaks(draft, proposer, owner, key)
@@ -95,10 +107,23 @@ def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) ->
 
 def check_change(draft: Draft, proposer: str, key: ResourceKey, owner: str) -> None:
     """Raise unless `proposer` may change or delete a resource of `owner`."""
+    if key.kind == "Verdict":
+        raise NotAllowedError(f"{key}: a verdict follows from observations, nobody writes it")
     if owner == FEDERATION_SCOPE:
         check_federation_writer(draft, proposer)
     else:
         check_speaks_for(draft, proposer, owner, str(key))
+
+
+def _check_observer(draft: Draft, proposer: str, key: ResourceKey) -> None:
+    """An observer speaks for itself, never about itself, and has eyes of its own."""
+    if proposer != key.scope:
+        raise NotAllowedError(f"{key}: cluster {proposer} may not observe in the name of {key.scope}")
+    if key.name == key.scope:
+        raise NotAllowedError(f"{key}: a cluster does not observe itself")
+    if joined(draft, key.scope).role == "remote":
+        raise NotAllowedError(f"{key}: {key.scope} is remote: only primaries and witnesses observe")
+    joined(draft, key.name)
 
 
 def check_cluster_change(name: str, old: ClusterSpec, new: ClusterSpec) -> None:

@@ -9,13 +9,16 @@ from discovery.core.kinds import (
     ClusterSpec,
     ExportPolicySpec,
     GrantSpec,
+    LossPolicySpec,
+    OnLoss,
     TrustDomainSpec,
+    VerdictSpec,
     decode_spec,
 )
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey, ServiceKey
 from discovery.core.tables import Tables
 from discovery.core.view import Admission, TrustDomainRoots
-from discovery.core.visibility import admitted_sources, is_visible
+from discovery.core.visibility import admitted_sources, is_visible, on_loss
 from federation.kernel.errors import InvalidInputError
 
 # Of all clusters together; those beyond are decoded each time.
@@ -35,7 +38,7 @@ class Distance(IntEnum):
 
 
 class Policies:
-    """Clusters, trust domains, export policies and grants of one version of the tables.
+    """Clusters, trust domains, verdicts, and the policies of namespaces, of one version of the tables.
 
     A resource that this build cannot read is left out, as if it were not there, and named in
     `quarantined`: one bad record must not take the rest away.
@@ -45,9 +48,11 @@ class Policies:
         self._tables = tables
         self._exports: dict[tuple[str, str], tuple[ExportPolicySpec, ...]] = {}
         self._grants: dict[tuple[str, str], tuple[GrantSpec, ...]] = {}
+        self._losses: dict[tuple[str, str], tuple[LossPolicySpec, ...]] = {}
         self.quarantined: dict[str, str] = {}
         self.clusters: Mapping[str, ClusterSpec] = self._read_clusters()
         self.trust_domains: Mapping[str, TrustDomainRoots] = self._read_trust_domains()
+        self.dead: frozenset[str] = self._read_dead()  # By the federation's verdict.
 
     def move(self, tables: Tables, changed: set[ResourceKey]) -> None:
         """Go on to a later version that differs in these resources."""
@@ -56,11 +61,14 @@ class Policies:
             self.quarantined.pop(str(key), None)
             self._exports.pop((key.scope, key.namespace), None)
             self._grants.pop((key.scope, key.namespace), None)
+            self._losses.pop((key.scope, key.namespace), None)
         kinds = {key.kind for key in changed}
         if "Cluster" in kinds:
             self.clusters = self._read_clusters()
         if "TrustDomain" in kinds:
             self.trust_domains = self._read_trust_domains()
+        if "Verdict" in kinds:
+            self.dead = self._read_dead()
 
     def exports(self, cluster: str, namespace: str) -> tuple[ExportPolicySpec, ...]:
         """The export policies of a cluster's namespace."""
@@ -102,6 +110,23 @@ class Policies:
             self.grants(owner, key.namespace),
         )
 
+    def on_loss(self, owner: str, viewer: str, key: ServiceKey) -> OnLoss:
+        """What cluster `viewer` makes of `owner`'s part of a service now: "keep" unless that is dead.
+
+        A cluster is never dead to itself.
+        """
+        if owner == viewer or owner not in self.dead:
+            return "keep"
+        known = self._losses.get((owner, key.namespace))
+        if known is None:
+            known = tuple(self.named_losses(owner, key.namespace).values())
+            _remember(self._losses, (owner, key.namespace), known)
+        return on_loss(key.service, known)
+
+    def named_losses(self, cluster: str, namespace: str) -> Mapping[str, LossPolicySpec]:
+        """The loss policies of a cluster's namespace by name, read anew."""
+        return self._read_all(cluster, "LossPolicy", namespace, LossPolicySpec)
+
     def distance(self, owner: str, viewer: str) -> Distance:
         """How far a cluster is from another: what owners are ordered by, before their names; both have joined."""
         theirs, own = self.clusters[owner], self.clusters[viewer]
@@ -131,6 +156,10 @@ class Policies:
 
     def _read_clusters(self) -> dict[str, ClusterSpec]:
         return self._read_all(FEDERATION_SCOPE, "Cluster", None, ClusterSpec)
+
+    def _read_dead(self) -> frozenset[str]:
+        verdicts = self._read_all(FEDERATION_SCOPE, "Verdict", None, VerdictSpec)
+        return frozenset(name for name, spec in verdicts.items() if spec.state == "dead")
 
     def _read_trust_domains(self) -> dict[str, TrustDomainRoots]:
         specs = self._read_all(FEDERATION_SCOPE, "TrustDomain", None, TrustDomainSpec)

@@ -33,8 +33,8 @@ def refound(state: State, *, unix_us: int, controller: str, spec: ControllerSpec
     """Return `state` as a new incarnation that begins with the one member `controller`, at `spec`.
 
     Revisions of all resources and the fence are above every earlier one; leases are free; join tokens that
-    were not claimed are gone, since they may have been used meanwhile. Raises InvalidInputError when the
-    state holds no federation.
+    were not claimed are gone, since they may have been used meanwhile, and so are observations and verdicts.
+    Raises InvalidInputError when the state holds no federation.
     """
     revision = max(state.tables.revision + REVISION_JUMP_MIN, unix_us)
     incarnation, rows, dropped = 0, [], 0
@@ -51,6 +51,8 @@ def refound(state: State, *, unix_us: int, controller: str, spec: ControllerSpec
         elif row.key.kind == "JoinToken" and not _claimed(row):
             dropped += 1
             continue
+        elif row.key.kind in ("Observation", "Verdict"):
+            continue  # Whoever lives observes anew.
         rows.append((row.key.encode(), pack(changed)))
     if not incarnation:
         raise InvalidInputError(

@@ -52,7 +52,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[
         EndpointPort, ...
     ]  # Union over owners by service_port (lowest owner wins a conflict); listen_port is 0.
-    owners: tuple[Owner, ...]  # Own cluster first, then by (same region first, same zone first, name).
+    # Own cluster first, then by (same region first, same zone first, name); dead ones that are a last resort at the end.
+    owners: tuple[Owner, ...]
 
     @property
     def host(self) -> str:

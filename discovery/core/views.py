@@ -64,6 +64,7 @@ class ViewIndex:
                     gateways.add(key.cluster)
                 services.add(key.service_key)
         before = self._policies.trust_domains.keys()
+        dead_before = self._policies.dead
         self._tables = tables
         self._policies.move(tables, resources)
         roots = before ^ self._policies.trust_domains.keys()
@@ -76,6 +77,8 @@ class ViewIndex:
                 services |= self._all_of(cluster)
         if roots:
             services |= self._seen(self._cluster)
+        for cluster in (dead_before ^ self._policies.dead) - {self._cluster}:
+            services |= self._in_namespaces_of(cluster, "LossPolicy")
         return frozenset(key for key in services if self._refresh(key))
 
     def reset(self, tables: Tables) -> frozenset[ServiceKey]:
@@ -157,7 +160,7 @@ class ViewIndex:
             case "Cluster":
                 # Who has joined or left may be admitted, or no longer, where grants name no trust domain.
                 return self._all_of(resource.name) | self._seen(self._cluster)
-            case "ExportPolicy" | "Grant":
+            case "ExportPolicy" | "Grant" | "LossPolicy":
                 return self._in_namespace(resource.scope, resource.namespace)
             case _:
                 return set()
@@ -168,10 +171,12 @@ class ViewIndex:
 
     def _all_of(self, cluster: str) -> set[ServiceKey]:
         """The services that a cluster shows, or may show by its export policies."""
-        exports = self._tables.list_resources(cluster, "ExportPolicy")
-        namespaces = {row.key.namespace for row in exports}
-        may = (self._in_namespace(cluster, namespace) for namespace in namespaces)
-        return self._seen(cluster).union(*may)
+        return self._seen(cluster) | self._in_namespaces_of(cluster, "ExportPolicy")
+
+    def _in_namespaces_of(self, cluster: str, kind: str) -> set[ServiceKey]:
+        """The services of those namespaces of a cluster that have a policy of this kind."""
+        namespaces = {row.key.namespace for row in self._tables.list_resources(cluster, kind)}
+        return set().union(*(self._in_namespace(cluster, namespace) for namespace in namespaces))
 
     def _in_namespace(self, cluster: str, namespace: str) -> set[ServiceKey]:
         return {
@@ -233,11 +238,17 @@ class ViewIndex:
             for cluster, rows in endpoints.items()
             if (spec := self._policies.clusters.get(cluster)) is not None
             and self._policies.shows(cluster, self._cluster, key)
+            and self._policies.on_loss(cluster, self._cluster, key) != "withdraw"
         ]
         if not owners:
             return None
-        owners.sort(key=lambda owner: (self._policies.distance(owner.cluster, self._cluster), owner.cluster))
+        owners.sort(key=lambda owner: self._order(owner, key))
         return Service(key=key, ports=_ports(owners), owners=tuple(owners))
+
+    def _order(self, owner: Owner, key: ServiceKey) -> tuple[bool, int, str]:
+        """Own cluster first, then by distance and name; behind all of these who is dead and a last resort."""
+        last_resort = self._policies.on_loss(owner.cluster, self._cluster, key) == "last-resort"
+        return last_resort, self._policies.distance(owner.cluster, self._cluster), owner.cluster
 
     def _owner(
         self, cluster: str, spec: ClusterSpec, own: ClusterSpec, endpoints: tuple[Endpoint, ...]

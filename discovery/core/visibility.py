@@ -7,10 +7,20 @@ is among those to which the service is exported. Nothing is allowed by default.
 
 from collections.abc import Iterable, Mapping
 
-from discovery.core.kinds import ClusterSpec, ExportPolicySpec, GrantSource, GrantSpec
+from discovery.core.kinds import (
+    ClusterSpec,
+    ExportPolicySpec,
+    GrantSource,
+    GrantSpec,
+    LossPolicySpec,
+    OnLoss,
+)
 from discovery.core.view import AdmittedSource
 
 ANY = "*"
+
+# Of two policies that name a service equally well, the one that takes less away counts.
+_HARM: dict[OnLoss, int] = {"keep": 0, "last-resort": 1, "withdraw": 2}
 
 
 def consumers(service: str, exports: Iterable[ExportPolicySpec]) -> frozenset[str]:
@@ -45,6 +55,14 @@ def is_visible(
     if not is_exported(service, viewer, exports):
         return False
     return viewer_trust_domain == owner_trust_domain or is_granted(service, viewer_trust_domain, grants)
+
+
+def on_loss(service: str, policies: Iterable[LossPolicySpec]) -> OnLoss:
+    """What a namespace's loss policies say of one of its services; one that names it goes before "*"."""
+    named, general = (
+        [policy.on_loss for policy in policies if name in policy.services] for name in (service, ANY)
+    )
+    return min(named or general or ["keep"], key=_HARM.__getitem__)
 
 
 def admitted_sources(

@@ -1,6 +1,5 @@
 """Changing resources: the operations of a `Write`, applied to a draft. Each checks, then changes, or raises."""
 
-import hashlib
 import re
 from typing import assert_never
 
@@ -125,10 +124,9 @@ def _created(draft: Draft, proposer: str, put: Put, spec: AnySpec | None) -> Res
         )
     if isinstance(spec, ClusterSpec):
         draft.clusters_created.add(put.key.name)
-    name = hashlib.sha256(b"%d\0" % draft.index + put.key.encode()).hexdigest()
     return Resource(
         key=put.key,
-        uid=f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:32]}",
+        uid=draft.make_uid(put.key),
         owner=owner,
         revision=draft.index,
         generation=1,
