@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from discovery.core.model import ServiceAffinity, ServiceType
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 from federation.kernel.names import check_label, check_name
@@ -92,6 +93,9 @@ class ExportPolicySpec(Spec, frozen=True, kw_only=True):
 
     services: tuple[str, ...]  # Names, or "*".
     consumers: tuple[str, ...] = ("*",)  # Clusters, or "*".
+    # Where clusters that export the same service say otherwise, the oldest export decides.
+    type: ServiceType = "ClusterSetIP"
+    session_affinity: ServiceAffinity = "None"
 
 
 class GrantSource(Spec, frozen=True, kw_only=True):

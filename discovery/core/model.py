@@ -19,6 +19,8 @@ SYSTEM_NAMESPACE = "isthmus-system"
 GATEWAY_SERVICE = "eastwest"  # Gateways are endpoints of this service, in the system namespace.
 
 Protocol: TypeAlias = Literal["http", "tcp"]
+ServiceType: TypeAlias = Literal["ClusterSetIP", "Headless"]  # KEP-1645's words.
+ServiceAffinity: TypeAlias = Literal["None", "ClientIP"]
 TableName: TypeAlias = Literal["resources", "endpoints"]
 
 
@@ -90,6 +92,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     spec: bytes
     status: bytes = b"{}"
     labels: tuple[tuple[str, str], ...] = ()
+    created_revision: int = 0  # Stays while the resource does; 0 in rows that older builds made.
 
 
 class EndpointPort(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -1,9 +1,10 @@
 """The configuration that views depend on, decoded once and again only when it changes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+from discovery.core.conflicts import Age, Claim, Statement
 from discovery.core.kinds import (
     AnySpec,
     ClusterSpec,
@@ -15,10 +16,10 @@ from discovery.core.kinds import (
     VerdictSpec,
     decode_spec,
 )
-from discovery.core.model import FEDERATION_SCOPE, ResourceKey, ServiceKey
+from discovery.core.model import FEDERATION_SCOPE, EndpointPort, Resource, ResourceKey, ServiceKey
 from discovery.core.tables import Tables
 from discovery.core.view import Admission, TrustDomainRoots
-from discovery.core.visibility import admitted_sources, is_visible, on_loss
+from discovery.core.visibility import admitted_sources, covers, is_visible, on_loss
 from federation.kernel.errors import InvalidInputError
 
 # Of all clusters together; those beyond are decoded each time.
@@ -37,6 +38,25 @@ class Distance(IntEnum):
     ELSEWHERE = 3
 
 
+class Export(NamedTuple):
+    """One policy that exports services of a namespace."""
+
+    kind: str
+    name: str
+    age: Age
+    spec: ExportPolicySpec
+
+    @property
+    def policy(self) -> str:
+        """Kind and name."""
+        return f"{self.kind} {self.name}"
+
+    @property
+    def statement(self) -> Statement:
+        """What it says of the services."""
+        return Statement(policy=self.policy, type=self.spec.type, affinity=self.spec.session_affinity)
+
+
 class Policies:
     """Clusters, trust domains, verdicts, and the policies of namespaces, of one version of the tables.
 
@@ -46,7 +66,7 @@ class Policies:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._exports: dict[tuple[str, str], tuple[ExportPolicySpec, ...]] = {}
+        self._exports: dict[tuple[str, str], tuple[Export, ...]] = {}
         self._grants: dict[tuple[str, str], tuple[GrantSpec, ...]] = {}
         self._losses: dict[tuple[str, str], tuple[LossPolicySpec, ...]] = {}
         self.quarantined: dict[str, str] = {}
@@ -72,11 +92,40 @@ class Policies:
 
     def exports(self, cluster: str, namespace: str) -> tuple[ExportPolicySpec, ...]:
         """The export policies of a cluster's namespace."""
+        return tuple([export.spec for export in self.exports_with_age(cluster, namespace)])
+
+    def exports_with_age(self, cluster: str, namespace: str) -> "tuple[Export, ...]":
+        """The same, each with its name and age."""
         known = self._exports.get((cluster, namespace))
         if known is None:
-            known = tuple(self.named_exports(cluster, namespace).values())
+            known = tuple(self._read_exports(cluster, namespace))
             _remember(self._exports, (cluster, namespace), known)
         return known
+
+    def claim(self, cluster: str, key: ServiceKey, ports: tuple[EndpointPort, ...]) -> Claim:
+        """What a cluster says of a service of which its endpoints have these ports.
+
+        Its policy that names the service speaks, else one for all services; among equals the oldest.
+        """
+        covering = [
+            export
+            for export in self.exports_with_age(cluster, key.namespace)
+            if covers(export.spec, key.service)
+        ]
+        ages = [export.age for export in covering if set(export.spec.consumers) - {cluster}]
+        covering.sort(key=lambda export: (key.service not in export.spec.services, export.age, export.policy))
+        said = [
+            export.statement
+            for export in covering
+            if (key.service in export.spec.services) == (key.service in covering[0].spec.services)
+        ]
+        return Claim(
+            cluster=cluster,
+            age=min(ages, default=None),
+            said=said[0] if said else Statement(policy="not exported"),
+            overruled=tuple(said[1:]),
+            ports=ports,
+        )
 
     def grants(self, cluster: str, namespace: str) -> tuple[GrantSpec, ...]:
         """The grants of a cluster's namespace."""
@@ -85,10 +134,6 @@ class Policies:
             known = tuple(self.named_grants(cluster, namespace).values())
             _remember(self._grants, (cluster, namespace), known)
         return known
-
-    def named_exports(self, cluster: str, namespace: str) -> Mapping[str, ExportPolicySpec]:
-        """The same by name, read anew."""
-        return self._read_all(cluster, "ExportPolicy", namespace, ExportPolicySpec)
 
     def named_grants(self, cluster: str, namespace: str) -> Mapping[str, GrantSpec]:
         """The grants of a cluster's namespace by name, read anew."""
@@ -168,10 +213,18 @@ class Policies:
             for name, spec in specs.items()
         }
 
+    def _read_exports(self, cluster: str, namespace: str) -> Iterator["Export"]:
+        for row, spec in self._read_rows(cluster, "ExportPolicy", namespace, ExportPolicySpec):
+            yield Export("ExportPolicy", row.key.name, _age(row), spec)
+
     def _read_all(
         self, scope: str, kind: str, namespace: str | None, expected: type[_AnySpec]
     ) -> dict[str, _AnySpec]:
-        specs: dict[str, _AnySpec] = {}
+        return {row.key.name: spec for row, spec in self._read_rows(scope, kind, namespace, expected)}
+
+    def _read_rows(
+        self, scope: str, kind: str, namespace: str | None, expected: type[_AnySpec]
+    ) -> Iterator[tuple[Resource, _AnySpec]]:
         for row in self._tables.list_resources(scope, kind, namespace):
             try:
                 spec = decode_spec(kind, row.spec, where=str(row.key))
@@ -179,8 +232,11 @@ class Policies:
                 self.quarantined[str(row.key)] = error.message
                 continue
             assert isinstance(spec, expected)
-            specs[row.key.name] = spec
-        return specs
+            yield row, spec
+
+
+def _age(row: Resource) -> Age:
+    return Age(row.created_ms, row.created_revision)
 
 
 def _remember(cache: dict[tuple[str, str], _Specs], key: tuple[str, str], specs: _Specs) -> None:

@@ -7,7 +7,7 @@ Another cluster's endpoints are reached through its gateways unless both cluster
 
 import msgspec
 
-from discovery.core.model import Endpoint, EndpointPort, ServiceKey
+from discovery.core.model import Endpoint, EndpointPort, Protocol, ServiceAffinity, ServiceKey, ServiceType
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,22 +38,34 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
         """How many of its endpoints are ready."""
         return sum(endpoint.ready for endpoint in self.endpoints)
 
-    def serves(self, service_port: int) -> bool:
-        """True when some endpoint has the port, ready or not: nobody else is to be sent calls for it."""
-        return any(
-            port.service_port == service_port for endpoint in self.endpoints for port in endpoint.ports
+    def spoken_at(self, service_port: int) -> Protocol | None:
+        """What the owner speaks at a port, by its first endpoint that has it, ready or not; None: nobody has it."""
+        return next(
+            (
+                port.protocol
+                for endpoint in self.endpoints
+                for port in endpoint.ports
+                if port.service_port == service_port
+            ),
+            None,
         )
+
+    def serves(self, port: EndpointPort) -> bool:
+        """True when callers of a service's port may be sent here: somebody has it, and it is spoken there."""
+        return self.spoken_at(port.service_port) == port.protocol
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A service as one cluster sees it. It exists in the view if at least one owner is visible."""
 
     key: ServiceKey
-    ports: tuple[
-        EndpointPort, ...
-    ]  # Union over owners by service_port (lowest owner wins a conflict); listen_port is 0.
+    # Union over owners by number, as `conflicts` settles it: an owner may have a port of the number that is not
+    # for this one. listen_port is 0, a name that another port has is "".
+    ports: tuple[EndpointPort, ...]
     # Own cluster first, then by (same region first, same zone first, name); dead ones that are a last resort at the end.
     owners: tuple[Owner, ...]
+    type: ServiceType = "ClusterSetIP"
+    affinity: ServiceAffinity = "None"
 
     @property
     def host(self) -> str:

@@ -10,6 +10,7 @@ from itertools import chain
 
 import msgspec
 
+from discovery.core.conflicts import distinct_ports, settle
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import (
     GATEWAY_SERVICE,
@@ -243,7 +244,12 @@ class ViewIndex:
         if not owners:
             return None
         owners.sort(key=lambda owner: self._order(owner, key))
-        return Service(key=key, ports=_ports(owners), owners=tuple(owners))
+        settled = settle(
+            self._policies.claim(owner.cluster, key, _ports(owner.endpoints)) for owner in owners
+        )
+        return Service(
+            key=key, ports=settled.ports, owners=tuple(owners), type=settled.type, affinity=settled.affinity
+        )
 
     def _order(self, owner: Owner, key: ServiceKey) -> tuple[bool, int, str]:
         """Own cluster first, then by distance and name; behind all of these who is dead and a last resort."""
@@ -272,11 +278,5 @@ def _size(service: Service | None) -> int:
     return 0 if service is None else sum(len(owner.endpoints) for owner in service.owners)
 
 
-def _ports(owners: Iterable[Owner]) -> tuple[EndpointPort, ...]:
-    """The union by service port; the cluster first by name decides, so that all views decide alike."""
-    ports: dict[int, EndpointPort] = {}
-    by_name = sorted(owners, key=lambda owner: owner.cluster)
-    for endpoint in chain.from_iterable(owner.endpoints for owner in by_name):
-        for port in endpoint.ports:
-            ports.setdefault(port.service_port, msgspec.structs.replace(port, listen_port=0))
-    return tuple(ports[number] for number in sorted(ports))
+def _ports(endpoints: Iterable[Endpoint]) -> tuple[EndpointPort, ...]:
+    return distinct_ports(chain.from_iterable(endpoint.ports for endpoint in endpoints))

@@ -23,13 +23,15 @@ ANY = "*"
 _HARM: dict[OnLoss, int] = {"keep": 0, "last-resort": 1, "withdraw": 2}
 
 
+def covers(export: ExportPolicySpec, service: str) -> bool:
+    """True when an export policy is about one of its namespace's services."""
+    return ANY in export.services or service in export.services
+
+
 def consumers(service: str, exports: Iterable[ExportPolicySpec]) -> frozenset[str]:
     """The clusters, or "*", to which a namespace's export policies show one of its services."""
     return frozenset(
-        consumer
-        for export in exports
-        if ANY in export.services or service in export.services
-        for consumer in export.consumers
+        consumer for export in exports if covers(export, service) for consumer in export.consumers
     )
 
 

@@ -134,6 +134,7 @@ def _created(draft: Draft, proposer: str, put: Put, spec: AnySpec | None) -> Res
         spec=put.spec,
         status=b"{}" if put.status is None else put.status,
         labels=_labels(put),
+        created_revision=draft.index,
     )
 
 

@@ -84,9 +84,7 @@ def service_clusters(service: Service, port: EndpointPort) -> list[XdsResource]:
     a call that ends there fails instead of moving on. Envoy takes no aggregate without members, so a port that
     nobody serves has no clusters at all.
     """
-    members = [
-        _owner_cluster(service, port, owner) for owner in service.owners if owner.serves(port.service_port)
-    ]
+    members = [_owner_cluster(service, port, owner) for owner in service.owners if owner.serves(port)]
     if not members:
         return []
     aggregate = _aggregate(
@@ -95,9 +93,9 @@ def service_clusters(service: Service, port: EndpointPort) -> list[XdsResource]:
     return [make_resource(CLUSTER, cluster.name, cluster) for cluster in (*members, aggregate)]
 
 
-def gateway_cluster(service: Service, port: EndpointPort) -> XdsResource:
+def gateway_cluster(service: Service, service_port: int) -> XdsResource:
     """Return the cluster to which a gateway passes connections of this SNI: its existence is the export."""
-    cluster = _eds_cluster(names.service_sni(service.key, port.service_port))
+    cluster = _eds_cluster(names.service_sni(service.key, service_port))
     return make_resource(CLUSTER, cluster.name, cluster)
 
 

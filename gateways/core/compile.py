@@ -72,18 +72,17 @@ class Dirty(msgspec.Struct, frozen=True, kw_only=True):
 def compile_service(service: Service, *, exported: bool) -> Unit:
     """Return everything made of one service, for sidecars that call it and for gateways that export it."""
     sidecar: list[XdsResource] = []
-    gateway: list[XdsResource] = []
     # A port of an owner that was left out may be nobody's: then it has neither clusters nor routes.
-    ports = tuple(
-        port for port in service.ports if any(owner.serves(port.service_port) for owner in service.owners)
-    )
+    ports = tuple(port for port in service.ports if any(owner.serves(port) for owner in service.owners))
+    gateway = [
+        made
+        for number in (sorted(own_ports(service)) if exported else ())
+        for made in (clusters.gateway_cluster(service, number), endpoints.gateway_endpoints(service, number))
+    ]
     service = msgspec.structs.replace(service, ports=ports)
     for port in ports:
         sidecar += clusters.service_clusters(service, port)
         sidecar += endpoints.service_endpoints(service, port)
-        if exported and any(owner.local and owner.serves(port.service_port) for owner in service.owners):
-            gateway.append(clusters.gateway_cluster(service, port))
-            gateway.append(endpoints.gateway_endpoints(service, port))
     return Unit(
         sidecar=tuple(sidecar),
         gateway=tuple(gateway),
@@ -91,6 +90,17 @@ def compile_service(service: Service, *, exported: bool) -> Unit:
         local_hosts=routes.local_virtual_hosts(service),
         ports=ports,
         trust_domains=frozenset(owner.trust_domain for owner in service.owners),
+    )
+
+
+def own_ports(service: Service) -> frozenset[int]:
+    """The ports of a service that its gateways pass on, whatever is spoken there: what own endpoints serve."""
+    return frozenset(
+        port.service_port
+        for owner in service.owners
+        if owner.local
+        for endpoint in owner.endpoints
+        for port in endpoint.ports
     )
 
 

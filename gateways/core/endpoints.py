@@ -17,7 +17,7 @@ from envoy.config.endpoint.v3.endpoint_components_pb2 import LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from discovery.core.model import Endpoint, EndpointPort
+from discovery.core.model import Endpoint, EndpointPort, Protocol
 from discovery.core.view import Owner, Service
 from gateways.core import names
 from gateways.core.clusters import address_endpoint
@@ -39,18 +39,20 @@ class Target(NamedTuple):
     zone: str
 
 
-def owner_targets(owner: Owner, service_port: int) -> list[Target]:
-    """What callers get of one owner of a service: its endpoints, or from another network its gateways."""
-    behind = endpoint_targets(owner.endpoints, service_port)
+def owner_targets(owner: Owner, port: EndpointPort) -> list[Target]:
+    """What callers of a service's port get of one owner: its endpoints, or from another network its gateways."""
+    if not owner.serves(port):
+        return []
+    behind = endpoint_targets(owner.endpoints, port.service_port, port.protocol)
     return behind if owner.direct else _gateway_targets(owner, behind)
 
 
-def endpoint_targets(endpoints: Iterable[Endpoint], service_port: int) -> list[Target]:
+def endpoint_targets(endpoints: Iterable[Endpoint], service_port: int, protocol: Protocol) -> list[Target]:
     """The ready ones of these endpoints that serve a port; where none is, all of them as the last resort."""
     found = [
         (endpoint, listen_port)
         for endpoint in endpoints
-        if (listen_port := _listen_port(endpoint, service_port)) is not None
+        if (listen_port := _listen_port(endpoint, service_port, protocol)) is not None
     ]
     ready = [(endpoint, listen_port) for endpoint, listen_port in found if endpoint.ready]
     return [
@@ -72,19 +74,25 @@ def service_endpoints(service: Service, port: EndpointPort) -> list[XdsResource]
     return [
         _assignment(
             names.owner_cluster(service.key, port.service_port, owner.cluster),
-            owner_targets(owner, port.service_port),
+            owner_targets(owner, port),
         )
         for owner in service.owners
-        if owner.serves(port.service_port)
+        if owner.serves(port)
     ]
 
 
-def gateway_endpoints(service: Service, port: EndpointPort) -> XdsResource:
-    """Return the assignment behind an SNI at a gateway: the ready endpoints of its own cluster."""
-    own = [endpoint for owner in service.owners if owner.local for endpoint in owner.endpoints]
-    return _assignment(
-        names.service_sni(service.key, port.service_port), endpoint_targets(own, port.service_port)
-    )
+def gateway_endpoints(service: Service, service_port: int) -> XdsResource:
+    """Return the assignment behind an SNI at a gateway: the ready endpoints of its own cluster.
+
+    What the service is settled to speak there is no matter: other clusters may see it otherwise.
+    """
+    targets = [
+        target
+        for owner in service.owners
+        if owner.local and (spoken := owner.spoken_at(service_port)) is not None
+        for target in endpoint_targets(owner.endpoints, service_port, spoken)
+    ]
+    return _assignment(names.service_sni(service.key, service_port), targets)
 
 
 def _assignment(name: str, targets: Iterable[Target]) -> XdsResource:
@@ -131,8 +139,8 @@ def _locality(region: str, zone: str, lb_endpoints: list[Any]) -> Any:
     )
 
 
-def _listen_port(endpoint: Endpoint, service_port: int) -> int | None:
+def _listen_port(endpoint: Endpoint, service_port: int, protocol: Protocol) -> int | None:
     for port in endpoint.ports:
-        if port.service_port == service_port:
+        if (port.service_port, port.protocol) == (service_port, protocol):
             return port.listen_port
     return None

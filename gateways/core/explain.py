@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from certs.core.spiffe import workload_id
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, ServiceKey
 from discovery.core.tables import Tables, endpoint_prefix
-from discovery.core.view import Owner, Service
+from discovery.core.view import Service
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import InvalidInputError
 from federation.kernel.names import check_label
@@ -111,29 +113,27 @@ def withdrawn_of(
 
 
 def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterator[OwnerFact]:
-    seen = () if service is None else service.owners
-    for order, owner in enumerate(seen):
-        facts = seen_endpoints(owner)
-        yield _owner(reasons, owner.cluster, owner.endpoints, facts, order=order, owner=owner)
-    visible = {owner.cluster for owner in seen}
+    visible: set[str] = set()
+    for order, owner in enumerate(() if service is None else service.owners):
+        assert service is not None
+        visible.add(owner.cluster)
+        facts = seen_endpoints(service, owner)
+        gateways = gateway_facts(service, owner)
+        fact = _owner(reasons, owner.cluster, owner.endpoints, facts)
+        yield replace(fact, visible=True, order=order, direct=owner.direct, gateways=gateways)
     hidden: dict[str, list[Endpoint]] = {}
     for endpoint in tables.list_endpoints(reasons.key):
         if endpoint.key.cluster not in visible:
             hidden.setdefault(endpoint.key.cluster, []).append(endpoint)
     for cluster, endpoints in sorted(hidden.items()):
         facts = hidden_endpoints(endpoints, reasons.visibility(cluster))
-        yield _owner(reasons, cluster, endpoints, facts, order=None, owner=None)
+        yield _owner(reasons, cluster, endpoints, facts)
 
 
 def _owner(
-    reasons: Reasons,
-    cluster: str,
-    endpoints: Sequence[Endpoint],
-    facts: Iterable[EndpointFact],
-    *,
-    order: int | None,
-    owner: Owner | None,
+    reasons: Reasons, cluster: str, endpoints: Sequence[Endpoint], facts: Iterable[EndpointFact]
 ) -> OwnerFact:
+    """What is to be said of an owner, visible or not."""
     spec = reasons.policies.clusters.get(cluster, _UNKNOWN)
     admitted, admits_why = reasons.admission(cluster)
     return OwnerFact(
@@ -141,15 +141,15 @@ def _owner(
         trust_domain=spec.trust_domain,
         region=spec.region,
         zone=spec.zone,
-        visible=owner is not None,
+        visible=False,
         why=reasons.visibility(cluster),
-        order=order,
+        order=None,
         distance=reasons.distance(cluster),
         admits_caller=admitted,
         admits_why=admits_why,
         policies=tuple(reasons.policy_facts(cluster)[:POLICIES_EXPLAINED_MAX]),
-        direct=owner is not None and owner.direct,
-        gateways=() if owner is None else gateway_facts(owner),
+        direct=False,
+        gateways=(),
         endpoint_count=len(endpoints),
         ready_count=sum(endpoint.ready for endpoint in endpoints),
         endpoints=tuple(islice(facts, ENDPOINTS_EXPLAINED_MAX)),

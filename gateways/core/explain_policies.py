@@ -118,7 +118,10 @@ class Reasons:
 
     def _exports(self, owner: str) -> Mapping[str, ExportPolicySpec]:
         if owner not in self._read_exports:
-            self._read_exports[owner] = self.policies.named_exports(owner, self.key.namespace)
+            self._read_exports[owner] = {
+                export.name: export.spec
+                for export in self.policies.exports_with_age(owner, self.key.namespace)
+            }
         return self._read_exports[owner]
 
     def _grants(self, owner: str) -> Mapping[str, GrantSpec]:

@@ -11,7 +11,7 @@ from envoy.extensions.clusters.aggregate.v3.cluster_pb2 import ClusterConfig
 from discovery.core.dns_names import name_text
 from discovery.core.dns_records import read_record
 from discovery.core.dns_zone import service_answers
-from discovery.core.model import Endpoint
+from discovery.core.model import Endpoint, EndpointPort
 from discovery.core.view import Owner, Service
 from discovery.core.vips import Vip
 from gateways.core import names
@@ -29,34 +29,40 @@ from gateways.core.explained import (
 from gateways.core.wire import CLUSTER, ENDPOINTS
 
 
-def seen_endpoints(owner: Owner) -> Iterator[EndpointFact]:
+def seen_endpoints(service: Service, owner: Owner) -> Iterator[EndpointFact]:
     """Yield each port of each endpoint of a visible owner, with whether callers reach it."""
-    ports = _service_ports(owner)
+    ports = {port.service_port: port for port in service.ports}
     chosen = {
-        port: {target.name: target.ready for target in endpoint_targets(owner.endpoints, port)}
-        for port in ports
+        number: {
+            target.name: target.ready for target in endpoint_targets(owner.endpoints, number, port.protocol)
+        }
+        for number, port in ports.items()
+        if owner.serves(port)
     }
     # Once for a port: each endpoint of an owner behind gateways is reached, or not, by the same ones.
-    through = {port: _through(owner, port) for port in ports}
+    through = {number: _through(owner, port) for number, port in ports.items()}
     for endpoint in owner.endpoints:
-        for number, listen_port in _ports(endpoint):
-            called, why = _fate(owner, through[number], chosen[number].get(endpoint.key.name))
-            yield _fact(endpoint, number, listen_port, called, why)
+        for number, mine in _ports(endpoint):
+            if number in chosen and mine.protocol == ports[number].protocol:
+                called, why = _fate(owner, through[number], chosen[number].get(endpoint.key.name))
+            else:
+                called, why = "no", f"no agreement on what is spoken at {number}: see conflicts"
+            yield _fact(endpoint, number, mine.listen_port, called, why)
 
 
 def hidden_endpoints(endpoints: Iterable[Endpoint], why: str) -> Iterator[EndpointFact]:
     """Yield the same of an owner that is not visible, for that reason."""
     for endpoint in endpoints:
-        for number, listen_port in _ports(endpoint):
-            yield _fact(endpoint, number, listen_port, "no", why)
+        for number, mine in _ports(endpoint):
+            yield _fact(endpoint, number, mine.listen_port, "no", why)
 
 
-def gateway_facts(owner: Owner) -> tuple[GatewayFact, ...]:
+def gateway_facts(service: Service, owner: Owner) -> tuple[GatewayFact, ...]:
     """The gateways by which callers reach an owner; none where it is reached directly."""
     if owner.direct:
         return ()
     called: dict[str, bool] = {}
-    for port in _service_ports(owner):
+    for port in service.ports:
         for target in _through(owner, port):
             called[target.name] = called.get(target.name, False) or target.ready
     return tuple(
@@ -99,13 +105,9 @@ def dns_records(service: Service, vip: Vip) -> tuple[RecordFact, ...]:
     )
 
 
-def _service_ports(owner: Owner) -> list[int]:
-    return sorted({port.service_port for endpoint in owner.endpoints for port in endpoint.ports})
-
-
-def _through(owner: Owner, service_port: int) -> list[Target]:
+def _through(owner: Owner, port: EndpointPort) -> list[Target]:
     """The gateways that callers of a port are sent; none where they need none."""
-    return [] if owner.direct else owner_targets(owner, service_port)
+    return [] if owner.direct else owner_targets(owner, port)
 
 
 def _fate(owner: Owner, through: list[Target], ready: bool | None) -> tuple[Called, str]:
@@ -145,11 +147,11 @@ def _fact(endpoint: Endpoint, service_port: int, listen_port: int, called: Calle
     )
 
 
-def _ports(endpoint: Endpoint) -> Iterator[tuple[int, int]]:
-    """Service and listen port; of two ports with one number the first one counts, as in load assignments."""
-    seen: dict[int, int] = {}
+def _ports(endpoint: Endpoint) -> Iterator[tuple[int, EndpointPort]]:
+    """Its ports by number; of two with one number the first one counts, as in load assignments."""
+    seen: dict[int, EndpointPort] = {}
     for port in endpoint.ports:
-        seen.setdefault(port.service_port, port.listen_port)
+        seen.setdefault(port.service_port, port)
     return iter(seen.items())
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from discovery.core.kinds import ClusterSpec
+from discovery.core.model import EndpointPort
 from discovery.core.view import Gateway, Owner, Service
 from gateways.core.endpoints import endpoint_targets, owner_targets
 
@@ -65,18 +66,17 @@ class QuorumLoss(Foreseen, frozen=True, kw_only=True):
 def lose_service(service: Service, caller: str, lost: Collection[str]) -> Iterator[ServiceLoss]:
     """Yield what callers of `caller` would notice of a loss, port by port; nothing where they would not."""
     for port in service.ports:
-        number = port.service_port
-        called = {owner.cluster: _is_called(owner, number) for owner in service.owners}
+        called = {owner.cluster: _is_called(owner, port) for owner in service.owners}
         before = [cluster for cluster, is_ready in called.items() if is_ready is not None]
         after = [cluster for cluster in before if cluster not in lost]
         if after == before:
             continue  # What is lost did not serve this port.
-        reached = {owner.cluster: ready_endpoints(owner, number) for owner in service.owners}
+        reached = {owner.cluster: ready_endpoints(owner, port) for owner in service.owners}
         serves, will_serve = _first(before, called), _first(after, called)
         yield ServiceLoss(
             caller=caller,
             service=str(service.key),
-            service_port=number,
+            service_port=port.service_port,
             outcome=_outcome(serves, will_serve, reached),
             served_by=serves,
             served_then=will_serve,
@@ -86,11 +86,11 @@ def lose_service(service: Service, caller: str, lost: Collection[str]) -> Iterat
         )
 
 
-def ready_endpoints(owner: Owner, service_port: int) -> int:
-    """How many ready endpoints of an owner callers reach at a port."""
-    if not _is_called(owner, service_port):
+def ready_endpoints(owner: Owner, port: EndpointPort) -> int:
+    """How many ready endpoints of an owner callers reach at a service's port."""
+    if not _is_called(owner, port):
         return 0
-    return sum(target.ready for target in endpoint_targets(owner.endpoints, service_port))
+    return sum(target.ready for target in endpoint_targets(owner.endpoints, port.service_port, port.protocol))
 
 
 def lose_clusters(
@@ -137,9 +137,9 @@ def worst_first(loss: ServiceLoss) -> tuple[int, str, str, int]:
     return (_WORST_FIRST.index(loss.outcome), loss.caller, loss.service, loss.service_port)
 
 
-def _is_called(owner: Owner, service_port: int) -> bool | None:
+def _is_called(owner: Owner, port: EndpointPort) -> bool | None:
     """Whether an aggregate sends to an owner: True, False as the last resort, None where it has no address."""
-    targets = owner_targets(owner, service_port)
+    targets = owner_targets(owner, port)
     return any(target.ready for target in targets) if targets else None
 
 

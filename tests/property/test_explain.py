@@ -265,11 +265,14 @@ def check_forecasts(
     after.reset(tables.with_changes(gone, 2))
     for key in ALL_KEYS:
         service = before.service(key)
+        ports = {port.service_port: port for port in (service.ports if service else ())}
         foretold = () if service is None else tuple(forecast(service, viewer, lost))
         left = after.service(key)
         for loss in foretold:
             owners = {one.cluster: one for one in (left.owners if left else ())}
-            called = {name: endpoints.owner_targets(one, loss.service_port) for name, one in owners.items()}
+            called = {
+                name: endpoints.owner_targets(one, ports[loss.service_port]) for name, one in owners.items()
+            }
             sent = [name for name, targets in called.items() if targets]
             ready = [name for name in sent if any(target.ready for target in called[name])]
             assert list(loss.owners_then) == sent
@@ -279,9 +282,9 @@ def check_forecasts(
         # What is not foretold does not change.
         for port in () if service is None else service.ports:
             if port.service_port not in told:
-                assert sendings(service, port.service_port) == sendings(left, port.service_port)
+                assert sendings(service, port) == sendings(left, port)
 
 
-def sendings(service: Service | None, port: int) -> list[tuple[str, list[endpoints.Target]]]:
+def sendings(service: Service | None, port: EndpointPort) -> list[tuple[str, list[endpoints.Target]]]:
     found = [(one.cluster, endpoints.owner_targets(one, port)) for one in (service.owners if service else ())]
     return [(cluster, targets) for cluster, targets in found if targets]

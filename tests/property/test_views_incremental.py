@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from discovery.core.model import (
     Change,
@@ -65,21 +67,33 @@ def grant_rows(draw):
 def export_rows():
     consumers = st.lists(st.sampled_from((*CLUSTERS, "*")), min_size=1, max_size=2)
     return st.builds(
-        lambda owner, namespace, services, to, name: resource(
-            put_export(owner, namespace, *services, consumers=to, name=name)
+        lambda owner, namespace, services, to, name, kind, affinity, created: resource(
+            put_export(
+                owner,
+                namespace,
+                *services,
+                consumers=to,
+                name=name,
+                type=kind,
+                sessionAffinity=affinity,
+            ),
+            created=created,
         ),
         st.sampled_from(CLUSTERS),
         st.sampled_from(NAMESPACES),
         some,
         consumers,
         st.sampled_from("ab"),
+        st.sampled_from(("ClusterSetIP", "Headless")),
+        st.sampled_from(("None", "ClientIP")),
+        st.integers(1, 3),
     )
 
 
 def endpoint_rows():
     port = st.builds(
         EndpointPort,
-        name=st.just("p"),
+        name=st.sampled_from("pq"),
         service_port=st.sampled_from((80, 81)),
         listen_port=st.just(15006),
         protocol=st.sampled_from(("http", "tcp")),
@@ -145,7 +159,14 @@ class Oracle:
         self.endpoints = [
             unpack_endpoint(value) for (table, _), value in sorted(tables.items()) if table == "endpoints"
         ]
-        self.specs = {row.key: json.loads(row.spec) for row in configuration}
+        self.specs = {
+            row.key: {
+                **json.loads(row.spec),
+                "age": (row.created_ms, row.created_revision),
+                "name": row.key.name,
+            }
+            for row in configuration
+        }
         self.clusters = {key.name: spec for key, spec in self.specs.items() if key.kind == "Cluster"}
         self.domains = {key.name for key in self.specs if key.kind == "TrustDomain"}
 
@@ -191,16 +212,44 @@ class Oracle:
             for name in sorted({row.key.cluster for row in theirs})
             if self.sees(name, key)
         ]
-        ports: dict[int, EndpointPort] = {}
-        for owner in reversed(owners):
-            for row in reversed(owner.endpoints):
-                for port in reversed(row.ports):
-                    ports[port.service_port] = EndpointPort(
-                        name=port.name, service_port=port.service_port, listen_port=0, protocol=port.protocol
-                    )
+        if not owners:
+            return None
+        owners.sort(key=lambda owner: self.age(owner.cluster, key))
+        first = self.speaker(owners[0].cluster, key)
+        ports = self.ports([port for owner in owners for row in owner.endpoints for port in row.ports])
         owners.sort(key=self.rank)
-        in_order = tuple(port for _, port in sorted(ports.items()))
-        return Service(key=key, ports=in_order, owners=tuple(owners)) if owners else None
+        return Service(
+            key=key,
+            ports=ports,
+            owners=tuple(owners),
+            type=first.get("type", "ClusterSetIP"),
+            affinity=first.get("sessionAffinity", "None"),
+        )
+
+    def age(self, owner: str, key: ServiceKey) -> tuple[object, ...]:
+        """The oldest policy by which others see the service; what is for oneself alone comes first."""
+        shown = [
+            spec["age"]
+            for spec in self.policies("ExportPolicy", owner, key)
+            if [name for name in spec["consumers"] if name != owner]
+        ]
+        return (1, min(shown), owner) if shown else (0, (), owner)
+
+    def speaker(self, owner: str, key: ServiceKey) -> dict[str, Any]:
+        found = self.policies("ExportPolicy", owner, key)
+        by_name = [spec for spec in found if key.service in spec["services"]]
+        return min(by_name or found, key=lambda spec: (spec["age"], spec["name"]), default={})
+
+    @staticmethod
+    def ports(in_order: list[EndpointPort]) -> tuple[EndpointPort, ...]:
+        """Of each number the first; of each name the first that is the first of its number."""
+        found: list[EndpointPort] = []
+        for port in in_order:
+            if port.service_port in [other.service_port for other in found]:
+                continue
+            name = "" if port.name in [other.name for other in found] else port.name
+            found.append(replace(port, name=name, listen_port=0))
+        return tuple(sorted(found, key=lambda port: port.service_port))
 
     def rank(self, owner: Owner) -> tuple[bool, bool, bool, str]:
         region, zone = (self.clusters[self.viewer].get(place, "") for place in ("region", "zone"))

@@ -47,10 +47,15 @@ def put_controller(name: str, cluster: str) -> Put:
 
 
 def put_export(
-    owner: str, namespace: str, *services: str, consumers: Iterable[str] = ("*",), name: str = "export"
+    owner: str,
+    namespace: str,
+    *services: str,
+    consumers: Iterable[str] = ("*",),
+    name: str = "export",
+    **rest: object,
 ) -> Put:
     target = key("ExportPolicy", name, scope=owner, namespace=namespace)
-    return put(target, {"services": list(services), "consumers": list(consumers)})
+    return put(target, {"services": list(services), "consumers": list(consumers), **rest})
 
 
 def put_grant(owner: str, namespace: str, *services: str, name: str = "grant", **source: list[str]) -> Put:
@@ -65,8 +70,8 @@ def put_token(
     return put(key("JoinToken", name), spec)
 
 
-def resource(operation: Put, revision: int = 1) -> Resource:
-    """The row that an accepted `Put` makes, for tests of what reads rows."""
+def resource(operation: Put, revision: int = 1, *, created: int = 1) -> Resource:
+    """The row that an accepted `Put` makes, for tests of what reads rows; `created` is a revision."""
     assert operation.spec is not None
     return Resource(
         key=operation.key,
@@ -76,6 +81,7 @@ def resource(operation: Put, revision: int = 1) -> Resource:
         generation=1,
         created_ms=0,
         spec=operation.spec,
+        created_revision=created,
     )
 
 

@@ -171,13 +171,25 @@ def test_who_does_not_serve_a_port_is_sent_no_calls_for_it():
     [
         pytest.param(owner("alpha", [], local=True), id="none"),
         pytest.param(owner("beta", [], gateways=[gateway("beta")]), id="none-behind-the-gateway"),
-        pytest.param(owner("alpha", [endpoint("alpha", service_port=9090)], local=True), id="another-port-only"),
+        pytest.param(owner("beta", [endpoint("beta", service_port=9090)]), id="another-port-only"),
+        pytest.param(owner("beta", [endpoint("beta", protocol="tcp")]), id="another-protocol-only"),
     ],
-)  # fmt: skip
+)
 def test_a_port_that_nobody_serves_is_nowhere(found):
     assert clusters_of(service(found)) == assignments_of(service(found)) == {}
     unit = compile_service(service(found), exported=True)
     assert (unit.sidecar, unit.gateway, unit.hosts, unit.ports) == ((), (), (), ())
+
+
+def test_a_gateway_passes_on_what_its_own_cluster_serves_whatever_others_speak_there():
+    mine = owner("alpha", [endpoint("alpha", protocol="tcp")], local=True)
+    unit = compile_service(service(mine, REMOTE), exported=True)
+    assert [each.name for each in unit.gateway] == [f"outbound_.8080_._.{HOST}"] * 2
+    assert addresses(decode(unit.gateway[1])) == ["127.105.0.1:15006"]
+    # Its own callers are sent to those who speak what the service is settled to.
+    assert members(clusters_of(service(mine, REMOTE))[f"outbound|8080||{HOST}"]) == [
+        f"outbound|8080||{HOST}|beta"
+    ]
 
 
 def test_a_port_is_at_the_gateway_of_those_clusters_that_serve_it():
@@ -193,15 +205,19 @@ def test_the_readiness_and_weight_of_a_gateway_are_those_of_the_port():
         endpoint("beta", "e3", service_port=81, ready=False),
     ]
     beta = owner("beta", rows, gateways=[gateway("beta")])
-    assert [(each.weight, each.ready) for each in endpoints.owner_targets(beta, 8080)] == [(2, True)]
-    assert [(each.weight, each.ready) for each in endpoints.owner_targets(beta, 81)] == [(1, False)]
+    assert [(each.weight, each.ready) for each in endpoints.owner_targets(beta, rows[0].ports[0])] == [
+        (2, True)
+    ]
+    assert [(each.weight, each.ready) for each in endpoints.owner_targets(beta, rows[2].ports[0])] == [
+        (1, False)
+    ]
 
 
 def test_a_gateway_knows_a_service_by_its_sni_and_only_the_own_endpoints():
     found = service(LOCAL, REMOTE)
     sni = f"outbound_.8080_._.{HOST}"
-    assert clusters.gateway_cluster(found, found.ports[0]).name == sni
-    assignment = endpoints.gateway_endpoints(found, found.ports[0])
+    assert clusters.gateway_cluster(found, 8080).name == sni
+    assignment = endpoints.gateway_endpoints(found, 8080)
     assert (assignment.name, addresses(decode(assignment))) == (sni, ["127.105.0.1:15006"])
 
 

@@ -21,6 +21,8 @@ B = owner("beta", [endpoint("beta"), endpoint("beta", "e2")], gateways=[gateway(
 B_UNREADY = owner("beta", [endpoint("beta", ready=False)], gateways=[gateway("beta")])
 C = owner("gamma", [endpoint("gamma", address="127.105.0.2")])
 
+PORT = endpoint("beta").ports[0]
+
 
 def losses(found: Service, *lost: str) -> list[ServiceLoss]:
     return list(lose_service(found, "alpha", frozenset(lost)))
@@ -63,10 +65,10 @@ def test_each_port_is_lost_for_itself():
 
 
 def test_only_ready_endpoints_behind_a_ready_gateway_count():
-    assert ready_endpoints(B, 8080) == 2
-    assert ready_endpoints(B, 81) == 0
+    assert ready_endpoints(B, PORT) == 2
+    assert ready_endpoints(B, msgspec.structs.replace(PORT, service_port=81)) == 0
     down = [msgspec.structs.replace(gateway("beta"), ready=False)]
-    assert ready_endpoints(owner("beta", [endpoint("beta")], gateways=down), 8080) == 0
+    assert ready_endpoints(owner("beta", [endpoint("beta")], gateways=down), PORT) == 0
 
 
 def test_the_worst_comes_first():
