@@ -43,6 +43,7 @@ from federation.api.messages import Directory, NamedController
 from federation.app.raft import RaftSecurity, members_of
 from federation.app.telemetry import set_up_logging
 from federation.kernel.errors import IsthmusError, OutcomeUnknownError
+from federation.kernel.versions import PROTOCOL_VERSION
 
 Members: TypeAlias = tuple[MemberAddress, ...]
 TRUST_DOMAIN = "bench.example"
@@ -74,7 +75,7 @@ def prepare(directory: Path, addresses: Mapping[str, str]) -> Members:
             raft=f"{host}:{RAFT_PORT}",
             control=f"{host}:{CONTROL_PORT}",
             api="",
-            protocol=1,
+            protocol=PROTOCOL_VERSION,
         )
         controllers.append(NamedController(name=f"{name}-c1", spec=spec))
     everybody = Directory(

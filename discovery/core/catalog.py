@@ -26,6 +26,7 @@ from discovery.core.history import History
 from discovery.core.leases import Lease, LeaseTime, acquire, check_request
 from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey
 from discovery.core.ownership import check_federation_writer, check_speaks_for
+from discovery.core.poison import controller_places, controllers_of
 from discovery.core.publishing import publish, publish_lease
 from discovery.core.snapshots import State, decode_snapshot, encode_snapshot
 from discovery.core.tables import EMPTY_TABLES, Tables, resource_prefix
@@ -40,7 +41,7 @@ from federation.kernel.errors import (
 )
 from federation.kernel.limits import CLUSTERS_MAX, COMMAND_BYTES_MAX, REQUESTS_KEPT_MAX
 from federation.kernel.names import check_label
-from federation.kernel.versions import SCHEMA_VERSION
+from federation.kernel.versions import SCHEMA_VERSION, command_schema
 
 REQUEST_ID_CHARS_MAX = 128
 # Outcomes are remembered: a message must not carry a whole command.
@@ -50,6 +51,7 @@ LEASES_MAX = 2 * CLUSTERS_MAX
 _BEGINNING = LeaseTime(now_ms=0, ticked_ms=0)
 
 _CLUSTERS = resource_prefix(FEDERATION_SCOPE, "Cluster")
+_CONTROLLERS = resource_prefix(FEDERATION_SCOPE, "Controller")
 
 
 class Catalog:
@@ -100,7 +102,7 @@ class Catalog:
     def apply(self, index: int, command: bytes) -> bytes:
         """Apply one entry of the log and return its packed `Outcome`. Never raises; `index` only grows."""
         try:
-            read = _read(command)
+            read = _read(command, schema_max=self._schema_max)
         except IsthmusError as error:
             return encode_outcome(self._refusal(error))
         if isinstance(read.body, Tick):
@@ -171,6 +173,13 @@ class Catalog:
         self._history = History(complete_after=state.tables.revision)
         self._tables = state.tables
         self._verdict_due_ms = next_due(state.tables)
+        self._know_controllers()
+
+    def _know_controllers(self) -> None:
+        """Note what commands are judged by, which follows from the Controllers of the tables."""
+        # The newest schema that every one of them can apply: all builds find the same.
+        self._schema_max = command_schema(spec.protocol for spec in controllers_of(self._tables))
+        self._places = controller_places(self._tables)
 
     def _outcome(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
         """Return the answer to a command, and the rows that it changed."""
@@ -190,7 +199,14 @@ class Catalog:
         )
 
     def _execute(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
-        draft = Draft(self._tables, index=index, now_ms=self._now_ms, counts=self._counts)
+        draft = Draft(
+            self._tables,
+            index=index,
+            now_ms=self._now_ms,
+            counts=self._counts,
+            schema=command.schema,
+            places=self._places,
+        )
         grant: LeaseGrant | None = None
         match command.body:
             case Write(operations=operations):
@@ -226,6 +242,8 @@ class Catalog:
         self._tables = self._tables.with_changes(changes, draft.index)
         if touches_verdicts(changes):
             self._verdict_due_ms = next_due(self._tables)
+        if any(change.table == "resources" and change.key.startswith(_CONTROLLERS) for change in changes):
+            self._know_controllers()
 
     def _acquire(self, draft: Draft, proposer: str, request: AcquireLease) -> LeaseGrant:
         duty, slash, cluster = request.name.partition("/")
@@ -266,10 +284,10 @@ class _Envelope(msgspec.Struct, frozen=True):
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 
 
-def _read(data: bytes) -> Command:
+def _read(data: bytes, *, schema_max: int) -> Command:
     if len(data) > COMMAND_BYTES_MAX:
         raise LimitExceededError(f"command has {len(data)} bytes, at most {COMMAND_BYTES_MAX} are allowed")
-    _check_schema(data)
+    _check_schema(data, schema_max)
     try:
         command = decode_command(data)
     except RecursionError as error:
@@ -282,17 +300,13 @@ def _read(data: bytes) -> Command:
     return command
 
 
-def _check_schema(data: bytes) -> None:
-    """Refuse what an older member could not apply: members that answer unlike each other drift apart.
-
-    A build that knows a newer schema must take the lowest version among the Controllers of the catalog
-    here, in place of `SCHEMA_VERSION`, and give the same answer.
-    """
+def _check_schema(data: bytes, schema_max: int) -> None:
+    """Refuse what an older member could not apply: members that answer unlike each other drift apart."""
     try:
         schema = _envelope_decoder.decode(data).schema
     except MALFORMED as error:
         raise InvalidInputError(f"command is not readable: {error}") from error
-    if not 1 <= schema <= SCHEMA_VERSION:
+    if not 1 <= schema <= schema_max:
         raise PreconditionError(
-            f"command has schema {schema}, expected 1 to {SCHEMA_VERSION}, which every controller can apply"
+            f"command has schema {schema}, expected 1 to {schema_max}, which every controller can apply"
         )

@@ -13,6 +13,7 @@ from discovery.core.model import (
     pack,
     unpack_resource,
 )
+from discovery.core.poison import Places
 from discovery.core.tables import Tables, endpoint_prefix, resource_prefix
 
 CountKey = tuple[TableName, str]  # Rows of a table that live in one cluster, or in "" (the federation).
@@ -21,10 +22,21 @@ CountKey = tuple[TableName, str]  # Rows of a table that live in one cluster, or
 class Draft:
     """The tables with a command's changes laid over them. Dropping it undoes them all."""
 
-    def __init__(self, tables: Tables, *, index: int, now_ms: int, counts: Mapping[CountKey, int]) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        *,
+        index: int,
+        now_ms: int,
+        counts: Mapping[CountKey, int],
+        schema: int,
+        places: Places,
+    ) -> None:
         self.base = tables
         self.index = index
         self.now_ms = now_ms
+        self.schema = schema  # Of the command: rules grew stricter from one to the next.
+        self.places = places  # Where controllers listen.
         self.count_deltas: dict[CountKey, int] = {}
         self.clusters_created: set[str] = set()
         self._counts = counts

@@ -19,7 +19,8 @@ from discovery.core.agents import Phase as Phase  # what `agents()` answers with
 from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
-from discovery.core.rules import check_endpoint, check_endpoint_key, endpoint_refusal
+from discovery.core.poison import Places, check_not_poisoned, controller_places, endpoint_refusal
+from discovery.core.rules import check_endpoint, check_endpoint_key
 from discovery.core.tables import Table, Tables
 from federation.kernel.errors import (
     IsthmusError,
@@ -49,6 +50,7 @@ class LocalTable:
         self._rows = Table()
         # Rows that may differ from the catalog's: the only ones that `difference` looks at. In order.
         self._unpublished: dict[bytes, None] = {}
+        self.places: Places = frozenset()  # Where controllers listen: no endpoint may.
 
     def endpoints(self) -> Table:
         """The merged rows, packed; this version never changes."""
@@ -170,6 +172,7 @@ class LocalTable:
         remove: list[tuple[EndpointKey, int, int]] = []
         refused: _Refused = []
         spec = tables.cluster(self._cluster)
+        places = controller_places(tables) if self._unpublished else frozenset()
         size = 0
         for key in tuple(self._unpublished):
             ours, theirs = self._rows.get(key), tables.endpoints.get(key)
@@ -180,7 +183,7 @@ class LocalTable:
             there = None if theirs is None else unpack_endpoint(theirs)
             if there is not None and not self._may_replace(there, row):
                 continue
-            if row is not None and (reason := endpoint_refusal(row, self._cluster, spec)):
+            if row is not None and (reason := endpoint_refusal(row, self._cluster, spec, places)):
                 refused.append((row.key, reason))
                 continue
             size += len(ours or b"") + len(key) + _REMOVAL_BYTES
@@ -224,6 +227,7 @@ class LocalTable:
     def _accepts(self, row: Endpoint, said: Declaration, spec: ClusterSpec, refused: _Refused) -> bool:
         try:
             check_endpoint(row, self._cluster, spec)
+            check_not_poisoned(row, spec.ranges, self.places)
             if row.agent != said.agent or row.incarnation != said.incarnation or row.sequence > said.sequence:
                 raise NotAllowedError(
                     f"endpoint {row.key.name} is of agent {row.agent!r} at {row.version}, "

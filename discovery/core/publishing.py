@@ -5,10 +5,12 @@ from discovery.core.draft import Draft
 from discovery.core.leases import Lease
 from discovery.core.model import Endpoint, EndpointKey, unpack_endpoint
 from discovery.core.ownership import check_speaks_for, joined
+from discovery.core.poison import check_not_poisoned
 from discovery.core.rules import check_endpoint, check_endpoint_key
 from federation.kernel.errors import LimitExceededError, PreconditionError
 from federation.kernel.limits import ENDPOINTS_PER_CLUSTER_MAX
 from federation.kernel.names import check_label
+from federation.kernel.versions import STRICT_SCHEMA
 
 
 def publish_lease(cluster: str) -> str:
@@ -37,6 +39,8 @@ def publish(draft: Draft, proposer: str, command: PublishEndpoints, lease: Lease
             draft.remove(key)
     for endpoint in command.put:
         check_endpoint(endpoint, command.cluster, spec)
+        if draft.schema >= STRICT_SCHEMA:
+            check_not_poisoned(endpoint, spec.ranges, draft.places)
         there = _row(draft, endpoint.key)
         if there is None or there.version < endpoint.version:
             draft.put(endpoint)

@@ -14,7 +14,7 @@ import msgspec
 from discovery.core.kinds import KINDS, ClusterSpec
 from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey, pack
 from federation.kernel.codec import MALFORMED
-from federation.kernel.errors import InvalidInputError, IsthmusError, LimitExceededError, NotAllowedError
+from federation.kernel.errors import InvalidInputError, LimitExceededError, NotAllowedError
 from federation.kernel.limits import CLUSTERS_MAX, NAME_BYTES_MAX, RESOURCE_BYTES_MAX
 from federation.kernel.names import check_label, check_name
 
@@ -102,17 +102,6 @@ def check_endpoint(endpoint: Endpoint, cluster: str, spec: ClusterSpec) -> None:
         raise LimitExceededError(f"{where} has {size} bytes, at most {ENDPOINT_BYTES_MAX} are allowed")
 
 
-def endpoint_refusal(endpoint: Endpoint, cluster: str, spec: ClusterSpec | None) -> str:
-    """Why the catalog would refuse the row, "" if it would not; `spec` is None before the cluster has joined."""
-    if spec is None:
-        return f"cluster {cluster} has not joined"
-    try:
-        check_endpoint(endpoint, cluster, spec)
-    except IsthmusError as error:
-        return error.message
-    return ""
-
-
 def check_endpoint_key(key: EndpointKey, cluster: str) -> None:
     """Raise unless all parts of the key are names and it lies in `cluster`."""
     _check_label(key.namespace, "endpoint: namespace")
@@ -144,7 +133,7 @@ def _check_address(text: str, ranges: tuple[str, ...], where: str) -> None:
             f"{where}: address is {text[:NAME_BYTES_MAX]!r}, expected its shortest form without a zone"
         )
     if ranges:
-        if not any(address in network for network in _networks(ranges)):
+        if not any(address in network for network in networks(ranges)):
             raise NotAllowedError(
                 f"{where}: address {text} is outside the cluster's ranges {', '.join(ranges)}"[:400]
             )
@@ -166,7 +155,8 @@ def _is_special(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 @lru_cache(maxsize=CLUSTERS_MAX)
-def _networks(ranges: tuple[str, ...]) -> Sequence[_Network]:
+def networks(ranges: tuple[str, ...]) -> Sequence[_Network]:
+    """The ranges of a cluster; they have been checked."""
     return [ipaddress.ip_network(text) for text in ranges]
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from discovery.core.leases import Lease, LeaseTime
-from discovery.core.model import TableName, unpack_endpoint, unpack_resource
+from discovery.core.model import Resource, TableName, unpack_endpoint, unpack_resource
 from discovery.core.tables import Table, Tables
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import CorruptError, PreconditionError
@@ -193,10 +193,11 @@ class _Parts:
         if self._header is None:
             raise CorruptError("catalog snapshot: has no header")
         try:
-            for _, value in self._rows["resources"]:
-                unpack_resource(value)
-            for _, value in self._rows["endpoints"]:
-                unpack_endpoint(value)
+            for key, value in self._rows["resources"]:
+                _check_resource(key, unpack_resource(value))
+            for key, value in self._rows["endpoints"]:
+                if unpack_endpoint(value).key.encode() != key:
+                    raise ValueError(f"the endpoint at {key[:80]!r} says that it is another one")
             tables = Tables(
                 revision=self._header.revision,
                 resources=Table.of_sorted(self._rows["resources"]),
@@ -213,3 +214,12 @@ class _Parts:
             leases=tuple(self._leases),
             requests=tuple(self._requests),
         )
+
+
+def _check_resource(key: bytes, row: Resource) -> None:
+    """Raise ValueError for a row that nobody could have written: a state that comes from outside is judged, too."""
+    if row.key.encode() != key:
+        raise ValueError(f"the resource at {key[:80]!r} says that it is {str(row.key)[:80]}")
+    owner = row.key.name if row.key.kind == "Cluster" else row.key.scope
+    if owner and row.owner != owner:
+        raise ValueError(f"{row.key} is owned by {row.owner[:80]!r}, expected {owner}")

@@ -27,6 +27,7 @@ from discovery.core.ownership import (
     clusters,
     joined,
 )
+from discovery.core.poison import check_labels, check_resource_is_plain
 from discovery.core.rules import check_resource_key, check_status
 from federation.kernel.errors import (
     AlreadyExistsError,
@@ -38,6 +39,7 @@ from federation.kernel.errors import (
     StaleRevisionError,
 )
 from federation.kernel.limits import RESOURCE_BYTES_MAX
+from federation.kernel.versions import STRICT_SCHEMA
 
 # One cluster's resources (or the federation's own) must not fill everybody's memory. Most are Agents.
 RESOURCES_PER_CLUSTER_MAX = 20_000
@@ -78,6 +80,8 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
     spec = None if put.spec is None else _read_spec(put.key, put.spec)
     if put.status is not None:
         check_status(put.status, str(put.key))
+    if draft.schema >= STRICT_SCHEMA:
+        _check_strictly(draft, proposer, put, row, spec)
     if row is None:
         after = _created(draft, proposer, put, spec)
     else:
@@ -88,6 +92,18 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
     if (size := len(pack(after))) > RESOURCE_BYTES_MAX:
         raise LimitExceededError(f"{put.key} has {size} bytes, at most {RESOURCE_BYTES_MAX} are allowed")
     draft.put(after)
+
+
+def _check_strictly(
+    draft: Draft, proposer: str, put: Put, row: Resource | None, spec: AnySpec | None
+) -> None:
+    """The rules that came with `STRICT_SCHEMA`; what an older build has let in may stay as it is."""
+    if put.labels is not None:
+        check_labels(put.labels, str(put.key))
+        if row is not None and row.key.kind == "Cluster" and _labels(put) != row.labels:
+            check_change(draft, proposer, row.key, row.owner)  # Only of its status others may speak.
+    if row is None or (spec is not None and put.spec != row.spec):
+        check_resource_is_plain(put.key, spec)
 
 
 def _check_expected(key: ResourceKey, row: Resource | None, expected: int | None) -> None:
@@ -166,7 +182,8 @@ def _check_replace(draft: Draft, proposer: str, row: Resource, put: Put, spec: A
     """Raise unless `proposer` may replace `row`, and the kind allows this change."""
     changed = put.spec is not None and put.spec != row.spec
     if row.key.kind == "Cluster" and not changed:
-        check_federation_writer(draft, proposer)  # What others observe of a cluster is in its status.
+        if draft.schema < STRICT_SCHEMA or put.status is not None:
+            check_federation_writer(draft, proposer)  # What others observe of a cluster is in its status.
         return
     if changed and isinstance(spec, ClusterSpec):
         # Before ownership: a second cluster of the same name should hear that the name is taken.

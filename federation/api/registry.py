@@ -9,6 +9,8 @@ from discovery.core.catalog import Catalog
 from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, EndpointKey, unpack_endpoint
+from discovery.core.poison import controller_places
+from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
 
 _log = structlog.get_logger("registry")
@@ -47,6 +49,7 @@ class ClusterRegistry:
         self._clock = clock
         self._changed = changed
         self._table = LocalTable(cluster)
+        self._learnt: Table | None = None
         self._ends_s: dict[str, float] = {}
         self._heard_s = float("-inf")  # When the last of them gave a sign of life.
         self._sessions: dict[str, object] = {}
@@ -79,7 +82,9 @@ class ClusterRegistry:
         if self._sessions.get(declaration.agent) is not session:
             return Declared()
         self.heard(declaration.agent)
-        spec = cluster_spec(self._catalog.tables, self.cluster)
+        tables = self._catalog.tables
+        spec = cluster_spec(tables, self.cluster)
+        self._learn(tables)
         declared = self._table.declare(declaration, spec)
         self._took(declared.changes)
         return declared
@@ -141,6 +146,12 @@ class ClusterRegistry:
         while self.published_version < version:
             await self._published.wait()
         return self.published_revision
+
+    def _learn(self, tables: Tables) -> None:
+        """Take over from the catalog what rows are judged by, if any of it may have changed."""
+        if tables.resources is not self._learnt:
+            self._learnt = tables.resources
+            self._table.places = controller_places(tables)
 
     def _seed(self) -> None:
         """Begin with what the catalog holds of this cluster: its agents have one lease to come back."""

@@ -89,7 +89,7 @@ commands = st.builds(
     request_id=st.integers(0, 40).map(str),
     proposer=clusters,
     body=bodies,
-    schema=st.sampled_from((1, 1, 1, 2)),
+    schema=st.sampled_from((1, 2, 2, 3)),
 ).map(encode_command)
 
 

@@ -11,6 +11,7 @@ from certs.runtime.identity import LeafIdentity
 from discovery.core.kinds import ClusterSpec, ControllerSpec
 from federation.api.joining import join_message
 from federation.api.messages import EnrollReply, EnrollRequest, JoinRequest, NamedController
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.integration.controller.installation import Controller
 
 
@@ -29,6 +30,7 @@ def primary_request(root: RootAuthority, token: JoinToken, cluster: str, **chang
         raft="127.108.0.1:7443",
         control="127.108.0.1:7444",
         api="127.108.0.1:7445",
+        protocol=PROTOCOL_VERSION,
     )
     request = JoinRequest(
         secret=token.secret,

@@ -25,6 +25,7 @@ from federation.agent.directory import save_directory
 from federation.agent.enrollment import ENROLLMENT_FILE, IDENTITY_FOLDER, Enrollment
 from federation.agent.state_file import write_state
 from federation.api.directory import build_directory, cluster_spec
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.integration.replication.controller import Controller, World
 from tests.support.loopback import LoopbackBlock
 from tests.support.processes import Process, ProcessSet
@@ -124,6 +125,7 @@ def directory_rows(world: World, *controllers: Controller) -> list[Change]:
                     role="member",
                     identity=str(one.identity.spiffe_id),
                     control=one.address,
+                    protocol=PROTOCOL_VERSION,
                 ),
             )
             for one in controllers

@@ -28,6 +28,7 @@ from federation.kernel.errors import (
     NotFoundError,
     PreconditionError,
 )
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.unit.api.logs import CatalogLog
 from tests.unit.discovery.builders import Log, founded, key, put
 
@@ -38,7 +39,13 @@ def federation() -> Log:
     """As `founded`, where alpha's controller has an address."""
     log = founded()
     identity = "spiffe://alpha.test/isthmus/alpha/controller/alpha-1"
-    spec = {"cluster": "alpha", "role": "member", "identity": identity, "api": ADDRESS}
+    spec = {
+        "cluster": "alpha",
+        "role": "member",
+        "identity": identity,
+        "api": ADDRESS,
+        "protocol": PROTOCOL_VERSION,
+    }
     log.accept("alpha", put(key("Controller", "alpha-1"), spec))
     return log
 

@@ -22,6 +22,7 @@ from federation.kernel.errors import (
     NotFoundError,
     PreconditionError,
 )
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.support.pki import TestDomain
 from tests.unit.api.logs import CatalogLog
 from tests.unit.discovery.builders import founded, key, put
@@ -42,7 +43,13 @@ class Office:
     def __init__(self, folder: Path) -> None:
         self.log = founded()
         identity = "spiffe://alpha.test/isthmus/alpha/controller/alpha-1"
-        controller = {"cluster": "alpha", "role": "member", "identity": identity, "api": "10.0.0.1:7445"}
+        controller = {
+            "cluster": "alpha",
+            "role": "member",
+            "identity": identity,
+            "api": "10.0.0.1:7445",
+            "protocol": PROTOCOL_VERSION,
+        }
         self.log.accept("alpha", put(key("Controller", "alpha-1"), controller), put(GROUP, SPEC))
         self._folder = folder
         self._proposer = Proposer(CatalogLog(self.log), cluster="alpha")

@@ -20,6 +20,7 @@ from discovery.core.commands import (
 )
 from discovery.core.leases import TICK_MS_MAX
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort, Resource, ResourceKey
+from federation.kernel.versions import PROTOCOL_VERSION
 
 PORT = EndpointPort(name="http", service_port=8080, listen_port=15006)
 TRUST_DOMAINS = {"alpha": "alpha.test", "beta": "beta.test", "gamma": "gamma.test", "delta": "alpha.test"}
@@ -41,9 +42,12 @@ def put_trust_domain(name: str, *, sequence: int = 1, roots: Iterable[str] = ("P
     return put(key("TrustDomain", name), {"roots": list(roots), "sequence": sequence})
 
 
-def put_controller(name: str, cluster: str) -> Put:
+def put_controller(name: str, cluster: str, *, protocol: int = PROTOCOL_VERSION) -> Put:
     identity = f"spiffe://{TRUST_DOMAINS[cluster]}/isthmus/{cluster}/controller/{name}"
-    return put(key("Controller", name), {"cluster": cluster, "role": "member", "identity": identity})
+    return put(
+        key("Controller", name),
+        {"cluster": cluster, "role": "member", "identity": identity, "protocol": protocol},
+    )
 
 
 def put_export(

@@ -11,7 +11,16 @@ from discovery.core.model import Change
 from discovery.core.snapshots import SNAPSHOT_CHUNK_BYTES_MAX
 from federation.kernel.errors import Code, CompactedError, CorruptError, PreconditionError
 from federation.kernel.limits import COMMAND_BYTES_MAX
-from tests.unit.discovery.builders import Log, endpoint, founded, key, put, put_cluster, put_export
+from tests.unit.discovery.builders import (
+    Log,
+    endpoint,
+    founded,
+    key,
+    put,
+    put_cluster,
+    put_controller,
+    put_export,
+)
 
 NEXT_LEASE = AcquireLease(name="publish/alpha", holder="a", ttl_ms=1_000)
 TICK = Command(request_id="r", proposer="alpha", body=Tick(now_ms=1))
@@ -37,7 +46,7 @@ def grown() -> Log:
         pytest.param(b"\x91" * 40_000, Code.INVALID_ARGUMENT, id="nested"),
         pytest.param(b"\x81\xa1x" + b"\x91" * 40_000, Code.INVALID_ARGUMENT, id="nested-in-an-unknown-field"),
         pytest.param(b"x" * (COMMAND_BYTES_MAX + 1), Code.RESOURCE_EXHAUSTED, id="too-long"),
-        pytest.param(msgspec.msgpack.encode({"schema": 2, "body": {"type": "unheard-of"}}), Code.FAILED_PRECONDITION, id="newer-schema"),
+        pytest.param(msgspec.msgpack.encode({"schema": 3, "body": {"type": "unheard-of"}}), Code.FAILED_PRECONDITION, id="newer-schema"),
         pytest.param(msgspec.msgpack.encode({"schema": 0}), Code.FAILED_PRECONDITION, id="schema-0"),
         pytest.param(encode_command(msgspec.structs.replace(TICK, request_id="")), Code.INVALID_ARGUMENT, id="no-request-id"),
         pytest.param(encode_command(msgspec.structs.replace(TICK, request_id="x" * 129)), Code.INVALID_ARGUMENT, id="long-request-id"),
@@ -54,8 +63,18 @@ def test_bytes_that_are_no_command_have_an_outcome_and_change_nothing(data, code
 
 
 def test_a_command_of_a_newer_schema_is_refused_in_words_that_older_members_share():
-    outcome = founded().entry(msgspec.msgpack.encode({"schema": 2}))
-    assert outcome.message == "command has schema 2, expected 1 to 1, which every controller can apply"
+    outcome = founded().entry(msgspec.msgpack.encode({"schema": 3}))
+    assert outcome.message == "command has schema 3, expected 1 to 2, which every controller can apply"
+
+
+def test_while_a_controller_of_the_older_build_lives_its_schema_is_the_newest():
+    log = founded()
+    old = put_controller("beta-1", "beta", protocol=1)
+    log.accept("beta", old)
+    assert log.tick(200).message == "command has schema 2, expected 1 to 1, which every controller can apply"
+    tick = Command(request_id="t", proposer="alpha", body=Tick(now_ms=200), schema=1)
+    assert log.entry(encode_command(tick)).code == 0
+    assert log.catalog.now_ms == 200
 
 
 def test_a_mistake_of_ours_is_an_outcome_and_not_the_end_of_every_member(monkeypatch):

@@ -357,7 +357,9 @@ def test_a_row_taken_over_from_a_newer_incarnation_is_removed_and_set_in_one_bat
 
 
 def test_batches_are_bounded_and_reach_the_end():
-    rows = [row(f"e-{number:04}", labels=(("l", "x" * 200),)) for number in range(700)]
+    rows = [
+        row(f"e-{number:04}", labels=tuple((f"l{n}", "x" * 50) for n in range(4))) for number in range(700)
+    ]
     table = with_list(*rows)
     log = founded()
     log.catalog.on_change(lambda _, changes: table.absorb(changes))

@@ -10,6 +10,7 @@ from discovery.core.kinds import ControllerSpec, FederationSpec
 from discovery.core.refounding import REVISION_JUMP_MIN, Refounding, refound
 from discovery.core.snapshots import decode_snapshot, encode_snapshot
 from federation.kernel.errors import Code, CompactedError, InvalidInputError
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.unit.discovery.builders import Log, endpoint, founded, key, put_export, put_token
 
 WRITE = Write(operations=(put_export("alpha", "shop", "*"),))
@@ -19,6 +20,7 @@ ME = ControllerSpec(
     role="member",
     identity="spiffe://alpha.test/isthmus/alpha/controller/alpha-1",
     raft="10.9.9.9:7443",
+    protocol=PROTOCOL_VERSION,
 )
 
 

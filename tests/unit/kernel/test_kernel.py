@@ -164,6 +164,11 @@ def test_older_protocols_than_the_oldest_supported_are_not_spoken() -> None:
     assert not speaks(PROTOCOL_VERSION_MIN - 1)
 
 
-@pytest.mark.parametrize("live", [(), (1,), (1, 1, 2), (99,), (0,)])
-def test_commands_carry_the_newest_schema_that_every_live_controller_applies(live: tuple[int, ...]) -> None:
-    assert command_schema(live) == SCHEMA_VERSION
+@pytest.mark.parametrize(
+    ("live", "schema"),
+    [((), SCHEMA_VERSION), ((1,), 1), ((2, 1, 2), 1), ((2, 2), 2), ((99,), SCHEMA_VERSION), ((0,), 1)],
+)
+def test_commands_carry_the_newest_schema_that_every_live_controller_applies(
+    live: tuple[int, ...], schema: int
+) -> None:
+    assert command_schema(live) == schema

@@ -1,0 +1,213 @@
+"""What a cluster may not publish although it is well-formed: addresses and names that deceive who believes them.
+
+An endpoint's address is dialled by the proxies of other clusters, and answered by their DNS. One that means
+"yourself", "your network's own services" or "your controller" would let one cluster aim another's callers.
+Names are compared by people: what looks like another name is refused. The rules hold where a row enters, so
+that its sender hears of it, and in the state machine for commands of schema `STRICT_SCHEMA` on.
+"""
+
+import ipaddress
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+
+from discovery.core.kinds import (
+    AgentSpec,
+    AnySpec,
+    ClusterSpec,
+    ControllerSpec,
+    ExportPolicySpec,
+    GrantSpec,
+    JoinTokenSpec,
+    WorkloadGroupSpec,
+    decode_spec,
+)
+from discovery.core.model import FEDERATION_SCOPE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey
+from discovery.core.rules import check_endpoint, networks
+from discovery.core.tables import Tables
+from federation.kernel.configfile import host_port
+from federation.kernel.errors import InvalidInputError, IsthmusError, LimitExceededError, NotAllowedError
+
+LABELS_MAX = 64
+LABEL_NAME_CHARS_MAX = 253
+LABEL_VALUE_CHARS_MAX = 63
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Places = Collection[tuple[str, int]]  # Address and port, each a controller's.
+
+# Who asks there is given credentials, or commands the virtual machine: no range of a cluster allows these.
+METADATA_ADDRESSES = frozenset(
+    ipaddress.ip_address(text)
+    for text in (
+        "169.254.169.254",  # AWS, Google, Azure, OpenStack, DigitalOcean and more.
+        "fd00:ec2::254",  # AWS over IPv6.
+        "fd20:ce::254",  # Google over IPv6.
+        "169.254.170.2",  # Credentials of AWS ECS tasks.
+        "169.254.170.23",  # Credentials of AWS EKS pods.
+        "fd00:ec2::23",  # The same over IPv6.
+        "168.63.129.16",  # The host of an Azure virtual machine.
+        "100.100.100.200",  # Alibaba Cloud.
+        "192.0.0.192",  # Oracle Cloud.
+    )
+)
+# These mean another host for each who dials: allowed by a range that lies within one of them, as a
+# laboratory on loopback has it, and not by one so wide that nobody thought of them.
+_RELATIVE: tuple[_Network, ...] = tuple(
+    ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10")
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address.
+_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 section 2.5.5.1, deprecated.
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+
+
+def controllers_of(tables: Tables) -> Iterator[ControllerSpec]:
+    """Yield the controllers of a catalog; one that only a newer build can read is left out."""
+    for row in tables.list_resources(FEDERATION_SCOPE, "Controller"):
+        try:
+            spec = decode_spec("Controller", row.spec, where=str(row.key))
+        except IsthmusError:
+            continue
+        assert isinstance(spec, ControllerSpec)
+        yield spec
+
+
+def controller_places(tables: Tables) -> Places:
+    """Where the controllers of a catalog listen, as far as they are known by address."""
+    places: set[tuple[str, int]] = set()
+    for spec in controllers_of(tables):
+        for text in (spec.raft, spec.control, spec.api):
+            try:
+                places.add(host_port(text, "controller"))
+            except ValueError:
+                continue  # It serves no such port.
+    return places
+
+
+def check_not_poisoned(endpoint: Endpoint, ranges: tuple[str, ...], places: Places) -> None:
+    """Raise `NotAllowedError` for an address that would deceive its callers, `InvalidInputError` for a name.
+
+    `endpoint` has passed `rules.check_endpoint` with the same ranges of its cluster.
+    """
+    key = endpoint.key
+    where = f"endpoint {key.namespace}/{key.service}/{key.name}"
+    check_key_is_plain(key)
+    if (reason := _address_refusal(endpoint.address, ranges)) is not None:
+        raise NotAllowedError(f"{where}: address {endpoint.address} {reason}")
+    for port in endpoint.ports:
+        if (endpoint.address, port.listen_port) in places:
+            raise NotAllowedError(
+                f"{where}: address {endpoint.address}:{port.listen_port} is a controller's own"
+            )
+    check_labels(endpoint.labels, where)
+
+
+def endpoint_refusal(endpoint: Endpoint, cluster: str, spec: ClusterSpec | None, places: Places) -> str:
+    """Why the catalog would refuse the row, "" if it would not; `spec` is None before the cluster has joined."""
+    if spec is None:
+        return f"cluster {cluster} has not joined"
+    try:
+        check_endpoint(endpoint, cluster, spec)
+        check_not_poisoned(endpoint, spec.ranges, places)
+    except IsthmusError as error:
+        return error.message
+    return ""
+
+
+def check_key_is_plain(key: EndpointKey) -> None:
+    """Raise `InvalidInputError` when a name of the key may look like another one."""
+    _check_plain(key.namespace, "endpoint: namespace")
+    _check_plain(key.service, "endpoint: service")
+    check_plain(key.name, "endpoint: name")
+
+
+def check_plain(name: str, where: str) -> str:
+    """Return a name that has passed `check_label` or `check_name`, unless it shows as something else.
+
+    Programs show a label that begins with `xn--` as the Unicode text that it encodes (RFC 5890), in which
+    letters of other alphabets look like ours. All other labels with hyphens in that place are reserved.
+    """
+    for label in name.split("."):
+        if label[2:4] == "--":
+            raise InvalidInputError(
+                f"{where}: {name[:80]!r} may show as other letters than it has: expected no label with"
+                " hyphens in third and fourth place"
+            )
+    return name
+
+
+_check_plain = lru_cache(maxsize=4_096)(check_plain)
+
+
+def check_resource_is_plain(key: ResourceKey, spec: AnySpec | None) -> None:
+    """Raise for a resource whose names may look like others, or that claims what is the system's own."""
+    check_plain(key.name, f"{key.kind}: name")
+    if key.namespace:
+        check_plain(key.namespace, f"{key.kind}: namespace")
+        if key.namespace == SYSTEM_NAMESPACE:
+            raise NotAllowedError(
+                f"{key}: namespace {SYSTEM_NAMESPACE} is reserved: nothing in it is exported, granted or templated"
+            )
+    match spec:
+        case ExportPolicySpec() | GrantSpec():
+            for position, name in enumerate(spec.services):
+                check_plain(name, f"{key}: spec.services[{position}]")
+        case WorkloadGroupSpec():
+            check_plain(spec.service, f"{key}: spec.service")
+        case AgentSpec() | JoinTokenSpec() if spec.namespace == SYSTEM_NAMESPACE:
+            raise NotAllowedError(f"{key}: spec.namespace {SYSTEM_NAMESPACE} is reserved for gateways")
+        case ControllerSpec() if not key.name.startswith(f"{spec.cluster}-"):
+            raise NotAllowedError(f"{key}: name is reserved for another cluster: expected {spec.cluster}-ID")
+        case _:
+            pass
+
+
+def check_labels(labels: Sequence[tuple[str, str]], where: str) -> None:
+    """Raise unless there are few labels, with printable names and values of bounded length."""
+    if len(labels) > LABELS_MAX:
+        raise LimitExceededError(f"{where} has {len(labels)} labels, at most {LABELS_MAX} are allowed")
+    for name, value in labels:
+        if len(name) > LABEL_NAME_CHARS_MAX or len(value) > LABEL_VALUE_CHARS_MAX:
+            raise LimitExceededError(
+                f"{where}: label {name[:40]!r} has {len(name)} characters and a value of {len(value)},"
+                f" at most {LABEL_NAME_CHARS_MAX} and {LABEL_VALUE_CHARS_MAX} are allowed"
+            )
+        if not name or not name.isprintable() or not value.isprintable():
+            raise InvalidInputError(
+                f"{where}: label {name[:40]!r}: expected a name and a value of printable characters"
+            )
+
+
+@lru_cache(maxsize=4_096)
+def _address_refusal(text: str, ranges: tuple[str, ...]) -> str | None:
+    """Why the address is refused, None if it is not."""
+    address = ipaddress.ip_address(text)
+    within = networks(ranges)
+    for meant in (address, *_embedded(address)):
+        if meant in METADATA_ADDRESSES:
+            return "is a cloud's metadata service"
+        if meant.is_multicast or meant.is_unspecified or meant == _BROADCAST:
+            return "is no address of one host"
+        for special in _RELATIVE:
+            if meant in special and not any(
+                meant in network and _inside(network, special) for network in within
+            ):
+                return f"means another host for each caller: give the cluster a range within {special} if it is meant"
+    return None
+
+
+def _embedded(address: _Address) -> Iterator[_Address]:
+    """The IPv4 addresses that translators would make of an IPv6 address."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address.teredo is not None:
+        yield from address.teredo
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+        yield ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+
+
+def _inside(network: _Network, special: _Network) -> bool:
+    if isinstance(network, ipaddress.IPv4Network):
+        return isinstance(special, ipaddress.IPv4Network) and network.subnet_of(special)
+    return isinstance(special, ipaddress.IPv6Network) and network.subnet_of(special)
