@@ -5,7 +5,7 @@ engine passes the same conformance suite, so callers depend on this module only.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, Protocol
 
 from msgspec import Struct, field
@@ -195,6 +195,13 @@ class Consensus(Protocol):
 
     def counters(self) -> Counters:
         """Return the live totals; read only."""
+        ...
+
+    def clocks(self) -> Mapping[str, int]:
+        """Return what the wall clocks of members show now, as far as they tell: Unix milliseconds, by member.
+
+        This member's own is always there. Late by the way of a message; any of them may be wrong.
+        """
         ...
 
     def allow(self, members: Iterable[MemberAddress]) -> None:

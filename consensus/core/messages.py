@@ -42,7 +42,9 @@ class Hello(Struct, frozen=True, kw_only=True, array_like=True, tag="hello"):
 
 
 class Ping(Struct, frozen=True, array_like=True, tag="ping"):
-    """Keeps an idle connection from being taken for a dead one."""
+    """Keeps an idle connection from being taken for a dead one, and says what the sender's wall clock shows."""
+
+    unix_ms: Count = 0  # 0: of a version that does not say.
 
 
 class PreVote(Struct, frozen=True, kw_only=True, array_like=True, tag="prevote"):

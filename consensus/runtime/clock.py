@@ -1,6 +1,7 @@
 """The engine's time and chance: what an election depends on besides messages and the disk."""
 
 import random
+import time
 from typing import Protocol
 
 from pysyncobj.monotonic import monotonic
@@ -17,6 +18,10 @@ class Clock(Protocol):
         """Return a random number of [0, 1)."""
         ...
 
+    def unix_ms(self) -> int:
+        """Return what its wall clock shows, right or wrong; nothing of Raft depends on it."""
+        ...
+
 
 class SystemClock:
     """The library's clock, which a stopped NTP daemon or an operator cannot move, and random numbers."""
@@ -28,6 +33,10 @@ class SystemClock:
     def fraction(self) -> float:
         """See the port."""
         return random.random()  # noqa: S311 # election timeouts need to differ, not to be secret
+
+    def unix_ms(self) -> int:
+        """See the port."""
+        return time.time_ns() // 1_000_000
 
 
 SYSTEM_CLOCK = SystemClock()

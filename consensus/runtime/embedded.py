@@ -6,7 +6,7 @@ Nothing that keeps the caller's loop busy delays a heartbeat there (the interpre
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from consensus.core.messages import TIMEOUT_MS_MAX
 from consensus.core.proposals import Kind
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
+from consensus.runtime.clocks import PeerClocks
 from consensus.runtime.disk import FILE_DISK, Disk
 from consensus.runtime.intake import Intake
 from consensus.runtime.member import Member, Settings, initial_view
@@ -76,6 +77,7 @@ class EmbeddedEngine:
             clock=clock,
         )
         self._counters = Counters()
+        self._clocks = PeerClocks(me.id, clock)
         self._intake = Intake(self._counters)
         self._callbacks: tuple[Callable[[int], None], ...] = ()
         # One reference, so that another thread never sees half of a view.
@@ -89,6 +91,7 @@ class EmbeddedEngine:
             self._settings,
             intake=self._intake,
             counters=self._counters,
+            clocks=self._clocks,
             applied=self._tell_applied,
             publish=self._publish,
             ready=lambda: loop.call_soon_threadsafe(self.ready.set),
@@ -158,6 +161,10 @@ class EmbeddedEngine:
     def counters(self) -> Counters:
         """See the contract."""
         return self._counters
+
+    def clocks(self) -> Mapping[str, int]:
+        """See the contract."""
+        return self._clocks.read()
 
     def allow(self, members: Iterable[MemberAddress]) -> None:
         """See the contract."""

@@ -18,6 +18,7 @@ from consensus.core.messages import Message
 from consensus.core.proposals import FIRST_REQUEST_MAX, ProposalTable
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
+from consensus.runtime.clocks import PeerClocks
 from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk, NoRoomError
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
@@ -65,6 +66,7 @@ class Member:
         *,
         intake: Intake,
         counters: Counters,
+        clocks: PeerClocks,
         applied: Callable[[int], None],
         publish: Callable[[View], None],
         ready: Callable[[], object],
@@ -73,6 +75,7 @@ class Member:
         self._settings = settings
         self._intake = intake
         self._counters = counters
+        self._clocks = clocks
         self._applied = applied
         self._publish = publish
         self._ready = ready
@@ -189,6 +192,7 @@ class Member:
             security=settings.security,
             timing=settings.timing,
             counters=self._counters,
+            clocks=self._clocks,
             deliver=self.deliver,
             changed=self.peer_changed,
         )

@@ -26,6 +26,7 @@ from consensus.core.messages import (
     encode_frame,
 )
 from consensus.core.timing import Timing
+from consensus.runtime.clocks import PeerClocks
 from federation.kernel.errors import BadIdentityError, InvalidInputError, IsthmusError, UnavailableError
 from federation.kernel.limits import FRAME_BYTES_MAX
 from federation.kernel.versions import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, speaks
@@ -81,6 +82,7 @@ class Transport:
         security: TransportSecurity,
         timing: Timing,
         counters: Counters,
+        clocks: PeerClocks,
         deliver: Callable[[str, Message], None],
         changed: Callable[[str, bool], None],
     ) -> None:
@@ -90,6 +92,7 @@ class Transport:
         self._security = security
         self._timing = timing
         self._counters = counters
+        self._clocks = clocks
         self._deliver = deliver
         self._changed = changed
         self._hello = Hello(federation=federation, version=PROTOCOL_VERSION, member=me.id)
@@ -198,6 +201,7 @@ class Transport:
                 self._check_hello(await _read_message(reader, HELLO_BYTES_MAX), member)
             self._outgoing[peer.id] = writer
             self._changed(peer.id, True)
+            self._ping(peer)
             await self._ping_until_closed(peer, reader)
         finally:
             writer.transport.abort()
@@ -213,11 +217,14 @@ class Transport:
             except TimeoutError:
                 if not pause.expired():
                     raise  # The kernel's ETIMEDOUT is a TimeoutError too: the connection is dead.
-                self.send(peer.id, Ping())
+                self._ping(peer)
                 continue
             if data:
                 raise InvalidInputError(f"peer {peer.id} sent data on a connection that it only reads")
             raise EOFError(f"peer {peer.id} closed the connection")
+
+    def _ping(self, peer: MemberAddress) -> None:
+        self.send(peer.id, Ping(self._clocks.own_unix_ms()))
 
     async def _accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -252,6 +259,7 @@ class Transport:
         finally:
             if member is not None and self._incoming.get(member.id) is writer:
                 del self._incoming[member.id]
+                self._clocks.forget(member.id)
             if writer is not None:
                 writer.transport.abort()
             connection.close()
@@ -287,7 +295,9 @@ class Transport:
             self._counters.frames_in += 1
             if isinstance(message, Hello):
                 raise InvalidInputError(f"peer {member.id} sent a second hello")
-            if not isinstance(message, Ping):
+            if isinstance(message, Ping):
+                self._clocks.told(member.id, message.unix_ms)
+            else:
                 self._deliver(member.id, message)
 
     def _prepare(self, writer: asyncio.StreamWriter) -> None:

@@ -67,7 +67,7 @@ class AcquireLease(msgspec.Struct, frozen=True, kw_only=True, tag="lease"):
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
-    """Federation time as the leader saw it; never runs backwards, an older one changes nothing."""
+    """Federation time as a majority's clocks show it, told by the leader; never runs backwards, an older one changes nothing."""
 
     now_ms: int
 

@@ -4,6 +4,7 @@ Pure: facts in, findings out. The bounds below say when a fact becomes a problem
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median_low
 from typing import Literal
 
 import msgspec
@@ -14,8 +15,10 @@ Level = Literal["ok", "warning", "problem"]
 
 # What a member applies within about a second.
 LAG_ENTRIES_MAX = 5_000
-# Tokens and leases live by the leader's clock, certificates by everybody's.
+# Tokens live by the middle clock of the members, certificates by everybody's.
 CLOCK_SKEW_MS_MAX = 2_000
+CLOCKS_MIN = 3  # Of fewer nobody knows which is right.
+CLOCK_TOLD_ERROR_MS = 250  # What a member told the leader is as old as a frame's way.
 # Renewal happens at half of the life, 12 h and 3.5 days: less than half of that left means that it fails.
 LEAF_LEFT_MS_MIN = 6 * 3_600_000
 INTERMEDIATE_LEFT_MS_MIN = 42 * 3_600_000
@@ -138,19 +141,47 @@ def _lag(facts: Facts) -> Iterator[Finding]:
 
 
 def _clocks(facts: Facts) -> Iterator[Finding]:
-    for member in facts.members:
-        skew_ms = abs(member.clock_offset_ms) - member.clock_error_ms
-        if member.health is not None and skew_ms > CLOCK_SKEW_MS_MAX:
-            direction = "ahead of" if member.clock_offset_ms > 0 else "behind"
+    seen = {
+        one.id: (one.controller, one.clock_offset_ms, one.clock_error_ms)
+        for one in facts.members
+        if one.health is not None
+    } | _clocks_told(facts)
+    # Of three or more the middle one is right rather than that of whoever asks.
+    is_middle = len(seen) >= CLOCKS_MIN
+    right_ms = median_low(offset_ms for _name, offset_ms, _error in seen.values()) if is_middle else 0
+    for member_id, (controller, offset_ms, error_ms) in seen.items():
+        off_ms = offset_ms - right_ms
+        if abs(off_ms) - error_ms > CLOCK_SKEW_MS_MAX:
             yield Finding(
                 check="clocks",
                 level="problem",
-                subject=member.id,
-                message=f"the clock of {member.controller} is {abs(member.clock_offset_ms) / 1000:.1f} s"
-                f" {direction} that of {facts.asked}",
-                next_step="make chrony or systemd-timesyncd run on both machines: certificates and tokens expire"
-                " by these clocks",
+                subject=member_id,
+                message=f"the clock of {controller} is {abs(off_ms) / 1000:.1f} s"
+                f" {'ahead of' if off_ms > 0 else 'behind'}"
+                f" {'those of the others' if is_middle else f'that of {facts.asked}'}",
+                next_step="make chrony or systemd-timesyncd run on all machines: certificates expire by each"
+                " machine's clock, tokens by the middle one of the members",
             )
+
+
+def _clocks_told(facts: Facts) -> dict[str, tuple[str, int, int]]:
+    """Return the clocks of those that do not answer but told the leader, such as a witness."""
+    leader = facts.leader
+    if leader is None:
+        return {}
+    offset_ms, error_ms = next(
+        (one.clock_offset_ms, one.clock_error_ms) for one in facts.members if one.health is leader
+    )
+    names = {one.id: one.controller for one in facts.members if one.health is None}
+    return {
+        member_id: (
+            names[member_id],
+            offset_ms + unix_ms - leader.unix_ms,
+            error_ms + CLOCK_TOLD_ERROR_MS,
+        )
+        for member_id, unix_ms in leader.clocks
+        if member_id in names
+    }
 
 
 def _certificates(facts: Facts) -> Iterator[Finding]:

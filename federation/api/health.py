@@ -67,6 +67,7 @@ class Health(Message, frozen=True, kw_only=True):
     connected: tuple[str, ...] = ()
     peers: tuple[PeerStatus, ...] = ()  # On the leader.
     agents: tuple[AgentsHealth, ...] = ()
+    clocks: tuple[tuple[str, int], ...] = ()  # What members told it that theirs show now: Unix ms.
     followers: int = 0
     slow_followers: tuple[FollowerHealth, ...] = ()
     protocol: int = PROTOCOL_VERSION

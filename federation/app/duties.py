@@ -1,17 +1,19 @@
 """What the leader does for everybody: federation time, votes for members that joined, old tokens."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 import structlog
 
-from certs.runtime.clock import utc_now
 from consensus.core.contract import Consensus, MemberAddress
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Tick
 from discovery.core.kinds import Standing
+from federation.api.doctor import CLOCK_SKEW_MS_MAX
 from federation.api.proposer import Proposer
 from federation.api.tokens import collectable
+from federation.app.federation_time import FederationClock, confirmed_ms
 from federation.kernel.errors import IsthmusError
 
 # Leases and tokens live for seconds at least; a finer clock would only fill the log.
@@ -41,20 +43,33 @@ class LeaderDuties:
         self._members = members
         self._standings = standings
         self._collected_ms = 0
+        self._time = FederationClock(time.monotonic)
+        self._is_clock_off = False
 
     async def run(self) -> None:
         """Act every half second until cancelled."""
         while True:
             if self._consensus.status().role == "leader":
                 try:
-                    await self._proposer.propose(
-                        Tick(now_ms=int(utc_now().timestamp() * 1000)), timeout_ms=2_000
-                    )
+                    await self._tick()
                     await self._change_member()
                     await self._collect_tokens()
                 except IsthmusError as error:
                     _log.info("duty_postponed", reason=error.message)
             await asyncio.sleep(TICK_S)
+
+    async def _tick(self) -> None:
+        status, clocks = self._consensus.status(), self._consensus.clocks()
+        self._look_at_clock(clocks[status.id], confirmed_ms(clocks, status.members))
+        now_ms = self._time.next_ms(self._catalog.now_ms, clocks, status.members)
+        await self._proposer.propose(Tick(now_ms=now_ms), timeout_ms=2_000)
+
+    def _look_at_clock(self, own_ms: int, middle_ms: int | None) -> None:
+        """Say so once when the clock of this machine is not what a majority's show."""
+        is_off = middle_ms is not None and abs(own_ms - middle_ms) > CLOCK_SKEW_MS_MAX
+        if is_off and not self._is_clock_off:
+            _log.warning("clock_is_off", own_unix_ms=own_ms, majority_unix_ms=middle_ms)
+        self._is_clock_off = is_off
 
     async def _change_member(self) -> None:
         """Take one step from the members of now to those that are wanted.

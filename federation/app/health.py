@@ -47,6 +47,10 @@ class Engine(Protocol):
         """Its own view."""
         ...
 
+    def clocks(self) -> Mapping[str, int]:
+        """What members' clocks show."""
+        ...
+
 
 class HealthDesk:
     """Answers for this controller, and asks the others of the directory."""
@@ -119,6 +123,7 @@ class HealthDesk:
             connected=raft.connected,
             peers=raft.peers,
             agents=agents,
+            clocks=tuple(self._engine.clocks().items()),
             followers=self._feed.subscribers,
             slow_followers=tuple(
                 FollowerHealth(cluster=one.cluster, name=one.name, behind_ms=one.behind_ms) for one in slow

@@ -13,6 +13,7 @@ from consensus.core.membership import voter_ids
 from consensus.core.messages import Message, RequestVote, VoteGranted
 from consensus.core.proposals import Kind
 from consensus.core.timing import Timing
+from consensus.runtime.clocks import PeerClocks
 from consensus.runtime.disk import NoRoomError
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
@@ -122,6 +123,7 @@ class SimMember(Endpoint):
             self._settings(),
             intake=self.intake,
             counters=self._counters,
+            clocks=PeerClocks(self.name, self.clock),
             applied=lambda _index: None,
             publish=self._publish,
             ready=lambda: None,

@@ -63,6 +63,9 @@ class DriftingClock:
     def fraction(self) -> float:
         return self._rng.random()
 
+    def unix_ms(self) -> int:
+        return int(self.now_s() * 1000)
+
 
 class LibraryTime:
     """What pysyncobj takes for its monotonic clock: that of the member which is having its turn.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from consensus.core.contract import Applied, MemberAddress
 from consensus.core.timing import Timing
+from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.disk import FILE_DISK, Disk
 from consensus.runtime.embedded import EmbeddedEngine
 from consensus.runtime.transport import TransportSecurity
@@ -116,6 +117,7 @@ class Cluster:
         security: TransportSecurity | None = None,
         machine: Journalled | None = None,
         disk: Disk = FILE_DISK,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> Running:
         machine = machine or Journalled()
         me = self.addresses[name]
@@ -132,6 +134,7 @@ class Cluster:
             listen=listen,
             snapshot_after_bytes=snapshot_after_bytes,
             disk=disk,
+            clock=clock,
         )
         running = self.members[name] = Running(engine, machine)
         self._tasks.create_task(running.run(), name=f"member/{name}")

@@ -10,6 +10,7 @@ from federation.api.doctor import LAG_ENTRIES_MAX, Finding, examine, problems
 from federation.api.health import CONTACT_MS_MAX, AgentsHealth, Facts, FollowerHealth
 from tests.unit.api.doctor_facts import DAY_MS, MEMBERS, NOW_MS, member, peer
 
+YEAR_MS = 365 * DAY_MS
 HEALTHY = Facts(
     asked="alpha", leader_id="alpha", voters=MEMBERS, members=tuple(member(name) for name in MEMBERS)
 )
@@ -48,6 +49,20 @@ def silent(*names: str) -> Facts:
     )
 
 
+def pair(**changes: Any) -> Facts:
+    """A federation of alpha and beta, beta seen otherwise."""
+    return replace(HEALTHY, voters=MEMBERS[:2], members=(member("alpha"), replace(member("beta"), **changes)))
+
+
+def witness(*, gamma_unix_ms: int) -> Facts:
+    """Gamma is a witness, which told the leader alone what its clock shows."""
+    facts = but("alpha", clocks=(("alpha", NOW_MS), ("gamma", gamma_unix_ms)))
+    silent_one = replace(
+        member("gamma"), is_witness=True, health=None, error="a witness answers no questions"
+    )
+    return replace(facts, members=(*facts.members[:2], silent_one))
+
+
 def of(facts: Facts, check: str) -> list[Finding]:
     return [finding for finding in examine(facts) if finding.check == check]
 
@@ -76,7 +91,11 @@ def test_a_healthy_federation_has_no_finding_but_ok_for_each_check() -> None:
             but("gamma", commit_index=100_000), "lag", "gamma", "has not applied 99900", id="apply-lag"
         ),
         pytest.param(
-            seen("beta", clock_offset_ms=-5_000), "clocks", "beta", "is 5.0 s behind that of alpha", id="clock"
+            seen("beta", clock_offset_ms=-5_000), "clocks", "beta", "is 5.0 s behind those of the others", id="clock"
+        ),
+        pytest.param(pair(clock_offset_ms=5_000), "clocks", "beta", "is 5.0 s ahead of that of alpha", id="one-clock-of-two"),
+        pytest.param(
+            witness(gamma_unix_ms=NOW_MS - 5_000), "clocks", "gamma", "is 5.0 s behind those of the others", id="witness-clock"
         ),
         pytest.param(
             but("beta", leaf_expires_ms=NOW_MS + 3_600_000), "certificates", "beta", "expires in 1.0 h", id="leaf"
@@ -137,6 +156,19 @@ def test_what_works_but_should_not_stay_is_a_warning(facts: Facts, check: str, m
     assert message in found[0].message
     assert found[0].next_step
     assert problems(examine(facts)) == []
+
+
+def test_whoever_asks_may_be_the_one_whose_clock_is_wrong() -> None:
+    facts = replace(
+        HEALTHY,
+        members=(
+            member("alpha"),
+            *(replace(member(name), clock_offset_ms=-YEAR_MS) for name in ("beta", "gamma")),
+        ),
+    )
+    assert [(found.subject, found.message) for found in of(facts, "clocks")] == [
+        ("alpha", "the clock of alpha-c1 is 31536000.0 s ahead of those of the others")
+    ]
 
 
 @pytest.mark.parametrize(

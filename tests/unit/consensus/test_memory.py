@@ -29,6 +29,9 @@ class ByHand:
     def fraction(self) -> float:
         return 0.5
 
+    def unix_ms(self) -> int:
+        return 0
+
 
 class Nobody:
     def send(self, member_id: str, message: Message) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 from consensus.core.contract import Counters
 from consensus.core.messages import Appended, Message, encode_frame
 from consensus.core.timing import Timing
+from consensus.runtime.clock import SYSTEM_CLOCK
+from consensus.runtime.clocks import PeerClocks
 from consensus.runtime.transport import Transport
 from tests.unit.consensus.builders import ALPHA, BETA
 
@@ -22,6 +24,7 @@ def test_frames_of_a_connection_that_was_replaced_are_not_delivered() -> None:
         security=security,
         timing=Timing(),
         counters=Counters(),
+        clocks=PeerClocks(ALPHA.id, SYSTEM_CLOCK),
         deliver=lambda sender, message: delivered.append((sender, message)),
         changed=lambda _peer, _connected: None,
     )
