@@ -66,6 +66,7 @@ class ControlService:
         registry: Callable[[str], ClusterRegistry | None],
         directories: Callable[[], AsyncIterator[Directory]],
         health: Callable[[], Awaitable[Health]],
+        trace: Callable[[bytes], bytes],
     ) -> None:
         self._name = name
         self._catalog = catalog
@@ -73,6 +74,7 @@ class ControlService:
         self._registry = registry
         self._directories = directories
         self._health = health
+        self._trace = trace
         self._streams = 0
         self._by_record: dict[bytes, set[_AgentStream]] = {}  # Of each Agent record, by its key.
 
@@ -83,6 +85,7 @@ class ControlService:
             {
                 "Sign": grpc.unary_unary_rpc_method_handler(self._sign),
                 "Health": grpc.unary_unary_rpc_method_handler(self._say_health),
+                "Trace": grpc.unary_unary_rpc_method_handler(self._say_trace),
                 "Register": grpc.stream_stream_rpc_method_handler(self._register),
             },
         )
@@ -112,6 +115,13 @@ class ControlService:
         except IsthmusError as error:
             return await _abort(context, error)
         return _encoder.encode(await self._health())
+
+    async def _say_trace(self, request: bytes, context: Context) -> bytes:
+        try:
+            check_asker(peer_identity(), self._catalog.tables)
+            return self._trace(request)
+        except IsthmusError as error:
+            return await _abort(context, error)
 
     async def _register(self, requests: AsyncIterator[bytes], context: Context) -> None:
         peer = peer_identity()

@@ -41,6 +41,7 @@ from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.api.rest import ResourceApi
 from federation.api.tokens import TokenReply, TokenRequest, create_token
+from federation.api.tracing import Tracing
 from federation.api.understanding import Understanding
 from federation.api.watch import WatchHub
 from federation.app.backup import BackupDesk, StateTaker
@@ -59,6 +60,7 @@ from federation.app.process import run_until_signal
 from federation.app.publisher import Publisher
 from federation.app.raft import make_engine, members_of, run_engine, snapshot_unix_ms
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
+from federation.app.tracing import TraceDesk
 from federation.kernel.errors import IsthmusError
 from federation.kernel.units import duration_ms
 from federation.kernel.versions import command_schema
@@ -114,9 +116,10 @@ class Controller:
             unix_ms=lambda: int(time.time() * 1000),
             leader_contact_age_ms=lambda: self.engine.status().last_leader_contact_ms_ago or 0,
         )
+        self.traces = TraceDesk(self.name, self.catalog, credentials, self.directory)
         self.source = CompiledSource()
         self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
-        self.views = LiveViews(self.feed, self.source)
+        self.views = LiveViews(self.feed, self.source, self.traces.tracer)
         self.watches = WatchHub(self.catalog.history)
         self.health = HealthDesk(
             config,
@@ -140,14 +143,7 @@ class Controller:
             directory=self.directory,
             facts=self.health.gather,
         )
-        self.control = ControlService(
-            name=self.name,
-            catalog=self.catalog,
-            signer=Signer(catalog=self.catalog, authority=credentials.authority),
-            registry=self.registries.get,
-            directories=self._directories,
-            health=self.health.own,
-        )
+        self.control = self._control_service()
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
         self._publishers: asyncio.Queue[Publisher] = asyncio.Queue()
@@ -201,6 +197,7 @@ class Controller:
     # -- following the catalog ---------------------------------------------------------------------
 
     def _changed(self, revision: int, changes: tuple[Change, ...]) -> None:
+        self.traces.tracer.committed(revision, changes)
         self.feed.changed(revision, changes)
         self.watches.notify()
         if any(_is_directory(change) for change in changes):
@@ -260,13 +257,18 @@ class Controller:
             catalog=self.catalog,
             lease_ms=duration_ms(self.config.agents.lease),
             clock=time.monotonic,
-            changed=self.feed.local_changed,
+            changed=self._declared,
         )
         self.registries[cluster] = registry
         self.feed.serve_local(cluster, registry.rows())
         self._publishers.put_nowait(
             Publisher(registry, holder=self.name, catalog=self.catalog, proposer=self.proposer)
         )
+
+    def _declared(self, cluster: str, changes: tuple[Change, ...]) -> None:
+        known = self.catalog.tables.endpoints
+        self.traces.tracer.declared(change for change in changes if known.get(change.key) != change.value)
+        self.feed.local_changed(cluster, changes)
 
     async def _run_publishers(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -291,8 +293,21 @@ class Controller:
 
     # -- ports -------------------------------------------------------------------------------------
 
+    def _control_service(self) -> ControlService:
+        return ControlService(
+            name=self.name,
+            catalog=self.catalog,
+            signer=Signer(catalog=self.catalog, authority=self.credentials.authority),
+            registry=self.registries.get,
+            directories=self._directories,
+            health=self.health.own,
+            trace=self.traces.answer,
+        )
+
     async def _serve_control(self) -> None:
-        replication = ReplicationService(self.feed, tables=lambda: self.catalog.tables)
+        replication = ReplicationService(
+            self.feed, tables=lambda: self.catalog.tables, tracer=self.traces.tracer
+        )
         await serve_control(
             self.config.listen.control,
             (self.control.handler(), replication.handler(), self.xds.handler()),
@@ -310,6 +325,7 @@ class Controller:
                 *self._operations().routes(),
                 *self._member_operations().routes(),
                 *self._understanding().routes(),
+                *self._tracing().routes(),
             ),
             leaf=self.credentials.leaf,
             bundles=self.directory.bundles,
@@ -355,6 +371,11 @@ class Controller:
             verifier=self.verifier,
             views=self.views,
             facts=self.health.gather,
+        )
+
+    def _tracing(self) -> Tracing:
+        return Tracing(
+            cluster=self.cluster, catalog=self.catalog, verifier=self.verifier, gather=self.traces.gather
         )
 
     def _member_operations(self) -> MemberOperations:

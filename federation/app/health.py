@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-import grpc
 import msgspec
 
 from certs.core.certificate import load_certificate
@@ -17,25 +16,19 @@ from consensus.core.contract import Status
 from discovery.core.catalog import Catalog
 from discovery.core.kinds import AgentSpec, Standing
 from discovery.core.tables import Tables
-from federation.agent.control import from_rpc_error, open_channel
 from federation.agent.directory import DirectoryStore
 from federation.api.control import agent_name
 from federation.api.directory import resources
 from federation.api.health import NAMES_MAX, AgentsHealth, Facts, FollowerHealth, Health, MemberHealth
-from federation.api.messages import CONTROL_SERVICE, NamedController
+from federation.api.messages import NamedController
 from federation.api.registry import ClusterRegistry
+from federation.app.asking import CONTROLLERS_ASKED_MAX, ask
 from federation.app.config import ControllerConfig
 from federation.app.credentials import Credentials
 from federation.app.raft import snapshot_unix_ms
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError, IsthmusError
 from federation.replication.feed import Feed
-
-# All are asked at once; one that is slower than this does not answer.
-ASK_TIMEOUT_S = 2.0
-ANSWER_BYTES_MAX = 1024 * 1024
-# At most 9 vote; the others are learners, or wait for a place.
-CONTROLLERS_ASKED_MAX = 32
 
 _decoder = msgspec.msgpack.Decoder(Health)
 
@@ -182,14 +175,7 @@ class HealthDesk:
         return "removed" if self._directory.current.standings.get(cluster) == "removed" else "joining"
 
     async def _call(self, controller: NamedController) -> Health:
-        async with open_channel(
-            controller, self._credentials.leaf, self._directory, message_bytes_max=ANSWER_BYTES_MAX
-        ) as channel:
-            call: Any = channel.unary_unary(f"/{CONTROL_SERVICE}/Health", _as_is, _as_is)
-            try:
-                raw: bytes = await call(b"", timeout=ASK_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error, f"health of {controller.spec.control}") from error
+        raw = await ask(controller, "Health", b"", leaf=self._credentials.leaf, directory=self._directory)
         try:
             return _decoder.decode(raw)
         except MALFORMED as error:
@@ -225,7 +211,3 @@ def compare_agents(
 
 def _unix_ms() -> int:
     return int(utc_now().timestamp() * 1000)
-
-
-def _as_is(message: bytes) -> bytes:
-    return message

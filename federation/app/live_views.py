@@ -15,6 +15,7 @@ from federation.api.understanding import Served
 from federation.replication.feed import Feed
 from federation.replication.followed_view import FollowedView
 from federation.replication.state import FollowerState
+from federation.replication.traces import Tracer
 from gateways.core.compile import ViewCompiler
 from gateways.runtime.compiled import CompiledSource
 
@@ -27,8 +28,9 @@ _log = structlog.get_logger("views")
 class LiveViews:
     """Keeps the views of every joined cluster compiled, and answers what a cluster sees."""
 
-    def __init__(self, feed: Feed, source: CompiledSource) -> None:
+    def __init__(self, feed: Feed, source: CompiledSource, tracer: Tracer) -> None:
         self._feed = feed
+        self._tracer = tracer
         self._source = source
         self._served: dict[str, Served] = {}
         self._wanted: asyncio.Queue[str] = asyncio.Queue()
@@ -73,7 +75,7 @@ class LiveViews:
                     self._source.add(compiler)
                     _log.info("view_ready", cluster=cluster, services=len(changed), revision=state.revision)
                 else:
-                    self._source.update(cluster, changed)
+                    self._source.update(cluster, changed, self._tracer.passage(answer) if changed else None)
 
 
 async def _compile_all(compiler: ViewCompiler, keys: frozenset[ServiceKey]) -> None:

@@ -13,6 +13,7 @@ from consensus.core.contract import LATENCY_BOUNDS_US, Counters, Histogram, Role
 from discovery.core.catalog import Catalog
 from federation.api.registry import ClusterRegistry
 from federation.replication.feed import Feed
+from federation.replication.traces import Tracer
 from gateways.runtime.xds_service import XdsService
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -34,6 +35,12 @@ class Credentials(Protocol):
     leaf: LeafIdentity
 
 
+class Traces(Protocol):
+    """What is asked of the desk for traces."""
+
+    tracer: Tracer
+
+
 class Parts(Protocol):
     """A controller, as far as its figures go."""
 
@@ -41,6 +48,7 @@ class Parts(Protocol):
     catalog: Catalog
     feed: Feed
     xds: XdsService
+    traces: Traces
     registries: dict[str, ClusterRegistry]
     credentials: Credentials
 
@@ -75,6 +83,7 @@ class ControllerCollector(Collector):
             "isthmus_replication_followers", "Processes that follow the catalog here", parts.feed.subscribers
         )
         yield _gauge("isthmus_xds_proxies", "Proxies that are connected here", len(parts.xds.status()))
+        yield from parts.traces.tracer.metrics()
         agents = GaugeMetricFamily(
             "isthmus_agents", "Agents by cluster and phase", labels=("cluster", "phase")
         )

@@ -15,7 +15,7 @@ from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
 from federation.cli.process_commands import agent, controller, dns, gateway
 from federation.cli.resource_commands import apply, delete, get
 from federation.cli.status_commands import proxy, resolve, status
-from federation.cli.understanding_commands import explain, whatif
+from federation.cli.understanding_commands import explain, trace, whatif
 from federation.kernel.errors import IsthmusError, cause_of
 
 
@@ -43,6 +43,7 @@ for command in (
     resolve,
     explain,
     whatif,
+    trace,
     proxy,
     status,
     doctor,

@@ -1,5 +1,7 @@
 """`isthmus explain|whatif`: why a service is as a caller sees it, and what losing clusters would do."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -95,6 +97,63 @@ def whatif(lose: str, context_directory: str, output: str) -> None:
         say(f"and {unlisted} more, none of them worse")
     if not answer["complete"]:
         say("there are too many services to look at all: lose fewer clusters at once")
+
+
+@click.command()
+@click.argument("write", metavar="REVISION|SERVICE")
+@context_option
+@output_option
+def trace(write: str, context_directory: str, output: str) -> None:
+    """Show how far a write has come: by its revision, or the newest one that changed endpoints of SERVICE."""
+    answer: dict[str, Any] = Session(context_directory).get(f"/v1/trace?{urlencode({'write': write})}")
+    if output == "json":
+        print_json(answer)
+        return
+    known: dict[str, Any] = next((one["trace"] for one in answer["controllers"] if one["trace"]), {})
+    names: list[str] = known.get("changed", [])
+    more = known.get("rows", 0) - len(names)
+    say(f"revision {answer['revision']}: {', '.join(names)}" + (f" and {more} more" if more else ""))
+    print_table(
+        ("controller", "stage", "of cluster", "after", "detail"),
+        [row for one in answer["controllers"] for row in _trace_rows(one)],
+    )
+
+
+def _trace_rows(one: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the stages of a write at one controller, in the order in which they happen."""
+    name, found = one["controller"], one["trace"]
+    if found is None:
+        texts = {
+            "behind": "has not applied it yet",
+            "forgotten": "does not remember it",
+            "silent": one["error"],
+        }
+        yield name, one["state"], "", "", texts[one["state"]]
+        return
+    before = found["declared_ms_before"]
+    if before is not None:
+        yield name, "declared", "", f"-{before:g} ms", "heard from its agent"
+        for way in found["local"]:
+            yield name, "local", way["cluster"], _after(way["last_ms"], less_ms=before), _proxies_text(way)
+    at = datetime.fromtimestamp(found["committed_unix_ms"] / 1000, UTC).isoformat(timespec="milliseconds")
+    yield name, "committed", "", "0 ms", at
+    for way in found["proxies"]:
+        yield name, "compiled", way["cluster"], f"{way['compiled_ms']:g} ms", ""
+        if way["acknowledged"] or way["waiting"] or way["gone"]:
+            yield name, "acknowledged", way["cluster"], _after(way["last_ms"]), _proxies_text(way)
+    for held in found["held"]:
+        yield name, "held", held["cluster"], f"{held['after_ms']:g} ms", held["name"]
+
+
+def _after(last_ms: float | None, *, less_ms: float = 0.0) -> str:
+    return "" if last_ms is None else f"{last_ms - less_ms:.1f} ms"
+
+
+def _proxies_text(way: dict[str, Any]) -> str:
+    parts = [f"{way['acknowledged']} proxies"]
+    parts += [f"{way['waiting']} have not answered yet"] if way["waiting"] else []
+    parts += [f"{way['gone']} left before"] if way["gone"] else []
+    return ", ".join(parts)
 
 
 def _quorum_text(quorum: dict[str, Any]) -> str:

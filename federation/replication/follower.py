@@ -37,6 +37,8 @@ BACKOFF_MAX_S = 5.0
 # A stream that lived this long ended for a reason of its own: no need to wait before the next.
 STREAM_LIVED_S = 10.0
 PREFERRED_RETRY_S = 3.0
+# The pause between two reports of what is held: they are for people.
+HOLD_INTERVAL_S = 0.1
 
 # Answers after which the copy on disk may differ.
 _KEPT = Delta | SnapshotEnd | LocalRows
@@ -83,6 +85,7 @@ class Follower:
         self._synced_unix_ms: int | None = None
         self._following = ""
         self._last_error = ""
+        self._moved = asyncio.Event()  # To a newer revision, by which it serves now.
 
     @property
     def status(self) -> FollowerStatus:
@@ -149,9 +152,11 @@ class Follower:
             prober = (
                 tasks.create_task(self._wait_for_any(better), name="replication/probe") if better else None
             )
+            teller = tasks.create_task(self._tell_holds(source), name="replication/holds")
             try:
                 return await self._read(source, prober)
             finally:
+                teller.cancel()
                 if prober is not None:
                     prober.cancel()
                 self.state.disconnected()
@@ -183,6 +188,23 @@ class Follower:
             self._keeper.changed(update)
         if first or not update.empty:
             self._tell(update)
+        if self.state.complete:
+            self._moved.set()
+
+    async def _tell_holds(self, source: Source) -> None:
+        """Tell the controller up to where this follower serves, so that it can say how far a write has come."""
+        told = -1
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            revision = self.state.revision
+            if revision > told:
+                try:
+                    await source.hold(revision)
+                except IsthmusError as error:
+                    _log.debug("not told what is held", controller=source.name, reason=error.message)
+                told = revision
+            await asyncio.sleep(HOLD_INTERVAL_S)
 
     def _tell(self, update: Update) -> None:
         self._on_change(update)

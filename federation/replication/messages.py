@@ -14,7 +14,7 @@ import msgspec
 from discovery.core.model import Change
 from federation.kernel.versions import PROTOCOL_VERSION
 
-REPLICATION_SERVICE = "isthmus.v1.Replication"  # Method Follow: one request, a stream of answers.
+REPLICATION_SERVICE = "isthmus.v1.Replication"  # Follow: one request, a stream of answers; Hold: one request.
 
 ROWS_PER_MESSAGE_MAX = 500
 
@@ -25,6 +25,12 @@ class FollowRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     history: str = ""  # FederationSpec.id of what the follower holds; "" when it holds nothing.
     revision: int = 0
     protocol: int = PROTOCOL_VERSION
+
+
+class HoldRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Method Hold: the follower has everything up to this revision, and serves by it."""
+
+    revision: int
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -19,7 +19,8 @@ from discovery.core.tables import Tables
 from federation.kernel.errors import IsthmusError, NotAllowedError, UnavailableError
 from federation.replication.feed import Feed
 from federation.replication.messages import REPLICATION_SERVICE, FollowAnswer, Heartbeat
-from federation.replication.wire import decode_request, encode
+from federation.replication.traces import Tracer
+from federation.replication.wire import decode_hold, decode_request, encode
 
 FOLLOWERS = frozenset({"controller", "agent", "gateway", "dns"})
 
@@ -54,9 +55,15 @@ class ReplicationService:
     """Answers Follow from a `Feed`. Add `handler()` to a server whose first interceptor verifies peers."""
 
     def __init__(
-        self, feed: Feed, *, tables: Callable[[], Tables], peer: Callable[[], SpiffeId] = peer_identity
+        self,
+        feed: Feed,
+        *,
+        tables: Callable[[], Tables],
+        tracer: Tracer,
+        peer: Callable[[], SpiffeId] = peer_identity,
     ) -> None:
         self._feed = feed
+        self._tracer = tracer
         self._tables = tables
         self._peer = peer
         self._last: tuple[FollowAnswer, bytes] | None = None
@@ -64,7 +71,11 @@ class ReplicationService:
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
         return grpc.method_handlers_generic_handler(
-            REPLICATION_SERVICE, {"Follow": grpc.unary_stream_rpc_method_handler(self._follow)}
+            REPLICATION_SERVICE,
+            {
+                "Follow": grpc.unary_stream_rpc_method_handler(self._follow),
+                "Hold": grpc.unary_unary_rpc_method_handler(self._hold),
+            },
         )
 
     async def _follow(self, request: bytes, context: _Context) -> None:
@@ -74,26 +85,35 @@ class ReplicationService:
             _log.info("follower refused", peer=context.peer(), reason=error.message)
             await context.abort(_status(error), error.message)
 
+    async def _hold(self, request: bytes, context: _Context) -> bytes:
+        try:
+            follower = check_follower(self._peer(), self._tables())
+            self._tracer.holds(follower.cluster, _name(follower), decode_hold(request).revision)
+        except IsthmusError as error:
+            await context.abort(_status(error), error.message)
+        return b""
+
     async def _answer(self, request: bytes, context: _Context) -> None:
         peer = self._peer()
         follower = check_follower(peer, self._tables())
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + STREAM_AGE_MAX_S
         async with contextlib.aclosing(
-            self._feed.subscribe(
-                follower.cluster, decode_request(request), name=f"{follower.role}.{follower.id}"
-            )
+            self._feed.subscribe(follower.cluster, decode_request(request), name=_name(follower))
         ) as answers:
-            async for answer in answers:
-                try:
-                    async with asyncio.timeout(STALLED_MAX_S):
-                        await context.write(self._encoded(answer))
-                except TimeoutError as error:
-                    raise UnavailableError(f"{peer} took nothing for {STALLED_MAX_S:g} s") from error
-                if isinstance(answer, Heartbeat):
-                    check_follower(peer, self._tables())  # Its cluster may have been removed.
-                    if loop.time() >= ends_at_s:
-                        return  # It comes back at once, with its certificate of then.
+            try:
+                async for answer in answers:
+                    try:
+                        async with asyncio.timeout(STALLED_MAX_S):
+                            await context.write(self._encoded(answer))
+                    except TimeoutError as error:
+                        raise UnavailableError(f"{peer} took nothing for {STALLED_MAX_S:g} s") from error
+                    if isinstance(answer, Heartbeat):
+                        check_follower(peer, self._tables())  # Its cluster may have been removed.
+                        if loop.time() >= ends_at_s:
+                            return  # It comes back at once, with its certificate of then.
+            finally:
+                self._tracer.left(follower.cluster, _name(follower))
 
     def _encoded(self, answer: FollowAnswer) -> bytes:
         """Return the bytes of an answer; followers at the same place share the answer, so also its bytes."""
@@ -101,6 +121,10 @@ class ReplicationService:
         if last is None or last[0] is not answer:
             last = self._last = (answer, encode(answer))
         return last[1]
+
+
+def _name(follower: SystemIdentity) -> str:
+    return f"{follower.role}.{follower.id}"
 
 
 def _status(error: IsthmusError) -> grpc.StatusCode:

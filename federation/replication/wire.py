@@ -7,7 +7,7 @@ import msgspec
 from discovery.core.model import Change, TableName
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
-from federation.replication.messages import ROWS_PER_MESSAGE_MAX, FollowAnswer, FollowRequest
+from federation.replication.messages import ROWS_PER_MESSAGE_MAX, FollowAnswer, FollowRequest, HoldRequest
 
 # With the largest row (RESOURCE_BYTES_MAX) on top this stays far below gRPC's own limit of 4 MiB.
 MESSAGE_BYTES_MAX = 1024 * 1024
@@ -18,10 +18,11 @@ _HIDDEN = frozenset(kind.encode() for kind in HIDDEN_KINDS)
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(FollowRequest)
+_hold_decoder = msgspec.msgpack.Decoder(HoldRequest)
 _answer_decoder: msgspec.msgpack.Decoder[FollowAnswer] = msgspec.msgpack.Decoder(FollowAnswer)
 
 
-def encode(message: FollowRequest | FollowAnswer) -> bytes:
+def encode(message: FollowRequest | HoldRequest | FollowAnswer) -> bytes:
     """Return the message's bytes."""
     return _encoder.encode(message)
 
@@ -32,6 +33,14 @@ def decode_request(data: bytes) -> FollowRequest:
         return _request_decoder.decode(data)
     except MALFORMED as error:
         raise InvalidInputError(f"follow request: {error}") from error
+
+
+def decode_hold(data: bytes) -> HoldRequest:
+    """Read what a follower holds; raises `InvalidInputError` on anything else."""
+    try:
+        return _hold_decoder.decode(data)
+    except MALFORMED as error:
+        raise InvalidInputError(f"hold request: {error}") from error
 
 
 def decode_answer(data: bytes) -> FollowAnswer:

@@ -204,6 +204,11 @@ class AdsStream:
                     if response is not None:
                         yield response
 
+    @property
+    def current(self) -> bool:
+        """Everything new was sent and answered, but for removals that wait for what refers to them."""
+        return all(state.current for state in self._types.values())
+
     def status(self) -> tuple[TypeStatus, ...]:
         """Where every type stands."""
         return tuple(

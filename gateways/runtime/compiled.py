@@ -1,6 +1,7 @@
 """The controller's source: what its views compile to, for the proxies of every cluster that it serves."""
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 from discovery.core.model import ServiceKey
 from federation.kernel.errors import UnavailableError
@@ -8,7 +9,10 @@ from gateways.core.ads import Ack
 from gateways.core.compile import Dirty, ProxyConfig, ViewCompiler
 from gateways.core.proxy import check_peer, decode_proxy
 from gateways.core.wire import XdsResource
-from gateways.runtime.source import DirtyNames, NodeInfo
+from gateways.runtime.source import DirtyNames, NodeInfo, Progress
+
+# Updates whose arrival at one proxy is awaited. One that takes nothing does not make them pile up.
+PROGRESS_MAX = 256
 
 
 class CompiledSource:
@@ -31,11 +35,13 @@ class CompiledSource:
         """Stop to accept streams of a cluster that left; the running ones keep what they have."""
         self._compilers.pop(cluster, None)
 
-    def update(self, cluster: str, changed: Iterable[ServiceKey]) -> Dirty:
+    def update(self, cluster: str, changed: Iterable[ServiceKey], progress: Progress | None = None) -> Dirty:
         """Recompile services of one cluster's view and wake the streams that are touched."""
         dirty = self._compilers[cluster].update(changed)
         for subscription in self._subscriptions[cluster]:
-            subscription.apply(dirty)
+            subscription.apply(dirty, progress)
+        if progress is not None:
+            progress.compiled(cluster)
         return dirty
 
     def open(self, node: NodeInfo, peer: str) -> "CompiledSubscription":
@@ -53,7 +59,7 @@ class CompiledSource:
                 f" {', '.join(sorted(self._compilers)) or 'none'}"
             )
         subscriptions = self._subscriptions[proxy.cluster]
-        subscription = CompiledSubscription(ProxyConfig(compiler, proxy), subscriptions)
+        subscription = CompiledSubscription(proxy.cluster, ProxyConfig(compiler, proxy), subscriptions)
         subscriptions.add(subscription)
         return subscription
 
@@ -61,14 +67,23 @@ class CompiledSource:
 class CompiledSubscription:
     """One proxy's part of a compiled view."""
 
-    def __init__(self, config: ProxyConfig, registry: "set[CompiledSubscription]") -> None:
+    def __init__(self, cluster: str, config: ProxyConfig, registry: "set[CompiledSubscription]") -> None:
+        self._cluster = cluster
         self._config = config
         self._registry = registry
         self._dirty = DirtyNames()
+        self._progress: deque[Progress] = deque()
 
-    def apply(self, dirty: Dirty) -> None:
-        """Follow an update of the compiler."""
-        self._dirty.add(self._config.apply(dirty))
+    def apply(self, dirty: Dirty, progress: Progress | None = None) -> None:
+        """Follow an update of the compiler; the proxy's answer to it is reported to `progress`."""
+        names = self._config.apply(dirty)
+        self._dirty.add(names)
+        if progress is None or not names:
+            return
+        progress.sent(self._cluster)
+        self._progress.append(progress)
+        if len(self._progress) > PROGRESS_MAX:
+            self._progress.popleft().gone(self._cluster)
 
     def get(self, type_url: str, name: str) -> XdsResource | None:
         """One resource, or None."""
@@ -82,6 +97,11 @@ class CompiledSubscription:
         """The names that may have changed."""
         return self._dirty.take()
 
+    def take_progress(self) -> Sequence[Progress]:
+        """Who wants to know of the proxy's answer."""
+        taken, self._progress = tuple(self._progress), deque()
+        return taken
+
     async def wait(self) -> None:
         """Return when there is something to take."""
         await self._dirty.wait()
@@ -92,3 +112,5 @@ class CompiledSubscription:
     def close(self) -> None:
         """Stop to follow."""
         self._registry.discard(self)
+        for progress in self.take_progress():
+            progress.gone(self._cluster)

@@ -6,12 +6,12 @@ disk; secrets made here never are (invariant S3).
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from federation.kernel.errors import BadIdentityError
 from gateways.core.ads import Ack
 from gateways.core.wire import ORDER, XdsResource
-from gateways.runtime.source import DirtyNames, NodeInfo
+from gateways.runtime.source import DirtyNames, NodeInfo, Progress
 
 
 class RelayStore:
@@ -129,6 +129,10 @@ class RelaySubscription:
     def take_dirty(self) -> Mapping[str, set[str]]:
         """The names that may have changed."""
         return self.dirty.take()
+
+    def take_progress(self) -> Sequence[Progress]:
+        """Nobody: a controller counts the agent's answer."""
+        return ()
 
     async def wait(self) -> None:
         """Return when there is something to take."""

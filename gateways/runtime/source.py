@@ -5,7 +5,7 @@ A controller serves compiled views (`compiled`), an agent what it relays (`relay
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -23,6 +23,22 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     user_agent: str
 
 
+class Progress(Protocol):
+    """Who wants to know how far an update has come. Each proxy that it touches is told of once by `sent`."""
+
+    def compiled(self, cluster: str) -> None:
+        """The view of a cluster is compiled, and all its proxies that are touched were told of."""
+
+    def sent(self, cluster: str) -> None:
+        """A proxy of the cluster is to get the update."""
+
+    def answered(self, cluster: str) -> None:
+        """It has answered to all that it was sent, or wanted nothing of it."""
+
+    def gone(self, cluster: str) -> None:
+        """Its stream ended before."""
+
+
 class Subscription(Protocol):
     """One stream's view of a source."""
 
@@ -34,6 +50,9 @@ class Subscription(Protocol):
 
     def take_dirty(self) -> Mapping[str, set[str]]:
         """The names, by type, that may have changed since the last call."""
+
+    def take_progress(self) -> Sequence[Progress]:
+        """Who wants to know when the proxy has answered to what `take_dirty` returned."""
 
     async def wait(self) -> None:
         """Return when there is something to take."""

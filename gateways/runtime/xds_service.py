@@ -1,6 +1,7 @@
 """The aggregated discovery service (delta) on grpc.aio, over any source of resources."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from federation.kernel.errors import InvalidInputError, IsthmusError, LimitExcee
 from gateways.core.ads import AdsStream, TypeStatus
 from gateways.core.proxy import METADATA_FIELD, NODE_ID_CHARACTERS_MAX
 from gateways.core.wire import LISTENER, SHORT_NAMES
-from gateways.runtime.source import NodeInfo, ResourceSource, Subscription
+from gateways.runtime.source import NodeInfo, Progress, ResourceSource, Subscription
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHOD = "DeltaAggregatedResources"
@@ -23,6 +24,8 @@ PATH = f"/{SERVICE}/{METHOD}"
 STREAMS_MAX = 5_000
 FIRST_REQUEST_TIMEOUT_S = 10.0
 LISTENER_RETRY_S = 5.0
+# Updates whose answer is awaited of one proxy; the oldest are forgotten.
+AWAITED_MAX = 1_000
 
 # For the server that the service is added to: gRPC otherwise answers a client's third ping with GOAWAY.
 SERVER_OPTIONS = (
@@ -55,6 +58,26 @@ class _Stream:
         self.subscription = subscription
         self.machine = AdsStream(subscription)
         self.wake = asyncio.Event()
+        self._awaited: deque[Progress] = deque()
+
+    def follow(self) -> None:
+        """Take over what changed."""
+        self.machine.on_change(self.subscription.take_dirty())
+        self._awaited.extend(self.subscription.take_progress())
+        while len(self._awaited) > AWAITED_MAX:
+            self._awaited.popleft().gone(self.node.cluster)
+
+    def report(self) -> None:
+        """Tell who waits for it that the proxy has answered to everything."""
+        if self.machine.current:
+            while self._awaited:
+                self._awaited.popleft().answered(self.node.cluster)
+
+    def close(self) -> None:
+        """The proxy is gone."""
+        self.subscription.close()
+        while self._awaited:
+            self._awaited.popleft().gone(self.node.cluster)
 
 
 class _StreamEndedError(Exception):
@@ -142,7 +165,7 @@ class XdsService:
             _log.info("xds stream closed", proxy=node.id, cluster=node.cluster)
         finally:
             self._streams.discard(stream)
-            stream.subscription.close()
+            stream.close()
 
     async def _read(self, stream: _Stream, requests: AsyncIterator[Any]) -> None:
         async for request in requests:
@@ -152,6 +175,7 @@ class XdsService:
     def _take_in(self, stream: _Stream, request: Any) -> None:
         ack = stream.machine.on_request(request)
         stream.wake.set()
+        stream.report()
         if ack is None:
             return
         stream.subscription.on_ack(ack)
@@ -169,7 +193,7 @@ class XdsService:
 async def _follow(stream: _Stream) -> None:
     while True:
         await stream.subscription.wait()
-        stream.machine.on_change(stream.subscription.take_dirty())
+        stream.follow()
         stream.wake.set()
 
 
@@ -179,6 +203,7 @@ async def _write(stream: _Stream, context: Context) -> None:
         stream.wake.clear()
         for response in stream.machine.take():
             await context.write(response.encode())
+        stream.report()
 
 
 async def _retry_listeners(stream: _Stream) -> None:

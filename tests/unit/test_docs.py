@@ -25,6 +25,7 @@ from federation.app.metrics import ControllerCollector
 from federation.cli.main import cli
 from federation.kernel.configfile import Section
 from federation.replication.follower import FollowerStatus
+from federation.replication.traces import Tracer
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY / "docs" / "reference"
@@ -251,6 +252,7 @@ def controller_collector() -> Collector:
             catalog=Catalog(),
             feed=SimpleNamespace(subscribers=0),
             xds=SimpleNamespace(status=tuple),
+            traces=SimpleNamespace(tracer=Tracer(clock=lambda: 0.0, unix_ms=lambda: 0)),
             registries={},
             snapshot_unix_ms=lambda: 0,
             credentials=SimpleNamespace(leaf=SimpleNamespace(not_after=datetime.now(UTC))),

@@ -72,6 +72,7 @@ def test_any_other_certificate_of_our_own_authority_is_refused(
         ("GET", "/v1/resolve?name=a.b&from=alpha"),
         ("GET", "/v1/explain?name=a.b&from=alpha"),
         ("GET", "/v1/whatif?lose=alpha"),
+        ("GET", "/v1/trace?write=1"),
         ("GET", "/v1/proxies"),
     ],
 )

@@ -134,6 +134,15 @@ async def test_an_endpoint_is_explained_from_its_registration_to_its_withdrawal(
         assert (loss["caller"], loss["outcome"], loss["servedBy"]) == ("beta", "dies", "alpha")
         assert (loss["readyNow"], loss["readyThen"]) == (1, 0)
         assert (lost["quorum"]["lost"], lost["quorum"]["survives"]) == (["alpha"], False)
+        traced = await asyncio.to_thread(operator.ok, "GET", "/v1/trace?write=stock.depot")
+        (way,) = (one for one in traced["controllers"] if one["state"] != "silent")
+        assert (way["controller"], way["state"], way["trace"]["changed"]) == (
+            "alpha-c1",
+            "applied",
+            ["endpoint alpha/depot/stock/stock-1"],
+        )
+        assert way["trace"]["declared_ms_before"] > 0
+        assert [one["cluster"] for one in way["trace"]["local"]] == ["alpha"]
         await asyncio.to_thread(follow_page, controller)
         await send(agent, Declare(number=2, remove=((KEY, 1000, 2),)))
 
@@ -156,7 +165,7 @@ def follow_page(controller: Controller) -> None:
         for block in re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     ]
-    assert len(commands) == 5
+    assert len(commands) == 6
     environment = {
         **os.environ,
         "ISTHMUS_CONTEXT": str(controller.installation.context),
@@ -185,6 +194,10 @@ def follow_page(controller: Controller) -> None:
         ("explain?name=orders&from=alpha", 400, "expected SERVICE.NAMESPACE"),
         ("explain?name=" + "x" * 4_000 + "&from=alpha", 400, "names no service"),
         ("whatif", 400, "names 0 clusters, expected 1 to 100"),
+        ("trace", 400, "names no service"),
+        ("trace?write=999999999", 400, "the newest revision of this controller is"),
+        ("trace?write=" + "9" * 40, 400, "the newest revision of this controller is"),
+        ("trace?write=nothing.depot", 404, "no remembered write changed an endpoint"),
         ("whatif?lose=" + ",".join(["a"] * 101), 400, "names 101 clusters"),
         ("whatif?lose=alpha,mars", 404, "Cluster/mars does not exist"),
     ],

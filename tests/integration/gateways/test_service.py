@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
+from discovery.core.model import ServiceKey
 from gateways.core.ads import TYPES_MAX, Ack
 from gateways.core.wire import CLUSTER, ENDPOINTS, SECRET, XdsResource, resource_of_bytes
 from gateways.runtime import xds_service
@@ -187,6 +188,59 @@ def test_a_stream_that_breaks_its_bounds_later_is_ended_too(controller):
     asyncio.run(scenario())
 
 
+class Told:
+    """Notes what is said of an update."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def compiled(self, cluster: str) -> None:
+        self.words.append(f"compiled {cluster}")
+
+    def sent(self, cluster: str) -> None:
+        self.words.append(f"sent {cluster}")
+
+    def answered(self, cluster: str) -> None:
+        self.words.append(f"answered {cluster}")
+
+    def gone(self, cluster: str) -> None:
+        self.words.append(f"gone {cluster}")
+
+
+def answer_to(response: Any) -> bytes:
+    request = discovery_pb2.DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
+    return request.SerializeToString()
+
+
+def test_who_waits_for_an_update_hears_of_it_when_the_proxy_has_answered(controller: Controller) -> None:
+    told, later = Told(), Told()
+    view = controller.view
+
+    def add(name: str, progress: Told) -> None:
+        added = service(owner("alpha", [endpoint("alpha")], local=True), key=ServiceKey("shop", name))
+        view.put(added)
+        controller.source.update("alpha", [added.key], progress)
+
+    async def scenario() -> None:
+        async with serving(controller) as channel:
+            call = stream(channel)
+            await call.write(first_request().SerializeToString())
+            await call.write(answer_to(await call.read()))
+            add("first", told)
+            response = await call.read()
+            assert told.words == ["sent alpha", "compiled alpha"]
+            await call.write(answer_to(response))
+            await eventually_async(lambda: len(told.words) == 3, timeout_s=30)
+            assert told.words[-1] == "answered alpha"
+            add("second", later)
+            await call.read()
+            call.cancel()
+            await eventually_async(lambda: "gone alpha" in later.words, timeout_s=30)
+            assert "answered alpha" not in later.words
+
+    asyncio.run(scenario())
+
+
 class LargeSource:
     """One resource of each type, so large that a few of them fill the window of a client that does not read."""
 
@@ -201,6 +255,9 @@ class LargeSource:
 
     def take_dirty(self) -> dict[str, set[str]]:
         return {}
+
+    def take_progress(self) -> tuple[()]:
+        return ()
 
     async def wait(self) -> None:
         await asyncio.Event().wait()

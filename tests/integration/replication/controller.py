@@ -1,6 +1,7 @@
 """A controller's replication service, served for real, for tests of what follows it."""
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from federation.replication.feed import Feed
 from federation.replication.messages import FollowAnswer, FollowRequest
 from federation.replication.service import ReplicationService
 from federation.replication.source import GrpcSource
+from federation.replication.traces import Tracer
 from tests.support.pki import TestDomain, bundles_of
 from tests.unit.replication.catalog import SourceCatalog, cluster, endpoint, token
 
@@ -69,13 +71,17 @@ class Controller:
         self.address = f"{HOST}:0"
         self.feed = Feed(world.catalog, unix_ms=lambda: 0)
         world.catalog.listeners.append(self.feed.changed)
+        self.tracer = Tracer(clock=time.monotonic, unix_ms=lambda: 0)
+        world.catalog.listeners.append(self.tracer.committed)
         self.sent: list[FollowAnswer] = []
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Controller"]:
         verifier = Verifier(lambda: self.world.bundles, clock=utc_now)
         server = grpc.aio.server(interceptors=[VerifyingInterceptor(verifier)])
-        service = ReplicationService(Recorded(self.feed, self.sent), tables=lambda: self.world.catalog.tables)
+        service = ReplicationService(
+            Recorded(self.feed, self.sent), tables=lambda: self.world.catalog.tables, tracer=self.tracer
+        )
         server.add_generic_rpc_handlers([service.handler()])
         credentials = server_credentials(self.identity, lambda: self.world.bundles)
         # A second start takes the port of the first one.

@@ -18,6 +18,7 @@ from federation.replication.follower import Follower
 from federation.replication.messages import REPLICATION_SERVICE, Delta, FollowRequest, Heartbeat, Resumed
 from federation.replication.source import Source
 from federation.replication.state import FollowerState
+from federation.replication.traces import Held
 from tests.integration.replication.controller import Controller, World
 from tests.support.wait import eventually_async
 from tests.unit.replication.catalog import cluster, endpoint, gone, rows, token
@@ -81,6 +82,25 @@ def test_a_follower_resumes_at_a_second_controller_and_gets_only_what_it_missed(
             Delta,
             Delta,
         ]
+
+    asyncio.run(scenario())
+
+
+def test_a_controller_knows_by_which_revision_a_follower_serves(world: World) -> None:
+    async def scenario() -> None:
+        controller = Controller(world, "alpha")
+        identity = world.alpha.leaf("/isthmus/alpha/dns/d1")
+
+        def held() -> tuple[Held, ...]:
+            trace = controller.tracer.trace(world.catalog.tables.revision)
+            return () if trace is None else trace.held
+
+        async with controller.serving(), following("alpha", [controller.source(identity)]) as follower:
+            await happens(lambda: follower.state.complete, "the catalog arrives")
+            controller.tracer.holds("alpha", "dns.d1", world.catalog.tables.revision)
+            world.catalog.commit([endpoint("b")])
+            await happens(lambda: bool(held()), "the follower says that it has the change")
+            assert [(one.cluster, one.name) for one in held()] == [("alpha", "dns.d1")]
 
     asyncio.run(scenario())
 

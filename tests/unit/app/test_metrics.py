@@ -9,6 +9,7 @@ from certs.runtime.clock import utc_now
 from consensus.core.contract import LATENCY_BOUNDS_US, Counters, Histogram, PeerStatus, Status
 from discovery.core.catalog import Catalog
 from federation.app.metrics import ControllerCollector
+from federation.replication.traces import Tracer
 
 LEADER = Status(
     id="alpha",
@@ -36,6 +37,7 @@ def scraped(status: Status, counters: Counters) -> dict[str, float]:
         catalog=Catalog(),
         feed=SimpleNamespace(subscribers=0),
         xds=SimpleNamespace(status=tuple),
+        traces=SimpleNamespace(tracer=Tracer(clock=lambda: 0.0, unix_ms=lambda: 0)),
         registries={},
         snapshot_unix_ms=lambda: 0,
         credentials=SimpleNamespace(leaf=SimpleNamespace(not_after=utc_now())),

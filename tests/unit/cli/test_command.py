@@ -51,6 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         ("resolve", "orders.shop"),
         ("explain", "orders.shop"),
         ("whatif",),
+        ("trace",),
         ("token", "create"),
         ("token", "create", "--cluster", "a", "--purpose", "king"),
         ("init", "--name", "x"),

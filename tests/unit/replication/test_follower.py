@@ -36,7 +36,14 @@ class Controller:
         self.error: IsthmusError | None = None
         self.silent = False
         self.sent: list[FollowAnswer] = []
+        self.held: list[int] = []
+        self.refuses_holds = False
         self.instead: list[FollowAnswer] = []
+
+    async def hold(self, revision: int) -> None:
+        self.held.append(revision)
+        if self.refuses_holds:
+            raise UnavailableError("an older build")
 
     async def follow(self, request: FollowRequest) -> AsyncGenerator[FollowAnswer]:
         self.requests.append(request)
@@ -110,6 +117,25 @@ def test_the_most_preferred_controller_is_followed() -> None:
         assert [update.revision for update in updates] == [1, 2]
         assert not second.requests
         assert follower.status.source == ""
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_follower_says_what_it_holds_and_follows_on_where_nobody_asks(
+    refuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "HOLD_INTERVAL_S", 0.0)
+
+    async def scenario() -> None:
+        catalog = SourceCatalog()
+        first = Controller("first", catalog)
+        first.refuses_holds = refuses
+        async with running(lambda: [first]) as (follower, _):
+            await happens(lambda: first.held == [1], "what it came with")
+            catalog.commit([endpoint("a")])
+            await happens(lambda: first.held == [1, 2], "the change")
+            assert follower.status.source == "first"
 
     asyncio.run(scenario())
 
