@@ -35,6 +35,7 @@ from federation.kernel.errors import (
     PreconditionError,
     StaleRevisionError,
 )
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.integration.api.joining import csr_of, enrolled
 from tests.integration.controller.installation import BASE, CONTROL_PORT, Caller, Controller
 from tests.support.wait import eventually_async
@@ -285,7 +286,7 @@ HELLO = msgspec.msgpack.encode(AgentHello(incarnation=1))
         pytest.param((b"\x82\xa4type\xa9heartbeat\xa1x" + b"\x91" * 20_000 + b"\x01",), "INVALID_ARGUMENT", "cannot be read", id="deep-nesting"),
         pytest.param((msgspec.msgpack.encode({"type": "mutiny"}),), "INVALID_ARGUMENT", "mutiny", id="unknown-type"),
         pytest.param((msgspec.msgpack.encode(AgentHeartbeat()),), "INVALID_ARGUMENT", "must be a hello", id="no-hello"),
-        pytest.param((msgspec.msgpack.encode(AgentHello(incarnation=1, protocol=0)),), "FAILED_PRECONDITION", "the agent speaks protocol 0, this controller 1", id="old-protocol"),
+        pytest.param((msgspec.msgpack.encode(AgentHello(incarnation=1, protocol=0)),), "FAILED_PRECONDITION", f"the agent speaks protocol 0, this controller {PROTOCOL_VERSION}", id="old-protocol"),
         pytest.param((HELLO, b"\xc1"), "INVALID_ARGUMENT", "cannot be read", id="garbage-after-hello"),
         pytest.param((b"x" * (9 * 1024 * 1024),), "RESOURCE_EXHAUSTED", "larger than max", id="too-large"),
     ],
@@ -452,7 +453,9 @@ async def test_a_hello_of_an_old_protocol_is_named(controller: Controller, tmp_p
     async with channel_of(controller, enrolled(controller, tmp_path / "a", "old")) as channel:
         call = register(channel)
         await send(call, AgentHello(incarnation=1, protocol=0))
-        with pytest.raises(PreconditionError, match="the agent speaks protocol 0, this controller 1"):
+        with pytest.raises(
+            PreconditionError, match=f"the agent speaks protocol 0, this controller {PROTOCOL_VERSION}"
+        ):
             await receive(call)
 
 
