@@ -29,6 +29,8 @@ GROUP_PORTS_MAX = 32
 GROUP_LABELS_MAX = 16
 GROUP_LABELS_BYTES_MAX = 1_024  # Names and values together; an endpoint has 4 KiB for everything.
 GROUP_PROBE_MS_MIN = 100
+DRAIN_EVERY_MS_MAX = 24 * 3_600_000
+DRAIN_TEXT_CHARS_MAX = 1_000
 
 
 class Spec(
@@ -86,6 +88,21 @@ class MemberSpec(Spec, frozen=True, kw_only=True):
     """What operators want of the log's members; named by the cluster. Without one: a voter, once it has joined."""
 
     standing: Standing
+
+
+class DrainSpec(Spec, frozen=True, kw_only=True):
+    """A cluster that hands its traffic over, step by step; named by the cluster. Without one: all of its share."""
+
+    share_percent: int  # Of the traffic that it would have; 0: the last resort of whoever has nobody else.
+    step_percent: int
+    every_ms: int  # Between two steps.
+    started_ms: int  # Federation time.
+    stepped_ms: int  # Of the last step.
+    started_by: str  # SPIFFE ID of the operator.
+    forced: bool = (
+        False  # Whether services that nobody else serves hinder it or not: it is never rolled back.
+    )
+    rolled_back: str = ""  # Why it was given up, its whole share being its own again.
 
 
 class ExportPolicySpec(Spec, frozen=True, kw_only=True):
@@ -219,6 +236,7 @@ AnySpec: TypeAlias = (
     | TrustDomainSpec
     | ControllerSpec
     | MemberSpec
+    | DrainSpec
     | ExportPolicySpec
     | GrantSpec
     | JoinTokenSpec
@@ -250,6 +268,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="TrustDomain", plural="trustdomains", spec=TrustDomainSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="Controller", plural="controllers", spec=ControllerSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="Member", plural="members", spec=MemberSpec, namespaced=False, scoped=False, writable=False, deletable=False),
+        Kind(name="Drain", plural="drains", spec=DrainSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="JoinToken", plural="jointokens", spec=JoinTokenSpec, namespaced=False, scoped=False, writable=False),
         Kind(name="Agent", plural="agents", spec=AgentSpec, namespaced=False, scoped=True, writable=False),
         Kind(name="ExportPolicy", plural="exportpolicies", spec=ExportPolicySpec, namespaced=True, scoped=True, writable=True),
@@ -283,6 +302,8 @@ def _check(spec: AnySpec, where: str) -> None:
     match spec:
         case ClusterSpec():
             _check_cluster(spec, where)
+        case DrainSpec():
+            _check_drain(spec, f"{where}: spec")
         case ExportPolicySpec():
             _check_names(spec.services, f"{where}: spec.services")
             _check_names(spec.consumers, f"{where}: spec.consumers")
@@ -299,6 +320,23 @@ def _check(spec: AnySpec, where: str) -> None:
             _check_group(spec, f"{where}: spec")
         case _:
             pass
+
+
+def _check_drain(spec: DrainSpec, where: str) -> None:
+    for field, percent, least in (
+        ("sharePercent", spec.share_percent, 0),
+        ("stepPercent", spec.step_percent, 1),
+    ):
+        if not least <= percent <= 100:
+            raise InvalidInputError(f"{where}.{field} is {percent}, expected {least} to 100")
+    if not 0 <= spec.every_ms <= DRAIN_EVERY_MS_MAX:
+        raise InvalidInputError(
+            f"{where}.everyMs is {spec.every_ms}, expected 0 to {DRAIN_EVERY_MS_MAX}, a day"
+        )
+    if len(spec.rolled_back) > DRAIN_TEXT_CHARS_MAX:
+        raise InvalidInputError(
+            f"{where}.rolledBack has {len(spec.rolled_back)} characters, at most {DRAIN_TEXT_CHARS_MAX} are allowed"
+        )
 
 
 def _check_cluster(spec: ClusterSpec, where: str) -> None:

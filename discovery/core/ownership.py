@@ -6,9 +6,11 @@ written by any primary or witness that has joined.
 """
 
 from discovery.core.draft import Draft
+from discovery.core.drains import check_drain
 from discovery.core.kinds import (
     ClusterSpec,
     ControllerSpec,
+    DrainSpec,
     JoinTokenSpec,
     MemberSpec,
     ObservationSpec,
@@ -49,6 +51,16 @@ def clusters(draft: Draft) -> dict[str, ClusterSpec]:
     }
 
 
+def drains(draft: Draft) -> dict[str, DrainSpec]:
+    """All drains by the name of the cluster."""
+    found = {}
+    for row in draft.list_resources(FEDERATION_SCOPE, "Drain"):
+        spec = decode_spec("Drain", row.spec, where=str(row.key))
+        assert isinstance(spec, DrainSpec)
+        found[row.key.name] = spec
+    return found
+
+
 def check_federation_writer(draft: Draft, proposer: str) -> None:
     """Raise unless the proposer is a joined primary or witness, or the one that founds the federation."""
     if draft.founding:
@@ -84,6 +96,10 @@ def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) ->
             return spec.cluster
         case MemberSpec():
             check_federation_writer(draft, proposer)
+            return FEDERATION_SCOPE
+        case DrainSpec():
+            check_federation_writer(draft, proposer)
+            check_drain(key.name, spec, clusters(draft), drains(draft))
             return FEDERATION_SCOPE
         case JoinTokenSpec():
             return _token_owner(draft, proposer, key, spec)

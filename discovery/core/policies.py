@@ -8,6 +8,7 @@ from discovery.core.conflicts import Age, Claim, Statement
 from discovery.core.kinds import (
     AnySpec,
     ClusterSpec,
+    DrainSpec,
     ExportPolicySpec,
     GrantSpec,
     LossPolicySpec,
@@ -71,6 +72,7 @@ class Policies:
         self._losses: dict[tuple[str, str], tuple[LossPolicySpec, ...]] = {}
         self.quarantined: dict[str, str] = {}
         self.clusters: Mapping[str, ClusterSpec] = self._read_clusters()
+        self.drains: Mapping[str, DrainSpec] = self._read_drains()
         self.trust_domains: Mapping[str, TrustDomainRoots] = self._read_trust_domains()
         self.dead: frozenset[str] = self._read_dead()  # By the federation's verdict.
 
@@ -85,6 +87,8 @@ class Policies:
         kinds = {key.kind for key in changed}
         if "Cluster" in kinds:
             self.clusters = self._read_clusters()
+        if "Drain" in kinds:
+            self.drains = self._read_drains()
         if "TrustDomain" in kinds:
             self.trust_domains = self._read_trust_domains()
         if "Verdict" in kinds:
@@ -198,6 +202,14 @@ class Policies:
                 self.grants(owner, key.namespace),
             ),
         )
+
+    def share_percent(self, cluster: str) -> int:
+        """How much a cluster gets of the traffic that it would have; less than 100 while it is drained."""
+        drain = self.drains.get(cluster)
+        return 100 if drain is None else drain.share_percent
+
+    def _read_drains(self) -> dict[str, DrainSpec]:
+        return self._read_all(FEDERATION_SCOPE, "Drain", None, DrainSpec)
 
     def _read_clusters(self) -> dict[str, ClusterSpec]:
         return self._read_all(FEDERATION_SCOPE, "Cluster", None, ClusterSpec)

@@ -32,6 +32,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     identities: tuple[str, ...]  # SPIFFE IDs of its endpoints, sorted, unique.
     endpoints: tuple[Endpoint, ...]  # Sorted by key; of another cluster too, for weight and ready count.
     gateways: tuple[Gateway, ...] = ()  # Sorted by name; empty when direct.
+    # While its cluster is drained: how much it gets of the traffic that it would have, the rest goes to the next owners.
+    share_percent: int = 100
 
     @property
     def ready_count(self) -> int:
@@ -62,7 +64,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     # Union over owners by number, as `conflicts` settles it: an owner may have a port of the number that is not
     # for this one. listen_port is 0, a name that another port has is "".
     ports: tuple[EndpointPort, ...]
-    # Own cluster first, then by (same region first, same zone first, name); dead ones that are a last resort at the end.
+    # Own cluster first, then by (same region first, same zone first, name); behind them those that are drained (share 0),
+    # at the end dead ones that are a last resort.
     owners: tuple[Owner, ...]
     type: ServiceType = "ClusterSetIP"
     affinity: ServiceAffinity = "None"

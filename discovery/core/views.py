@@ -161,6 +161,8 @@ class ViewIndex:
             case "Cluster":
                 # Who has joined or left may be admitted, or no longer, where grants name no trust domain.
                 return self._all_of(resource.name) | self._seen(self._cluster)
+            case "Drain":
+                return self._seen(resource.name)
             case "ExportPolicy" | "Grant" | "LossPolicy":
                 return self._in_namespace(resource.scope, resource.namespace)
             case _:
@@ -208,7 +210,7 @@ class ViewIndex:
 
     def _fingerprint(self, service: Service) -> bytes:
         seen: tuple[object, ...] = (service,)
-        if service.owners[0].local:
+        if any(owner.local for owner in service.owners):
             seen = (service, self.admission(service.key), sorted(self.consumers(service.key)))
         return hashlib.blake2b(_encoder.encode(seen), digest_size=16).digest()
 
@@ -251,10 +253,11 @@ class ViewIndex:
             key=key, ports=settled.ports, owners=tuple(owners), type=settled.type, affinity=settled.affinity
         )
 
-    def _order(self, owner: Owner, key: ServiceKey) -> tuple[bool, int, str]:
-        """Own cluster first, then by distance and name; behind all of these who is dead and a last resort."""
+    def _order(self, owner: Owner, key: ServiceKey) -> tuple[bool, bool, int, str]:
+        """Own cluster first, then by distance and name; behind these who is drained, then who is dead and a last resort."""
         last_resort = self._policies.on_loss(owner.cluster, self._cluster, key) == "last-resort"
-        return last_resort, self._policies.distance(owner.cluster, self._cluster), owner.cluster
+        distance = self._policies.distance(owner.cluster, self._cluster)
+        return last_resort, owner.share_percent == 0, distance, owner.cluster
 
     def _owner(
         self, cluster: str, spec: ClusterSpec, own: ClusterSpec, endpoints: tuple[Endpoint, ...]
@@ -271,6 +274,7 @@ class ViewIndex:
             identities=tuple(sorted({endpoint.identity for endpoint in endpoints})),
             endpoints=endpoints,
             gateways=() if direct else self.gateways(cluster),
+            share_percent=self._policies.share_percent(cluster),
         )
 
 

@@ -6,6 +6,12 @@ a machine without breath fail everywhere at once, and a request that waits is be
 
 An assignment stays as long as its cluster does, if need be without endpoints: Envoy ignores a removal and would
 go on calling the old addresses.
+
+A cluster that is being drained keeps its addresses and its place in the order. Its assignment says that it can
+take so much per cent of what comes to it (Envoy's overprovisioning factor, 140 by default), and Envoy sends the rest to
+the next owners, as it does when so many endpoints are unhealthy. So a step of a drain changes no route, listener or cluster:
+what is under way ends where it began. Nothing is cut: where nobody else has a healthy endpoint, it gets everything.
+At 0 it is the last owner in the view's order.
 """
 
 from collections import defaultdict
@@ -75,6 +81,7 @@ def service_endpoints(service: Service, port: EndpointPort) -> list[XdsResource]
         _assignment(
             names.owner_cluster(service.key, port.service_port, owner.cluster),
             owner_targets(owner, port),
+            share_percent=owner.share_percent,
         )
         for owner in service.owners
         if owner.serves(port)
@@ -95,7 +102,7 @@ def gateway_endpoints(service: Service, service_port: int) -> XdsResource:
     return _assignment(names.service_sni(service.key, service_port), targets)
 
 
-def _assignment(name: str, targets: Iterable[Target]) -> XdsResource:
+def _assignment(name: str, targets: Iterable[Target], *, share_percent: int = 100) -> XdsResource:
     places: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for target in targets:
         places[target.region, target.zone].append(
@@ -104,7 +111,10 @@ def _assignment(name: str, targets: Iterable[Target]) -> XdsResource:
     localities = [
         _locality(region, zone, lb_endpoints) for (region, zone), lb_endpoints in sorted(places.items())
     ]
-    return make_resource(ENDPOINTS, name, ClusterLoadAssignment(cluster_name=name, endpoints=localities))
+    assignment = ClusterLoadAssignment(cluster_name=name, endpoints=localities)
+    if 0 < share_percent < 100:
+        assignment.policy.overprovisioning_factor.CopyFrom(UInt32Value(value=share_percent))
+    return make_resource(ENDPOINTS, name, assignment)
 
 
 def _gateway_targets(owner: Owner, behind: Sequence[Target]) -> list[Target]:

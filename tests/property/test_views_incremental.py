@@ -24,6 +24,7 @@ from tests.unit.discovery.builders import (
     endpoint,
     gateway,
     put,
+    put_drain,
     put_export,
     put_grant,
     put_trust_domain,
@@ -90,6 +91,14 @@ def export_rows():
     )
 
 
+def drain_rows():
+    return st.builds(
+        lambda cluster, share: resource(put_drain(cluster, share)),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from((0, 50, 100)),
+    )
+
+
 def endpoint_rows():
     port = st.builds(
         EndpointPort,
@@ -129,6 +138,7 @@ rows = st.one_of(
     export_rows(),
     grant_rows(),
     endpoint_rows(),
+    drain_rows(),
     st.builds(lambda cluster, ready: gateway(cluster, ready=ready), st.sampled_from(CLUSTERS), st.booleans()),
 )
 steps = st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=4)
@@ -168,6 +178,9 @@ class Oracle:
             for row in configuration
         }
         self.clusters = {key.name: spec for key, spec in self.specs.items() if key.kind == "Cluster"}
+        self.shares = {
+            key.name: spec["sharePercent"] for key, spec in self.specs.items() if key.kind == "Drain"
+        }
         self.domains = {key.name for key in self.specs if key.kind == "TrustDomain"}
 
     def policies(self, kind: str, owner: str, key: ServiceKey) -> list[dict[str, list]]:
@@ -251,10 +264,17 @@ class Oracle:
             found.append(replace(port, name=name, listen_port=0))
         return tuple(sorted(found, key=lambda port: port.service_port))
 
-    def rank(self, owner: Owner) -> tuple[bool, bool, bool, str]:
+    def rank(self, owner: Owner) -> tuple[bool, bool, bool, bool, str]:
         region, zone = (self.clusters[self.viewer].get(place, "") for place in ("region", "zone"))
         near = bool(region) and owner.region == region
-        return (not owner.local, not near, not (near and bool(zone) and owner.zone == zone), owner.cluster)
+        drained = owner.share_percent == 0
+        return (
+            drained,
+            not owner.local,
+            not near,
+            not (near and bool(zone) and owner.zone == zone),
+            owner.cluster,
+        )
 
     def owner(self, name: str, endpoints: list[Endpoint]) -> Owner:
         spec, own = self.clusters[name], self.clusters[self.viewer]
@@ -274,6 +294,7 @@ class Oracle:
             identities=tuple(sorted({row.identity for row in endpoints})),
             endpoints=tuple(endpoints),
             gateways=() if direct else tuple(gateways),
+            share_percent=self.shares.get(name, 100),
         )
 
     def admission(self, key: ServiceKey) -> Admission | None:
@@ -302,7 +323,7 @@ class Oracle:
     def answers(self, key: ServiceKey) -> tuple[object, ...]:
         """Everything whose change must be told."""
         service = self.service(key)
-        if service is None or not service.owners[0].local:
+        if service is None or not any(owner.local for owner in service.owners):
             return (service,)
         return (service, self.admission(key), self.shown_to(self.viewer, key) - {self.viewer})
 

@@ -50,6 +50,19 @@ def put_controller(name: str, cluster: str, *, protocol: int = PROTOCOL_VERSION)
     )
 
 
+def put_drain(cluster: str, share_percent: int = 100, **rest: object) -> Put:
+    spec = {
+        "sharePercent": share_percent,
+        "stepPercent": 25,
+        "everyMs": 1_000,
+        "startedMs": 0,
+        "steppedMs": 0,
+    }
+    return put(
+        key("Drain", cluster), {**spec, "startedBy": "spiffe://alpha.test/isthmus/alpha/admin", **rest}
+    )
+
+
 def put_export(
     owner: str,
     namespace: str,

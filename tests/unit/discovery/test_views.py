@@ -14,6 +14,7 @@ from tests.unit.discovery.builders import (
     key,
     put,
     put_cluster,
+    put_drain,
     put_export,
     put_grant,
     put_trust_domain,
@@ -149,6 +150,32 @@ def test_owners_are_ordered_by_distance():
 def test_unknown_places_are_no_neighbours_and_names_decide():
     rows = [endpoint(name) for name in ("gamma", "beta", "delta", "alpha")]
     assert owners(orders("alpha", *rows, *SHARED)) == ["alpha", "beta", "delta", "gamma"]
+
+
+@pytest.mark.parametrize(
+    ("viewer", "share_percent", "expected"),
+    [
+        pytest.param("alpha", 25, ["alpha", "beta"], id="in-its-place-while-it-has-a-share"),
+        pytest.param("alpha", 0, ["beta", "alpha"], id="drained-comes-last-also-for-its-own-callers"),
+        pytest.param("beta", 0, ["beta", "alpha"], id="as-before-where-it-was-last"),
+    ],
+)
+def test_a_drained_cluster_is_the_last_resort(viewer, share_percent, expected):
+    policies = [
+        resource(put(owner, "shop", "*")) for owner in ("alpha", "beta") for put in (put_export, put_grant)
+    ]
+    drain = resource(put_drain("alpha", share_percent))
+    service = orders(viewer, *policies, endpoint("alpha"), endpoint("beta"), drain)
+    assert owners(service) == expected
+    assert {owner.cluster: owner.share_percent for owner in service.owners} == {
+        "alpha": share_percent,
+        "beta": 100,
+    }
+
+
+def test_nobody_else_means_that_a_drained_cluster_serves():
+    service = orders("alpha", endpoint("alpha"), resource(put_drain("alpha", 0)))
+    assert owners(service) == ["alpha"]
 
 
 def test_another_cluster_is_reached_through_its_gateways():
@@ -307,6 +334,7 @@ def test_the_cost_of_a_change_is_that_of_the_services_concerned():
         (endpoint("alpha", "another", service="s7"), 1),
         (gateway("beta", ready=False), 5 + 1),
         (grant("s1"), 5),
+        (resource(put_drain("beta", 75)), 1),  # Only what is granted is seen by now.
     ):
         view.computed = 0
         tables = tables.with_changes(changes(change), tables.revision + 1)

@@ -63,6 +63,7 @@ def owner(
     gateways: Sequence[Gateway] = (),
     region: str = "",
     zone: str = "",
+    share_percent: int = 100,
 ) -> Owner:
     return Owner(
         cluster=cluster,
@@ -74,6 +75,7 @@ def owner(
         identities=tuple(sorted({each.identity for each in endpoints})),
         endpoints=tuple(endpoints),
         gateways=tuple(gateways),
+        share_percent=share_percent,
     )
 
 

@@ -8,7 +8,7 @@ from discovery.core.view import Admission, AdmittedSource
 from gateways.core import authorization, clusters, endpoints, listeners, names, outbound, routes, trust
 from gateways.core.compile import compile_service
 from gateways.core.proxy import Proxy
-from gateways.core.wire import CLUSTER
+from gateways.core.wire import CLUSTER, ENDPOINTS
 from tests.unit.gateways.builders import ORDERS, endpoint, gateway, owner, roots, service, sidecar, workload
 from tests.unit.gateways.decoding import (
     addresses,
@@ -211,6 +211,30 @@ def test_the_readiness_and_weight_of_a_gateway_are_those_of_the_port():
     assert [(each.weight, each.ready) for each in endpoints.owner_targets(beta, rows[2].ports[0])] == [
         (1, False)
     ]
+
+
+@pytest.mark.parametrize(
+    ("share_percent", "factor"),
+    [pytest.param(100, None, id="whole"), pytest.param(25, 25, id="in-between"), pytest.param(0, None, id="drained")],
+)  # fmt: skip
+def test_the_share_of_a_cluster_that_is_drained_is_what_its_assignment_says_that_it_can_take(
+    share_percent, factor
+):
+    found = service(owner("alpha", [endpoint("alpha")], local=True, share_percent=share_percent), REMOTE)
+    drained, other = assignments_of(found).values()
+    assert drained.HasField("policy") == (factor is not None)
+    assert factor in (None, drained.policy.overprovisioning_factor.value)
+    assert not other.HasField("policy")
+    assert addresses(drained) == ["127.105.0.1:15006"]
+
+
+def test_a_step_of_a_drain_changes_assignments_and_nothing_else():
+    before = compile_service(service(LOCAL, REMOTE), exported=True)
+    after = compile_service(service(replace(LOCAL, share_percent=50), REMOTE), exported=True)
+    assert before.hosts == after.hosts
+    assert before.gateway == after.gateway
+    changed = [(one.type_url, one.name) for one in after.sidecar if one not in before.sidecar]
+    assert changed == [(ENDPOINTS, f"outbound|8080||{HOST}|alpha")]
 
 
 def test_a_gateway_knows_a_service_by_its_sni_and_only_the_own_endpoints():
