@@ -39,6 +39,13 @@ def is_lost(drain: DrainSpec) -> bool:
     return not drain.rolled_back
 
 
+def state_of(drain: DrainSpec) -> str:
+    """How it is, in a word or two."""
+    if drain.rolled_back:
+        return "rolled back"
+    return "draining" if drain.share_percent else "drained"
+
+
 def step(drain: DrainSpec, *, now_ms: int) -> DrainSpec:
     """Return the drain after the step that is due, or the same one when none is."""
     if not is_under_way(drain) or now_ms < drain.stepped_ms + drain.every_ms:

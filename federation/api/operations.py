@@ -18,6 +18,7 @@ from federation.api.admission import Admission
 from federation.api.caller import caller_identity, require_operator
 from federation.api.counts import EndpointCounts, count_endpoints, sliced
 from federation.api.directory import build_directory, cluster_spec, resources
+from federation.api.lifecycle import drain_object, drains
 from federation.api.messages import EnrollRequest, JoinRequest
 from federation.api.rest import json_response, read_body
 from federation.api.tokens import TokenReply, TokenRequest
@@ -181,6 +182,7 @@ def parse_service_name(text: str) -> ServiceKey:
 
 async def _clusters(tables: Tables) -> list[dict[str, object]]:
     counts = await count_endpoints(tables.endpoints)
+    drained = drains(tables)
     controllers = build_directory(tables).controllers
     found = []
     for row, spec in resources(tables, "Cluster"):
@@ -199,6 +201,9 @@ async def _clusters(tables: Tables) -> list[dict[str, object]]:
                 "endpoints": count.endpoints,
                 "readyEndpoints": count.ready,
                 "gateways": count.gateways,
+                "drain": drain_object(row.key.name, drained[row.key.name])
+                if row.key.name in drained
+                else None,
             }
         )
     return found

@@ -34,6 +34,7 @@ from federation.agent.folder_lock import hold_folder
 from federation.api.admission import Admission, Signer
 from federation.api.control import ControlService
 from federation.api.directory import DIRECTORY_KINDS, resources
+from federation.api.lifecycle import ClusterOperations
 from federation.api.member_operations import MemberOperations
 from federation.api.messages import Directory
 from federation.api.operations import Operations
@@ -48,6 +49,7 @@ from federation.app.backup import BackupDesk, StateTaker
 from federation.app.config import ControllerConfig
 from federation.app.context import write_context
 from federation.app.credentials import Credentials
+from federation.app.draining import DrainDesk
 from federation.app.duties import LeaderDuties
 from federation.app.founding import controller_of
 from federation.app.health import HealthDesk
@@ -143,6 +145,7 @@ class Controller:
             directory=self.directory,
             facts=self.health.gather,
         )
+        self.drains = self._drain_desk()
         self.control = self._control_service()
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
@@ -191,6 +194,7 @@ class Controller:
         self._learn()
         await self._joined.wait()  # One that joins has nothing to serve before it has caught up.
         tasks.create_task(self._announce(), name="controller/announce")
+        tasks.create_task(self.drains.run(), name="controller/drains")
         tasks.create_task(self._serve_control(), name="controller/control")
         tasks.create_task(self._serve_api(), name="controller/api")
 
@@ -326,6 +330,7 @@ class Controller:
                 *self._member_operations().routes(),
                 *self._understanding().routes(),
                 *self._tracing().routes(),
+                *self._cluster_operations().routes(),
             ),
             leaf=self.credentials.leaf,
             bundles=self.directory.bundles,
@@ -376,6 +381,20 @@ class Controller:
     def _tracing(self) -> Tracing:
         return Tracing(
             cluster=self.cluster, catalog=self.catalog, verifier=self.verifier, gather=self.traces.gather
+        )
+
+    def _drain_desk(self) -> DrainDesk:
+        return DrainDesk(
+            holder=self.name,
+            proposer=self.proposer,
+            catalog=self.catalog,
+            views=self.views,
+            facts=self.health.gather,
+        )
+
+    def _cluster_operations(self) -> ClusterOperations:
+        return ClusterOperations(
+            cluster=self.cluster, catalog=self.catalog, verifier=self.verifier, drains=self.drains
         )
 
     def _member_operations(self) -> MemberOperations:

@@ -10,6 +10,7 @@ import click
 from certs.core.token import parse_token
 from federation.api.tokens import TokenRequest, check_request
 from federation.app.config import ControllerConfig, JoinConfig
+from federation.cli.lifecycle_commands import drain, traffic, undrain
 from federation.cli.output import print_json, print_table, say
 from federation.cli.session import (
     Session,
@@ -141,9 +142,13 @@ def cluster_status(name: str | None, context_directory: str, output: str) -> Non
     _print_clusters(clusters)
 
 
+cluster.add_command(drain)
+cluster.add_command(undrain)
+
+
 def _print_clusters(clusters: list[dict[str, object]]) -> None:
     print_table(
-        ("name", "role", "trust domain", "region", "home", "controllers", "endpoints", "gateways"),
+        ("name", "role", "trust domain", "region", "home", "controllers", "endpoints", "gateways", "traffic"),
         [
             (
                 one["name"],
@@ -154,6 +159,7 @@ def _print_clusters(clusters: list[dict[str, object]]) -> None:
                 ",".join(map(str, one["controllers"])),  # type: ignore[call-overload]
                 f"{one['readyEndpoints']}/{one['endpoints']}",
                 one["gateways"],
+                traffic(one["drain"]),  # type: ignore[arg-type]  # of the answer
             )
             for one in clusters
         ],

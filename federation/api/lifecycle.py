@@ -1,0 +1,118 @@
+"""The calls under /v1/clusters: draining a cluster and giving it its traffic back."""
+
+from typing import Protocol
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from certs.core.verifier import Verifier
+from discovery.core.catalog import Catalog
+from discovery.core.drains import state_of
+from discovery.core.kinds import DRAIN_EVERY_MS_MAX, DrainSpec
+from discovery.core.tables import Tables
+from federation.api.caller import caller_identity, require_operator
+from federation.api.directory import resources
+from federation.api.rest import json_response, read_body
+from federation.kernel.codec import MALFORMED
+from federation.kernel.errors import InvalidInputError
+
+_REQUEST_BYTES_MAX = 4 * 1024
+
+_log = structlog.get_logger("api")
+
+
+class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """POST /v1/clusters/NAME/drain."""
+
+    step_percent: int = 25
+    every_ms: int = 10_000
+    force: bool = False
+
+
+class Drains(Protocol):
+    """What begins and ends drains; `federation.app.draining` does."""
+
+    async def drain(self, cluster: str, request: DrainRequest, operator: str) -> DrainSpec:
+        """Begin, and return at once."""
+        ...
+
+    async def undrain(self, cluster: str, operator: str) -> None:
+        """Give the whole share back."""
+        ...
+
+    async def state(self, cluster: str) -> DrainSpec:
+        """How far it is."""
+        ...
+
+
+class ClusterOperations:
+    """Handlers of these paths of one controller, for operators of its cluster."""
+
+    def __init__(self, *, cluster: str, catalog: Catalog, verifier: Verifier, drains: Drains) -> None:
+        self._cluster = cluster
+        self._catalog = catalog
+        self._verifier = verifier
+        self._drains = drains
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of these calls."""
+        return [
+            web.get("/v1/clusters/{cluster}/drain", self._state),
+            web.post("/v1/clusters/{cluster}/drain", self._drain),
+            web.post("/v1/clusters/{cluster}/undrain", self._undrain),
+        ]
+
+    async def _state(self, request: web.Request) -> web.Response:
+        self._authorize(request)
+        cluster = request.match_info["cluster"]
+        return json_response(drain_object(cluster, await self._drains.state(cluster)))
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        operator = self._authorize(request)
+        cluster = request.match_info["cluster"]
+        wanted = await _read_drain(request)
+        return json_response(drain_object(cluster, await self._drains.drain(cluster, wanted, operator)))
+
+    async def _undrain(self, request: web.Request) -> web.Response:
+        operator = self._authorize(request)
+        cluster = request.match_info["cluster"]
+        await self._drains.undrain(cluster, operator)
+        return json_response({"message": f"cluster {cluster} has its whole share of the traffic again"})
+
+    def _authorize(self, request: web.Request) -> str:
+        identity = caller_identity(request, self._verifier)
+        return require_operator(identity, self._catalog.tables, cluster=self._cluster)
+
+
+def drains(tables: Tables) -> dict[str, DrainSpec]:
+    """Every drain, by cluster."""
+    return {row.key.name: spec for row, spec in resources(tables, "Drain") if isinstance(spec, DrainSpec)}
+
+
+def drain_object(cluster: str, drain: DrainSpec) -> dict[str, object]:
+    """Return a drain as the API shows it."""
+    return {
+        "cluster": cluster,
+        "state": state_of(drain),
+        "sharePercent": drain.share_percent,
+        "stepPercent": drain.step_percent,
+        "everyMs": drain.every_ms,
+        "startedUnixMs": drain.started_ms,
+        "startedBy": drain.started_by,
+        "forced": drain.forced,
+        "reason": drain.rolled_back,
+    }
+
+
+async def _read_drain(request: web.Request) -> DrainRequest:
+    body = await read_body(request, _REQUEST_BYTES_MAX)
+    try:
+        wanted = msgspec.json.decode(body or b"{}", type=DrainRequest)
+    except MALFORMED as error:
+        raise InvalidInputError(f"{request.path}: {error}") from error
+    if not 1 <= wanted.step_percent <= 100:
+        raise InvalidInputError(f"stepPercent is {wanted.step_percent}, expected 1 to 100")
+    if not 0 <= wanted.every_ms <= DRAIN_EVERY_MS_MAX:
+        raise InvalidInputError(f"everyMs is {wanted.every_ms}, expected 0 to {DRAIN_EVERY_MS_MAX}, a day")
+    return wanted

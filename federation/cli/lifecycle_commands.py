@@ -1,0 +1,98 @@
+"""`isthmus cluster drain|undrain`: a cluster hands its traffic over, and gets it back."""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from federation.api.lifecycle import DrainRequest
+from federation.cli.output import print_json, say
+from federation.cli.session import Session, context_option, decode_answer, output_option
+from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
+from federation.kernel.units import duration_ms
+
+POLL_S = 0.5
+# Beyond the time between two steps: a new leader, a new holder of the lease, a check of many services.
+PATIENCE_S = 60.0
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--step", default=25, show_default=True, metavar="PERCENT", help="How much of its traffic goes at once."
+)
+@click.option("--every", default="10s", show_default=True, help="Time between two steps.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also where nobody else serves, or the log needs it: it stays the last resort, and is never rolled back.",
+)
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Until it is drained, or was rolled back."
+)
+@context_option
+@output_option
+def drain(
+    name: str, step: int, every: str, force: bool, wait: bool, context_directory: str, output: str
+) -> None:
+    """Hand the traffic of cluster NAME over to the others, in steps.
+
+    Refused where it alone serves something, or where the log would stop without it. Given up by itself when the
+    others lose what they serve meanwhile. Repeat the command to watch one that is under way.
+    """
+    try:
+        every_ms = duration_ms(every)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"--every: {error.message}") from error
+    if not 1 <= step <= 100:
+        raise InvalidInputError(f"--step is {step}, expected 1 to 100")
+    session = Session(context_directory)
+    path = f"/v1/clusters/{quote(name, safe='')}/drain"
+    answer = session.send("POST", path, DrainRequest(step_percent=step, every_ms=every_ms, force=force))
+    if wait:
+        answer = _watch(session, path, answer)
+    if output == "json":
+        print_json(answer)
+    if answer["state"] == "rolled back":
+        raise PreconditionError(f"the drain of {name} was rolled back: {answer['reason']}")
+    if output == "table":
+        click.echo(f"{name}: {traffic(answer)}")
+
+
+@click.command()
+@click.argument("name")
+@context_option
+def undrain(name: str, context_directory: str) -> None:
+    """Give cluster NAME its whole share of the traffic back, at once; also while it is being drained."""
+    path = f"/v1/clusters/{quote(name, safe='')}/undrain"
+    click.echo(decode_answer(Session(context_directory).api.call("POST", path))["message"])
+
+
+def traffic(drain: dict[str, Any] | None) -> str:
+    """How much of its traffic a cluster gets, and why not all."""
+    if drain is None:
+        return "100%"
+    return f"{drain['sharePercent']}% ({drain['state']})"
+
+
+def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Say each step, until there are no more."""
+    patience_s = answer["everyMs"] / 1000 + PATIENCE_S
+    share, stepped_s = None, time.monotonic()
+    while True:
+        if answer["sharePercent"] != share:
+            share, stepped_s = answer["sharePercent"], time.monotonic()
+            say(f"{answer['cluster']}: {traffic(answer)}")
+        if answer["state"] != "draining":
+            return answer
+        if time.monotonic() - stepped_s > patience_s:
+            raise UnavailableError(
+                f"no step of the drain of {answer['cluster']} for {patience_s:g} s, it has {share}% still:"
+                " isthmus doctor says whether the log has a leader"
+            )
+        time.sleep(POLL_S)
+        try:
+            answer = session.get(path)
+        except UnavailableError as error:
+            say(f"asking again: {error.message}")
