@@ -99,6 +99,7 @@ class Append(Struct, frozen=True, kw_only=True, array_like=True, tag="append"):
     entries: tuple[Entry, ...] = ()
     promises: Annotated[tuple[Promise, ...], Meta(max_length=PROMISES_MAX)] = ()
     quorum_age_ms: Count = 0  # How long ago a majority answered this leader.
+    is_notice: bool = False  # Only tells the commit index: who holds the entry in front does not answer.
 
 
 class Forgotten(Struct, frozen=True, kw_only=True, array_like=True, tag="forgotten"):

@@ -418,7 +418,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if match.is_match and verified > self.commit_index:
             self._SyncObj__raftCommitIndex = verified
             self._journal.commit(verified)
-        self._acknowledge(sender, match)
+        if not (message.is_notice and match.is_match):
+            self._acknowledge(sender, match)
 
     def _on_chunk(self, sender: str, message: SnapshotChunk) -> None:
         if message.term < self.term:
@@ -479,18 +480,27 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         """Send each follower and learner what it lacks, or a heartbeat."""
         self._notified_commit, self._sent_last_index = self.commit_index, self._journal.last_index
         self._SyncObj__newAppendEntriesTime = self._clock.now_s() + self._timing.heartbeat_ms / 1000
-        heartbeat = self._heartbeat(self._memory.gossip(self.term, self.commit_index))
+        self._send_to_all(self._heartbeat(self._memory.gossip(self.term, self.commit_index)))
+
+    def announce(self) -> None:
+        """Tell the followers of a new commit: behind the callers, who wait for nothing else, and without an answer."""
+        if self.is_leader and self.commit_index > self._notified_commit:
+            self._notified_commit = self.commit_index
+            self._send_to_all(self._heartbeat(is_notice=True))
+
+    def _send_to_all(self, heartbeat: Heartbeat) -> None:
         for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes:
             if node in self._SyncObj__connectedNodes:
                 self._send_to(node.id, heartbeat)
 
-    def _heartbeat(self, promises: tuple[Promise, ...] = ()) -> Heartbeat:
+    def _heartbeat(self, promises: tuple[Promise, ...] = (), *, is_notice: bool = False) -> Heartbeat:
         quorum_age_s = self._clock.now_s() - (self.leader_contact_s or 0.0)
         return Heartbeat(
             term=self.term,
             commit_index=self.commit_index,
             promises=promises,
             quorum_age_ms=max(0, int(quorum_age_s * 1000)),
+            is_notice=is_notice,
         )
 
     def _send_to(self, member_id: str, heartbeat: Heartbeat) -> None:
@@ -514,7 +524,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     # Apply, snapshots.
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802 # the library's name
-        """Apply what is committed, for at most APPLY_SLICE_S; True when followers should hear of a new commit."""
+        """Apply what is committed, for at most APPLY_SLICE_S; nothing of it is to be sent at once."""
         before = self._store.applied_index
         until_s = self._clock.now_s() + APPLY_SLICE_S
         while self._store.applied_index < self.commit_index and self._clock.now_s() < until_s:
@@ -525,7 +535,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
                 self._adopt_voters()
         if self._store.applied_index > before:
             self._applied_callback(self._store.applied_index)
-        return self.commit_index > self._notified_commit and not self._proposals.queued
+        return False
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802 # the library's name
         self._store.step_snapshot()
@@ -580,8 +590,5 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
         self._proposer.turn(self, self._clock.now_s())
-        has_news = (
-            self._journal.last_index > self._sent_last_index or self.commit_index > self._notified_commit
-        )
-        if self.is_leader and has_news:
+        if self.is_leader and self._journal.last_index > self._sent_last_index:
             self._SyncObj__sendAppendEntries()

@@ -19,6 +19,7 @@ from consensus.core.proposals import FIRST_REQUEST_MAX, ProposalTable
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
 from consensus.runtime.clocks import PeerClocks
+from consensus.runtime.cycles import Cycles
 from consensus.runtime.disk import FILE_DISK, DirectoryLock, Disk, NoRoomError
 from consensus.runtime.hardened import HardenedRaft
 from consensus.runtime.intake import Intake
@@ -80,7 +81,7 @@ class Member:
         self._publish = publish
         self._ready = ready
         self._is_ready = False
-        self._wake = asyncio.Event()
+        self._wake: Callable[[], object] = _nobody_waits
         self._messages: deque[tuple[str, Message]] = deque()
         self._proposals = ProposalTable(first_request=int(settings.clock.fraction() * FIRST_REQUEST_MAX))
         self._seen_voters: dict[str, MemberAddress] = {}
@@ -196,35 +197,24 @@ class Member:
             deliver=self.deliver,
             changed=self.peer_changed,
         )
-        loop = asyncio.get_running_loop()
-        self.begin(store, transport, wake=lambda: loop.call_soon_threadsafe(self._wake.set))
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(transport.run(), name="raft-transport")
-                tasks.create_task(
-                    self._drive(transport, replay_to=store.journal.commit_index), name="raft-cycles"
-                )
-        finally:
-            self._raft.close()
+        replay_to = store.journal.commit_index
 
-    async def _drive(self, transport: Transport, *, replay_to: int) -> None:
-        while True:
+        def cycle() -> bool:
             self.turn()
             if not self._is_ready and self._store.applied_index >= replay_to and transport.listening.is_set():
                 self._is_ready = True
                 self._ready()
-            if self.has_more:
-                await asyncio.sleep(0)
-            else:
-                await self._wait_for_work()
-            self._wake.clear()
+            return self.has_more
 
-    async def _wait_for_work(self) -> None:
+        cycles = Cycles(cycle, tick_s=settings.timing.tick_ms / 1000)
+        self._wake = cycles.wake
+        self.begin(store, transport, wake=cycles.wake_from_elsewhere)
         try:
-            async with asyncio.timeout(self._settings.timing.tick_ms / 1000):
-                await self._wake.wait()
-        except TimeoutError:
-            return  # The timers want a look.
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(transport.run(), name="raft-transport")
+                tasks.create_task(cycles.run(), name="raft-cycles")
+        finally:
+            self._raft.close()
 
     @property
     def has_more(self) -> bool:
@@ -247,17 +237,18 @@ class Member:
         self._raft.finish_cycle()
         self._publish_view()  # First: whoever is told that a change is done must see it in the status.
         self._intake.deliver()
+        self._raft.announce()
 
     def deliver(self, sender: str, message: Message) -> None:
         """Take a message of an authenticated peer for the next turn."""
         # Bounded by what the connections read in one turn of the loop: the next cycle follows it.
         self._messages.append((sender, message))
-        self._wake.set()
+        self._wake()
 
     def peer_changed(self, member_id: str, is_connected: bool) -> None:
         """Begin or end sending to a peer."""
         self._raft.peer_changed(member_id, is_connected)
-        self._wake.set()
+        self._wake()
 
     def _set_peers(self) -> None:
         """Know the voters, the allowed, and while joining whoever may be the leader."""
@@ -306,3 +297,7 @@ class Member:
             complete_s=raft.complete_as_of_s,
             under_way_ms=0 if is_leader else self._settings.timing.round_trip_ms,
         )
+
+
+def _nobody_waits() -> None:
+    """What an event wakes while nobody drives the turns but the owner of `turn`."""

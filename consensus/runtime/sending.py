@@ -18,6 +18,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     commit_index: int
     promises: tuple[Promise, ...]
     quorum_age_ms: int
+    is_notice: bool = False  # Nobody needs to answer unless there are entries.
 
 
 def send_entries(
@@ -41,6 +42,7 @@ def send_entries(
             entries=tuple(entries),
             promises=heartbeat.promises,
             quorum_age_ms=heartbeat.quorum_age_ms,
+            is_notice=heartbeat.is_notice and not entries,
         )
         if not wire.send(member_id, message) or not entries:
             return next_index

@@ -27,8 +27,8 @@ from consensus.core.messages import (
 )
 from consensus.core.timing import Timing
 from consensus.runtime.clocks import PeerClocks
+from consensus.runtime.frames import Frames
 from federation.kernel.errors import BadIdentityError, InvalidInputError, IsthmusError, UnavailableError
-from federation.kernel.limits import FRAME_BYTES_MAX
 from federation.kernel.versions import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, speaks
 
 SEND_QUEUE_BYTES_MAX = 16 * 1024 * 1024
@@ -99,7 +99,8 @@ class Transport:
         self._peers: dict[str, MemberAddress] = {}
         self._dialers: dict[str, tuple[MemberAddress, asyncio.Task[None]]] = {}
         self._outgoing: dict[str, asyncio.StreamWriter] = {}
-        self._incoming: dict[str, asyncio.StreamWriter] = {}
+        self._connected: tuple[str, ...] = ()  # Their ids, asked for in each turn.
+        self._incoming: dict[str, asyncio.WriteTransport] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._handshakes = asyncio.Semaphore(HANDSHAKES_MAX)
         self._refusals_logged = (0, 0)  # Second, lines in it.
@@ -121,7 +122,7 @@ class Transport:
 
     def connected(self) -> tuple[str, ...]:
         """Return the ids of peers that can be sent to."""
-        return tuple(sorted(self._outgoing))
+        return self._connected
 
     def is_connected(self, member_id: str) -> bool:
         """True while the member can be sent to."""
@@ -166,9 +167,9 @@ class Transport:
             if self._peers.get(peer_id) != member:
                 task.cancel()
                 del self._dialers[peer_id]
-        for peer_id, writer in list(self._incoming.items()):
+        for peer_id, transport in list(self._incoming.items()):
             if peer_id not in self._peers:
-                writer.transport.abort()
+                transport.abort()
         for peer_id, member in self._peers.items():
             if peer_id not in self._dialers:
                 task = self._tasks.create_task(self._dial(member), name=f"raft-dial/{peer_id}")
@@ -193,21 +194,25 @@ class Transport:
             reader, writer = await asyncio.open_connection(host, port, ssl=context)
         try:
             async with asyncio.timeout(self._timing.connect_ms / 1000):
-                self._prepare(writer)
-                member = self._authenticate(writer)
+                self._prepare(writer.transport)
+                member = self._authenticate(writer.transport)
                 if member.id != peer.id:
                     raise BadIdentityError(f"{peer.address} is member {member.id}, expected {peer.id}")
                 writer.write(encode_frame(self._hello))
-                self._check_hello(await _read_message(reader, HELLO_BYTES_MAX), member)
+                self._check_hello(await _read_hello(reader), member)
             self._outgoing[peer.id] = writer
-            self._changed(peer.id, True)
+            self._tell_change(peer.id, is_connected=True)
             self._ping(peer)
             await self._ping_until_closed(peer, reader)
         finally:
             writer.transport.abort()
             if self._outgoing.get(peer.id) is writer:
                 del self._outgoing[peer.id]
-                self._changed(peer.id, False)
+                self._tell_change(peer.id, is_connected=False)
+
+    def _tell_change(self, peer_id: str, *, is_connected: bool) -> None:
+        self._connected = tuple(sorted(self._outgoing))
+        self._changed(peer_id, is_connected)
 
     async def _ping_until_closed(self, peer: MemberAddress, reader: asyncio.StreamReader) -> None:
         while True:
@@ -240,58 +245,53 @@ class Transport:
             tasks.create_task(self._serve(connection, str(address[0])), name=f"raft-peer/{address[0]}")
 
     async def _serve(self, connection: socket.socket, address: str) -> None:
-        writer: asyncio.StreamWriter | None = None
+        transport: asyncio.WriteTransport | None = None
         member: MemberAddress | None = None
         try:
             try:
-                reader, writer, member = await self._greet(connection)
+                frames, transport, member = await self._greet(connection)
             finally:
                 self._handshakes.release()
-            old, self._incoming[member.id] = self._incoming.get(member.id), writer
+            old, self._incoming[member.id] = self._incoming.get(member.id), transport
             if old is not None:
-                old.transport.abort()
-            await self._receive(member, reader, writer)
+                old.abort()
+            await self._receive(member, frames, transport)
         except (OSError, EOFError, TimeoutError) as error:
             if member is None:
                 self._refuse(address, error)
         except IsthmusError as error:
             self._refuse(address, error)
         finally:
-            if member is not None and self._incoming.get(member.id) is writer:
+            if member is not None and self._incoming.get(member.id) is transport:
                 del self._incoming[member.id]
                 self._clocks.forget(member.id)
-            if writer is not None:
-                writer.transport.abort()
+            if transport is not None:
+                transport.abort()
             connection.close()
 
-    async def _greet(
-        self, connection: socket.socket
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, MemberAddress]:
+    async def _greet(self, connection: socket.socket) -> tuple[Frames, asyncio.WriteTransport, MemberAddress]:
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        frames = Frames()
         context = _checked(self._security.server_context())
         async with asyncio.timeout(self._timing.connect_ms / 1000):
-            transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection, ssl=context)
-            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            transport, _ = await loop.connect_accepted_socket(lambda: frames, connection, ssl=context)
             try:
-                self._prepare(writer)
-                member = self._authenticate(writer)
-                self._check_hello(await _read_message(reader, HELLO_BYTES_MAX), member)
-                writer.write(encode_frame(self._hello))
+                self._prepare(transport)
+                member = self._authenticate(transport)
+                self._check_hello(await frames.greeting(), member)
+                transport.write(encode_frame(self._hello))
             except BaseException:
                 transport.abort()
                 raise
-        return reader, writer, member
+        return frames, transport, member
 
     async def _receive(
-        self, member: MemberAddress, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, member: MemberAddress, frames: Frames, transport: asyncio.WriteTransport
     ) -> None:
-        while True:
-            async with asyncio.timeout(self._timing.connection_silent_ms / 1000):
-                message = await _read_message(reader, FRAME_BYTES_MAX)
-            if self._incoming.get(member.id) is not writer:
-                return  # Of a former process perhaps: its successor has spoken already.
+        def take(message: Message) -> None:
+            if self._incoming.get(member.id) is not transport:
+                # Of a former process perhaps: its successor has spoken already.
+                raise EOFError(f"another connection of {member.id} took its place")
             self._counters.frames_in += 1
             if isinstance(message, Hello):
                 raise InvalidInputError(f"peer {member.id} sent a second hello")
@@ -300,14 +300,16 @@ class Transport:
             else:
                 self._deliver(member.id, message)
 
-    def _prepare(self, writer: asyncio.StreamWriter) -> None:
-        connection: socket.socket = writer.get_extra_info("socket")
+        await frames.receive(take, silent_s=self._timing.connection_silent_ms / 1000)
+
+    def _prepare(self, transport: asyncio.WriteTransport) -> None:
+        connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A peer that vanished without a word is noticed by unacknowledged data, at the latest a ping.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._timing.connection_silent_ms)
 
-    def _authenticate(self, writer: asyncio.StreamWriter) -> MemberAddress:
-        chain = peer_chain_der(writer.get_extra_info("ssl_object"))
+    def _authenticate(self, transport: asyncio.WriteTransport) -> MemberAddress:
+        chain = peer_chain_der(transport.get_extra_info("ssl_object"))
         try:
             identity = self._security.verify(chain)
         except IsthmusError:
@@ -344,10 +346,10 @@ class Transport:
             _log.warning("connection refused", address=address, reason=str(error) or type(error).__name__)
 
 
-async def _read_message(reader: asyncio.StreamReader, bytes_max: int) -> Message:
+async def _read_hello(reader: asyncio.StreamReader) -> Message:
     (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    if length > bytes_max:
-        raise InvalidInputError(f"frame of {length} bytes, expected at most {bytes_max}")
+    if length > HELLO_BYTES_MAX:
+        raise InvalidInputError(f"frame of {length} bytes, expected at most {HELLO_BYTES_MAX}")
     return decode_payload(await reader.readexactly(length))
 
 

@@ -253,6 +253,7 @@ _COMPLETE = "a leader has every committed entry"
 _STOPS = "nobody stops without a fault"
 _PREFIX = "equal applied prefixes"
 _ALL = "a watch delivers all"
+_CONVERGES = "a healed federation converges"
 
 BUGS: dict[str, Bug] = {
     "skips the sync": Bug(parts=Parts(disk=SkipsTheSync), seeds=3, rules=(_DURABLE,)),
@@ -295,7 +296,8 @@ BUGS: dict[str, Bug] = {
         parts=Parts(member=DropsTheJournalBelowASnapshot),
         plan="disk",
         seeds=40,
-        rules=(_COMPLETE, _STAY, _DURABLE, _STOPS, "one vote in a term"),
+        # The last: those who notice that they forgot give up their votes, until nobody can lead.
+        rules=(_COMPLETE, _STAY, _DURABLE, _STOPS, "one vote in a term", _CONVERGES),
     ),
     "applies twice after a restart": Bug(
         parts=Parts(member=AppliesTwiceAfterRestart),
