@@ -306,7 +306,9 @@ BUGS: dict[str, Bug] = {
         rules=("each entry is applied once",),
     ),
     "expires leases by its own clock": Bug(
-        parts=Parts(machine=ExpiresLeasesByItsOwnClock), seeds=5, rules=(_PREFIX, "equal watches")
+        parts=Parts(machine=ExpiresLeasesByItsOwnClock),
+        seeds=5,
+        rules=(_PREFIX, "equal watches", "equal states in the end"),
     ),
     "delivers an event twice": Bug(
         parts=Parts(machine=DeliversAnEventTwice), seeds=3, rules=("a watch delivers once, in order",)
