@@ -17,6 +17,7 @@ from chaos.load.dns_watch import Check
 from chaos.load.records import Result
 from chaos.report import Report, publish, versions
 from chaos.scenarios.disasters import DISASTERS
+from chaos.scenarios.drain import DRAIN
 from chaos.scenarios.paths import prove_paths
 from chaos.scenarios.stage import SECONDS_DEFAULT, Scenario
 from chaos.session import conduct, in_networks, on_loopback, require_folder_of, require_networks
@@ -27,7 +28,7 @@ from federation.kernel.errors import InvalidInputError
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What `isthmus demo` was asked for."""
 
-    scenarios: tuple[str, ...] = ()  # Empty: all.
+    scenarios: tuple[str, ...] = ()  # Empty: all disasters.
     no_faults: bool = False
     keep: bool = False
     seconds: float | None = None  # None: what the whole demo is made for.
@@ -67,11 +68,12 @@ def chosen(options: Options) -> tuple[Scenario, ...]:
         raise InvalidInputError("--no-faults and --scenario: give one of them")
     if options.no_faults:
         return ()
-    known = {scenario.name: scenario for scenario in DISASTERS}
+    usual = {scenario.name: scenario for scenario in DISASTERS}
+    known = usual | {DRAIN.name: DRAIN}
     for name in options.scenarios:
         if name not in known:
             raise InvalidInputError(f"--scenario: there is no {name!r}, expected one of {', '.join(known)}")
-    return tuple(known[name] for name in dict.fromkeys(options.scenarios or known))
+    return tuple(known[name] for name in dict.fromkeys(options.scenarios or usual))
 
 
 def laboratory(choice: str, directory: Path, say: Say) -> AbstractContextManager[Lab]:

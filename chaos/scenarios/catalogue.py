@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from chaos.scenarios.disasters import DISASTERS
+from chaos.scenarios.drain import DRAIN
 from chaos.scenarios.gateways import gateway_kill
 from chaos.scenarios.network import flapping_link, partition
 from chaos.scenarios.one_way import one_way_partition
@@ -33,6 +34,7 @@ CATALOGUE = (
         False,
         Scenario("gateway-kill", "The gateway of a cluster dies and comes back", gateway_kill),
     ),
+    Entry("drain", False, DRAIN),
     Entry(
         "partition",
         True,

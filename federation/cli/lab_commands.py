@@ -32,7 +32,7 @@ _WORK_DIR = click.option(
     "scenarios",
     multiple=True,
     metavar="NAME",
-    help="Run only this one; may be repeated. Default: all, in their order.",
+    help="Run only this one; may be repeated. Default: all disasters, in their order.",
 )
 @click.option("--no-faults", is_flag=True, help="Run no scenario: found the federation and prove its paths.")
 @click.option(

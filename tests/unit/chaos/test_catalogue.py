@@ -9,7 +9,14 @@ from chaos.scenarios.catalogue import CATALOGUE
 from federation.kernel.errors import InvalidInputError
 
 NEED_ROOT = {"partition", "one-way-partition", "flapping-link"}
-NEED_NONE = {"cluster-loss", "leader-cluster-loss", "blackhole", "control-plane-loss", "gateway-kill"}
+NEED_NONE = {
+    "cluster-loss",
+    "leader-cluster-loss",
+    "blackhole",
+    "control-plane-loss",
+    "gateway-kill",
+    "drain",
+}
 HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "chaos.md"
 
 
