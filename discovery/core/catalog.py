@@ -13,6 +13,7 @@ import msgspec
 from discovery.core.commands import (
     AcquireLease,
     Command,
+    Judged,
     LeaseGrant,
     Outcome,
     PublishEndpoints,
@@ -22,7 +23,7 @@ from discovery.core.commands import (
     encode_outcome,
 )
 from discovery.core.draft import CountKey, Draft, cluster_of
-from discovery.core.history import History
+from discovery.core.history import ACTOR_CHARS_MAX, Cause, History
 from discovery.core.leases import Lease, LeaseTime, acquire, check_request
 from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey
 from discovery.core.ownership import check_federation_writer, check_speaks_for
@@ -60,6 +61,7 @@ class Catalog:
     def __init__(self) -> None:
         self._changed: list[Callable[[int, tuple[Change, ...]], None]] = []
         self._reset: list[Callable[[int], None]] = []
+        self._judged: list[Callable[[Judged], None]] = []
         self._load(
             State(tables=EMPTY_TABLES, now_ms=0, lease_time=_BEGINNING, fence=0, leases=(), requests=())
         )
@@ -87,6 +89,14 @@ class Catalog:
         """Return all changes that are remembered, by revision, oldest first. Safe from any thread."""
         return self._history.kept()
 
+    def history_begins(self) -> int:
+        """Every change after this revision is in `kept_history`."""
+        return self._history.complete_after
+
+    def cause(self, revision: int) -> Cause | None:
+        """Return who made a kept revision, when, and what was there before. Safe from any thread."""
+        return self._history.cause(revision)
+
     def history(self, after_revision: int) -> Sequence[tuple[int, tuple[Change, ...]]]:
         """All changes after a revision, by revision; raises `CompactedError` when some are gone."""
         return self._history.after(after_revision)
@@ -94,6 +104,10 @@ class Catalog:
     def on_change(self, callback: Callable[[int, tuple[Change, ...]], None]) -> None:
         """Call `callback` with each revision and its changes, in the applying thread; it must not raise."""
         self._changed.append(callback)
+
+    def on_judged(self, callback: Callable[[Judged], None]) -> None:
+        """Call `callback` with what became of each entry, but for ticks that did nothing; it must not raise."""
+        self._judged.append(callback)
 
     def on_reset(self, callback: Callable[[int], None]) -> None:
         """Call `callback` with the new revision whenever a snapshot replaced everything; it must not raise."""
@@ -104,11 +118,14 @@ class Catalog:
         try:
             read = _read(command, schema_max=self._schema_max)
         except IsthmusError as error:
-            return encode_outcome(self._refusal(error))
+            answer = self._refusal(error)
+            self._tell(Judged(index=index, command=None, outcome=answer, changes=()))
+            return encode_outcome(answer)
         if isinstance(read.body, Tick):
             # Repeating one does nothing, and they would push everything else out of the memory of requests.
             answer, changes = self._outcome(index, read)
-            self._tell(index, changes)
+            if changes or answer.code:
+                self._tell(Judged(index=index, command=read, outcome=answer, changes=changes))
             return encode_outcome(answer)
         request = f"{read.proposer}/{read.request_id}"
         known = self._requests.get(request)
@@ -119,12 +136,14 @@ class Catalog:
         self._requests[request] = outcome
         if len(self._requests) > REQUESTS_KEPT_MAX:
             del self._requests[next(iter(self._requests))]
-        self._tell(index, changes)
+        self._tell(Judged(index=index, command=read, outcome=answer, changes=changes))
         return outcome
 
-    def _tell(self, index: int, changes: tuple[Change, ...]) -> None:
-        for callback in self._changed if changes else ():
-            callback(index, changes)
+    def _tell(self, judged: Judged) -> None:
+        for changed in self._changed if judged.changes else ():
+            changed(judged.index, judged.changes)
+        for told in self._judged:
+            told(judged)
 
     def snapshot(self) -> Iterator[bytes]:
         """Return the state as of this call in chunks of at most 256 KiB; commands may be applied meanwhile."""
@@ -226,10 +245,10 @@ class Catalog:
                     settle(draft, self._lease_time.now_ms)
         changes = draft.changes()
         if changes:
-            self._commit(draft, changes)
+            self._commit(draft, changes, command)
         return Outcome(revision=self.revision, lease=grant), changes
 
-    def _commit(self, draft: Draft, changes: tuple[Change, ...]) -> None:
+    def _commit(self, draft: Draft, changes: tuple[Change, ...], command: Command) -> None:
         gone = {ResourceKey.decode(change.key).name for change in changes if _removes_cluster(change)}
         if gone:
             self._leases = {
@@ -238,7 +257,13 @@ class Catalog:
         for owner, delta in draft.count_deltas.items():
             _add(self._counts, owner, delta)
         # History first: who sees the new revision finds its changes there.
-        self._history.record(draft.index, changes)
+        cause = Cause(
+            proposer=command.proposer,
+            actor=command.actor[:ACTOR_CHARS_MAX],
+            now_ms=self._now_ms,
+            before=draft.before,
+        )
+        self._history.record(draft.index, changes, cause)
         self._tables = self._tables.with_changes(changes, draft.index)
         if touches_verdicts(changes):
             self._verdict_due_ms = next_due(self._tables)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from discovery.core.model import Endpoint, EndpointKey, ResourceKey
+from discovery.core.model import Change, Endpoint, EndpointKey, ResourceKey
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 from federation.kernel.versions import SCHEMA_VERSION
@@ -82,6 +82,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     proposer: str  # Cluster of the controller that proposed it, by its certificate.
     body: Body
     schema: int = SCHEMA_VERSION
+    # Who asked for it, such as an operator: for the audit and the history. Nothing is decided by it.
+    actor: str = ""
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +101,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     code: int = 0
     message: str = ""
     lease: LeaseGrant | None = None
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one entry of the log, for the audit; an answer that was given again is not judged again."""
+
+    index: int
+    command: Command | None  # None: it could not be read.
+    outcome: Outcome
+    changes: tuple[Change, ...]
 
 
 _encoder = msgspec.msgpack.Encoder()

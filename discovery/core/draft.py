@@ -39,6 +39,7 @@ class Draft:
         self.places = places  # Where controllers listen.
         self.count_deltas: dict[CountKey, int] = {}
         self.clusters_created: set[str] = set()
+        self.before: tuple[bytes | None, ...] = ()  # What `changes` replace, in their order.
         self._counts = counts
         self._changed: dict[tuple[TableName, bytes], bytes | None] = {}
 
@@ -100,11 +101,15 @@ class Draft:
 
     def changes(self) -> tuple[Change, ...]:
         """The rows that differ from the base, in the order in which they were first touched."""
-        return tuple(
-            Change(table, key, value)
-            for (table, key), value in self._changed.items()
-            if value != (self.base.resources if table == "resources" else self.base.endpoints).get(key)
-        )
+        changes: list[Change] = []
+        before: list[bytes | None] = []
+        for (table, key), value in self._changed.items():
+            old = (self.base.resources if table == "resources" else self.base.endpoints).get(key)
+            if value != old:
+                changes.append(Change(table, key, value))
+                before.append(old)
+        self.before = tuple(before)
+        return tuple(changes)
 
     def _set(self, table: TableName, key: bytes, value: bytes | None) -> None:
         delta = (value is not None) - (self.value(table, key) is not None)

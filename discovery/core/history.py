@@ -3,12 +3,26 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 
+import msgspec
+
 from discovery.core.model import Change
 from federation.kernel.errors import CompactedError
 from federation.kernel.limits import EVENTS_KEPT_MAX
 
 # Trimming to less than the bound makes it rare, and its cost small for each change.
 EVENTS_KEPT_AFTER_TRIM = EVENTS_KEPT_MAX * 7 // 8
+
+
+ACTOR_CHARS_MAX = 200  # What is kept of one.
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """What made one revision."""
+
+    proposer: str  # The cluster whose controller proposed it.
+    actor: str  # Who asked for it, as far as that controller said.
+    now_ms: int  # Federation time.
+    before: tuple[bytes | None, ...]  # The rows that its changes replaced, in their order.
 
 
 class History:
@@ -21,10 +35,22 @@ class History:
     def __init__(self, *, complete_after: int) -> None:
         self._entries: list[tuple[int, tuple[Change, ...]]] = []
         self._complete_after = complete_after  # Every change after this revision is here.
+        self._causes: dict[int, Cause] = {}  # Of each entry, by its revision.
         self._count = 0
 
-    def record(self, revision: int, changes: tuple[Change, ...]) -> None:
+    @property
+    def complete_after(self) -> int:
+        """Every change after this revision is here."""
+        return self._complete_after
+
+    def cause(self, revision: int) -> Cause | None:
+        """Return what made a revision, None if that is not kept any more. Safe from any thread."""
+        return self._causes.get(revision)
+
+    def record(self, revision: int, changes: tuple[Change, ...], cause: Cause | None = None) -> None:
         """Add the changes of the newest revision; the oldest revisions go when there are too many."""
+        if cause is not None:
+            self._causes[revision] = cause
         self._entries.append((revision, changes))
         self._count += len(changes)
         if self._count <= EVENTS_KEPT_MAX:
@@ -35,6 +61,8 @@ class History:
             drop += 1
         # First what is promised, then what is there: a reader between the two is told to list again.
         self._complete_after = self._entries[drop - 1][0]
+        for gone, _ in self._entries[:drop]:
+            self._causes.pop(gone, None)
         self._entries = self._entries[drop:]
 
     def kept(self) -> Sequence[tuple[int, tuple[Change, ...]]]:

@@ -6,13 +6,23 @@ the leaf names.
 """
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from certs.core.spiffe import SpiffeId, system_identity
 from certs.core.verifier import Verifier
 from certs.runtime.tls import verify_peer
 from discovery.core.tables import Tables
+from federation.api.audit import AuditTrail
 from federation.api.directory import cluster_spec
-from federation.kernel.errors import BadIdentityError, NotAllowedError, NotFoundError
+from federation.api.proposer import ACTOR
+from federation.kernel.errors import BadIdentityError, Code, NotAllowedError, NotFoundError
+
+# What is said of a refusal: the caller was told more.
+_REFUSED = {
+    401: (Code.UNAUTHENTICATED, "the caller did not prove who it is"),
+    403: (Code.PERMISSION_DENIED, "the caller may not do this"),
+    429: (Code.RESOURCE_EXHAUSTED, "a limit was reached"),
+}
 
 
 def caller_identity(request: web.Request, verifier: Verifier) -> SpiffeId | None:
@@ -25,6 +35,30 @@ def caller_identity(request: web.Request, verifier: Verifier) -> SpiffeId | None
     if ssl_object is None or ssl_object.getpeercert(binary_form=True) is None:
         return None
     return verify_peer(ssl_object, verifier, "client")
+
+
+def audited(audit: AuditTrail, verifier: Verifier) -> Middleware:
+    """Return the middleware that notes who asks for a write, and records those that were refused here.
+
+    It stands outside of the one that turns errors into answers.
+    """
+
+    @web.middleware
+    async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "GET":
+            return await handler(request)
+        try:
+            actor = str(caller_identity(request, verifier) or "")
+        except BadIdentityError:
+            actor = ""
+        ACTOR.set(actor)
+        response = await handler(request)
+        if response.status in _REFUSED:
+            code, message = _REFUSED[response.status]
+            audit.refuse("api", request.method, code, message, actor=actor, what=request.path)
+        return response
+
+    return record
 
 
 def require_operator(identity: SpiffeId | None, tables: Tables, *, cluster: str) -> str:

@@ -15,6 +15,7 @@ from discovery.core.declarations import Declaration
 from discovery.core.kinds import AgentSpec
 from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey
 from federation.api.admission import Signer, agent_key, read_agent
+from federation.api.audit import AuditTrail
 from federation.api.health import Health, check_asker
 from federation.api.messages import (
     CONTROL_SERVICE,
@@ -67,6 +68,7 @@ class ControlService:
         directories: Callable[[], AsyncIterator[Directory]],
         health: Callable[[], Awaitable[Health]],
         trace: Callable[[bytes], bytes],
+        audit: AuditTrail,
     ) -> None:
         self._name = name
         self._catalog = catalog
@@ -75,6 +77,7 @@ class ControlService:
         self._directories = directories
         self._health = health
         self._trace = trace
+        self._audit = audit
         self._streams = 0
         self._by_record: dict[bytes, set[_AgentStream]] = {}  # Of each Agent record, by its key.
 
@@ -158,7 +161,9 @@ class ControlService:
                 f"the agent speaks protocol {hello.protocol}, this controller {PROTOCOL_VERSION}"
             )
         record = agent_key(system.cluster, system.role, system.id).encode()
-        stream = _AgentStream(self._rules(peer, system, record), registry, hello.incarnation, context)
+        stream = _AgentStream(
+            self._rules(peer, system, record), registry, hello.incarnation, context, self._audit
+        )
         registry.open(stream.agent, hello.incarnation, stream)
         streams = self._by_record.setdefault(record, set())
         streams.add(stream)
@@ -242,13 +247,19 @@ class _AgentStream:
     """One registration stream, from its hello on."""
 
     def __init__(
-        self, rules: AgentRules, registry: ClusterRegistry, incarnation: int, context: Context
+        self,
+        rules: AgentRules,
+        registry: ClusterRegistry,
+        incarnation: int,
+        context: Context,
+        audit: AuditTrail,
     ) -> None:
         self.agent = rules.agent
         self._rules = rules
         self._registry = registry
         self._incarnation = incarnation
         self._context = context
+        self._audit = audit
         self._sequence = 0
         self._answers: asyncio.Queue[ControllerMessage | None] = asyncio.Queue(ANSWERS_QUEUED_MAX)
         self._to_acknowledge: asyncio.Queue[tuple[int, int]] = asyncio.Queue(ANSWERS_QUEUED_MAX)
@@ -321,6 +332,10 @@ class _AgentStream:
 
     async def _refuse(self, number: int, key: EndpointKey, reason: str) -> None:
         _log.warning("endpoint_refused", agent=self.agent, reason=reason)
+        actor = f"{self._registry.cluster}/{self.agent}"
+        self._audit.refuse(
+            "agent", "declare", Code.PERMISSION_DENIED, reason, actor=actor, what="/".join(key)
+        )
         await self.put(
             DeclareRefused(number=number, key=key, code=int(Code.PERMISSION_DENIED), message=reason)
         )

@@ -4,6 +4,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
 from discovery.core.commands import (
@@ -15,6 +16,7 @@ from discovery.core.commands import (
     decode_outcome,
     encode_command,
 )
+from discovery.core.history import ACTOR_CHARS_MAX
 from federation.kernel.errors import LimitExceededError, OutcomeUnknownError, UnavailableError, error_class
 from federation.kernel.limits import COMMAND_BYTES_MAX
 from federation.kernel.versions import SCHEMA_VERSION
@@ -23,6 +25,9 @@ WRITE_TIMEOUT_MS = 10_000
 _ATTEMPT_TIMEOUT_MS = 4_000
 _RETRY_MIN_S = 0.05
 _RETRY_MAX_S = 0.5
+
+# Who asked for what is proposed in this context, "" where nobody did: the API sets it for each request.
+ACTOR: ContextVar[str] = ContextVar("isthmus_actor", default="")
 
 T = TypeVar("T")
 
@@ -76,6 +81,7 @@ class Proposer:
             proposer=self._cluster,
             body=body,
             schema=self._schema(),
+            actor=ACTOR.get()[:ACTOR_CHARS_MAX],
         )
         data = encode_command(command)
         if len(data) > COMMAND_BYTES_MAX:

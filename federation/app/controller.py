@@ -24,7 +24,6 @@ from certs.runtime.grpc_security import (
     peer_identity,
 )
 from consensus.runtime.embedded import EmbeddedEngine
-from discovery.core.catalog import Catalog
 from discovery.core.commands import Put
 from discovery.core.kinds import ClusterSpec, decode_spec
 from discovery.core.model import Change, EndpointKey, ResourceKey
@@ -45,6 +44,7 @@ from federation.api.tokens import TokenReply, TokenRequest, create_token
 from federation.api.tracing import Tracing
 from federation.api.understanding import Understanding
 from federation.api.watch import WatchHub
+from federation.app.audit_file import AuditFile, audited_catalog
 from federation.app.backup import BackupDesk, StateTaker
 from federation.app.config import ControllerConfig
 from federation.app.context import write_context
@@ -103,7 +103,7 @@ class Controller:
         self.credentials = credentials
         self.directory = DirectoryStore.open(Path(config.data_dir))
         self.verifier = Verifier(self.directory.bundles, clock=utc_now)
-        self.catalog = Catalog()
+        self.catalog, self.audit = audited_catalog()
         self.engine: EmbeddedEngine = make_engine(
             config,
             machine=self.catalog,
@@ -168,6 +168,9 @@ class Controller:
             endpoint = MetricsEndpoint(self.config.listen.metrics, metrics, self.readiness)
             tasks.create_task(endpoint.run(), name="controller/metrics")
             tasks.create_task(self.credentials.run(), name="controller/credentials")
+            file = AuditFile(Path(self.config.data_dir) / "audit", self.audit)
+            file.resume()
+            tasks.create_task(file.run(), name="controller/audit")
             self.engine.allow(members_of(self.directory.current))
             tasks.create_task(run_engine(self.engine), name="controller/consensus")
             await self.engine.ready.wait()
@@ -305,6 +308,7 @@ class Controller:
             registry=self.registries.get,
             directories=self._directories,
             health=self.health.own,
+            audit=self.audit,
             trace=self.traces.answer,
         )
 
@@ -332,6 +336,8 @@ class Controller:
                 *self._tracing().routes(),
                 *self._cluster_operations().routes(),
             ),
+            audit=self.audit,
+            verifier=self.verifier,
             leaf=self.credentials.leaf,
             bundles=self.directory.bundles,
             listening=lambda: self._listens("api"),

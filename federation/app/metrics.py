@@ -11,6 +11,7 @@ from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
 from consensus.core.contract import LATENCY_BOUNDS_US, Counters, Histogram, Role, Status
 from discovery.core.catalog import Catalog
+from federation.api.audit import AuditTrail
 from federation.api.registry import ClusterRegistry
 from federation.replication.feed import Feed
 from federation.replication.traces import Tracer
@@ -51,6 +52,7 @@ class Parts(Protocol):
     traces: Traces
     registries: dict[str, ClusterRegistry]
     credentials: Credentials
+    audit: AuditTrail
 
     def snapshot_unix_ms(self) -> int | None:
         """When the newest snapshot of the log was written, None while there is none."""
@@ -84,6 +86,7 @@ class ControllerCollector(Collector):
         )
         yield _gauge("isthmus_xds_proxies", "Proxies that are connected here", len(parts.xds.status()))
         yield from parts.traces.tracer.metrics()
+        yield from _audit(parts.audit)
         agents = GaugeMetricFamily(
             "isthmus_agents", "Agents by cluster and phase", labels=("cluster", "phase")
         )
@@ -97,6 +100,22 @@ class ControllerCollector(Collector):
             "When the certificate of this controller expires",
             parts.credentials.leaf.not_after.timestamp(),
         )
+
+
+def _audit(audit: AuditTrail) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "isthmus_refused_writes",
+        "Writes refused, by where they were and why",
+        labels=("layer", "reason"),
+    )
+    for (layer, reason), count in sorted(audit.refused.copy().items()):
+        refused.add_metric((layer, reason), count)
+    yield refused
+    for name, text, value in (
+        ("records", "Records of the audit trail", audit.recorded),
+        ("dropped", "Records that found no room in memory or on disk", audit.dropped),
+    ):
+        yield CounterMetricFamily(f"isthmus_audit_{name}", text, value=value)
 
 
 def _raft_gauges(status: Status) -> Iterator[Metric]:

@@ -12,6 +12,8 @@ from certs.core.verifier import Verifier
 from certs.runtime.grpc_security import SERVER_OPTIONS, VerifyingInterceptor, server_credentials
 from certs.runtime.identity import LeafIdentity
 from certs.runtime.tls import RotatingServerContext
+from federation.api.audit import AuditTrail
+from federation.api.caller import audited
 from federation.api.rest import errors_to_status
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import PreconditionError
@@ -65,6 +67,8 @@ async def serve_api(
     address: str,
     routes: Iterable[web.RouteDef],
     *,
+    audit: AuditTrail,
+    verifier: Verifier,
     leaf: LeafIdentity,
     bundles: Callable[[], Bundles],
     listening: Listening,
@@ -74,7 +78,7 @@ async def serve_api(
     Raises PreconditionError when the address cannot be listened on.
     """
     tls = RotatingServerContext(leaf, bundles, client="optional", send_root=True)
-    app = web.Application(middlewares=[errors_to_status])
+    app = web.Application(middlewares=[audited(audit, verifier), errors_to_status])
     app.add_routes(routes)
     runner = web.AppRunner(
         app,

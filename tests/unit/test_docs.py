@@ -19,6 +19,7 @@ from discovery.core.catalog import Catalog
 from discovery.runtime.dns_sockets import DnsCounters
 from federation.agent import config as agent_config
 from federation.agent.status import AgentStatus, EndpointStatus, LeafStatus, ProxyStatus, StatusCollector
+from federation.api.audit import AuditTrail
 from federation.app import config as app_config
 from federation.app.dns import DnsCollector
 from federation.app.metrics import ControllerCollector
@@ -254,6 +255,7 @@ def controller_collector() -> Collector:
             xds=SimpleNamespace(status=tuple),
             traces=SimpleNamespace(tracer=Tracer(clock=lambda: 0.0, unix_ms=lambda: 0)),
             registries={},
+            audit=AuditTrail(),
             snapshot_unix_ms=lambda: 0,
             credentials=SimpleNamespace(leaf=SimpleNamespace(not_after=datetime.now(UTC))),
         )

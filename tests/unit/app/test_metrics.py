@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from certs.runtime.clock import utc_now
 from consensus.core.contract import LATENCY_BOUNDS_US, Counters, Histogram, PeerStatus, Status
 from discovery.core.catalog import Catalog
+from federation.api.audit import AuditTrail
 from federation.app.metrics import ControllerCollector
 from federation.replication.traces import Tracer
 
@@ -38,6 +39,7 @@ def scraped(status: Status, counters: Counters) -> dict[str, float]:
         feed=SimpleNamespace(subscribers=0),
         xds=SimpleNamespace(status=tuple),
         traces=SimpleNamespace(tracer=Tracer(clock=lambda: 0.0, unix_ms=lambda: 0)),
+        audit=AuditTrail(),
         registries={},
         snapshot_unix_ms=lambda: 0,
         credentials=SimpleNamespace(leaf=SimpleNamespace(not_after=utc_now())),

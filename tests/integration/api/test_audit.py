@@ -1,0 +1,62 @@
+"""The audit trail of a running controller: who asked for what, and what became of it."""
+
+from typing import Any
+
+import msgspec
+
+from certs.runtime.authority import RootAuthority
+from tests.integration.controller.installation import BASE, Caller, Controller, export_policy
+from tests.support.wait import eventually
+
+PATH = f"{BASE}/namespaces/audited/exportpolicies"
+FOREIGN = f"/clusters/beta{PATH}/x"
+WAIT_S = 30.0
+
+
+def find(controller: Controller, result: str, subject: str) -> dict[str, Any]:
+    """Return the newest record about an object, once it is written."""
+    found: list[dict[str, Any]] = []
+
+    def written() -> bool:
+        lines = (controller.installation.data_dir / "audit" / "audit.jsonl").read_bytes().splitlines()
+        records = [msgspec.json.decode(line) for line in lines]
+        found[:] = [one for one in records if one["result"] == result and subject in one.get("objects", ())]
+        return bool(found)
+
+    eventually(written, timeout_s=WAIT_S, message=f"a record of {subject}")
+    return found[-1]
+
+
+def test_a_write_is_recorded_with_the_operator_who_asked_for_it(
+    controller: Controller, operator: Caller
+) -> None:
+    made = operator.ok("POST", PATH, export_policy("mine", "orders", namespace="audited"))
+    record = find(controller, "done", "put clusters/alpha/ExportPolicy/audited/mine")
+    assert record["actor"].startswith("spiffe://alpha.example/isthmus/alpha/operator/")
+    assert (record["layer"], record["proposer"]) == ("log", "alpha")
+    assert record["index"] == int(made["metadata"]["resourceVersion"])
+
+
+def test_a_foreign_write_is_refused_recorded_at_both_layers_and_counted(
+    controller: Controller, operator: Caller, beta: RootAuthority
+) -> None:
+    policy = export_policy("x", "orders", namespace="audited")
+    status, answer = operator.call("PUT", FOREIGN, policy)
+    assert (status, "belongs to cluster beta" in answer["message"]) == (403, True)
+    for layer, subject in (("log", "put clusters/beta/ExportPolicy/audited/x"), ("api", FOREIGN)):
+        record = find(controller, "refused", subject)
+        assert (record["layer"], record["reason"]) == (layer, "not-allowed")
+        assert record["actor"].startswith("spiffe://alpha.example/isthmus/alpha/operator/")
+    metrics = controller.installation.plain("/metrics")[1].decode()
+    for layer in ("log", "api"):
+        assert f'isthmus_refused_writes_total{{layer="{layer}",reason="not-allowed"}}' in metrics
+
+
+def test_somebody_without_a_certificate_writes_nothing_and_is_recorded_as_nobody(
+    controller: Controller,
+) -> None:
+    path = f"{PATH}/nobodys"
+    status, _ = controller.installation.caller(None).call("DELETE", path)
+    assert status == 401
+    record = find(controller, "refused", path)
+    assert (record["layer"], record["action"], record.get("actor", "")) == ("api", "DELETE", "")
