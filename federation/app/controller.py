@@ -17,7 +17,6 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
-from certs.core.certificate import spki_pin
 from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
 from certs.runtime.grpc_security import (
@@ -30,19 +29,10 @@ from discovery.core.model import Change, EndpointKey, ResourceKey
 from discovery.core.tables import Tables
 from federation.agent.directory import DirectoryStore
 from federation.agent.folder_lock import hold_folder
-from federation.api.admission import Admission, Signer
-from federation.api.control import ControlService
 from federation.api.directory import DIRECTORY_KINDS, resources
-from federation.api.lifecycle import ClusterOperations
-from federation.api.member_operations import MemberOperations
 from federation.api.messages import Directory
-from federation.api.operations import Operations
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
-from federation.api.rest import ResourceApi
-from federation.api.tokens import TokenReply, TokenRequest, create_token
-from federation.api.tracing import Tracing
-from federation.api.understanding import Understanding
 from federation.api.watch import WatchHub
 from federation.app.audit_file import AuditFile, audited_catalog
 from federation.app.backup import BackupDesk, StateTaker
@@ -51,6 +41,7 @@ from federation.app.context import write_context
 from federation.app.credentials import Credentials
 from federation.app.draining import DrainDesk
 from federation.app.duties import LeaderDuties
+from federation.app.edges import api_routes, control_service
 from federation.app.founding import controller_of
 from federation.app.health import HealthDesk
 from federation.app.learning import learn_directory
@@ -146,7 +137,7 @@ class Controller:
             facts=self.health.gather,
         )
         self.drains = self._drain_desk()
-        self.control = self._control_service()
+        self.control = control_service(self)
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
         self._publishers: asyncio.Queue[Publisher] = asyncio.Queue()
@@ -300,18 +291,6 @@ class Controller:
 
     # -- ports -------------------------------------------------------------------------------------
 
-    def _control_service(self) -> ControlService:
-        return ControlService(
-            name=self.name,
-            catalog=self.catalog,
-            signer=Signer(catalog=self.catalog, authority=self.credentials.authority),
-            registry=self.registries.get,
-            directories=self._directories,
-            health=self.health.own,
-            audit=self.audit,
-            trace=self.traces.answer,
-        )
-
     async def _serve_control(self) -> None:
         replication = ReplicationService(
             self.feed, tables=lambda: self.catalog.tables, tracer=self.traces.tracer
@@ -328,14 +307,7 @@ class Controller:
     async def _serve_api(self) -> None:
         await serve_api(
             self.config.listen.api,
-            (
-                *self._resource_api().routes(),
-                *self._operations().routes(),
-                *self._member_operations().routes(),
-                *self._understanding().routes(),
-                *self._tracing().routes(),
-                *self._cluster_operations().routes(),
-            ),
+            api_routes(self),
             audit=self.audit,
             verifier=self.verifier,
             leaf=self.credentials.leaf,
@@ -347,48 +319,6 @@ class Controller:
         self._waiting_for.discard(port)
         _log.info("listening", controller=self.name, port=port, address=getattr(self.config.listen, port))
 
-    def _resource_api(self) -> ResourceApi:
-        return ResourceApi(
-            cluster=self.cluster,
-            catalog=self.catalog,
-            proposer=self.proposer,
-            watches=self.watches,
-            verifier=self.verifier,
-        )
-
-    def _operations(self) -> Operations:
-        return Operations(
-            id=self.config.id,
-            cluster=self.cluster,
-            catalog=self.catalog,
-            admission=Admission(
-                cluster=self.cluster,
-                catalog=self.catalog,
-                proposer=self.proposer,
-                authority=self.credentials.authority,
-                voters=lambda: self.engine.status().members,
-            ),
-            verifier=self.verifier,
-            views=self.views,
-            proxies=self.proxies,
-            raft_status=self.engine.status,
-            create_token=self._create_token,
-        )
-
-    def _understanding(self) -> Understanding:
-        return Understanding(
-            cluster=self.cluster,
-            catalog=self.catalog,
-            verifier=self.verifier,
-            views=self.views,
-            facts=self.health.gather,
-        )
-
-    def _tracing(self) -> Tracing:
-        return Tracing(
-            cluster=self.cluster, catalog=self.catalog, verifier=self.verifier, gather=self.traces.gather
-        )
-
     def _drain_desk(self) -> DrainDesk:
         return DrainDesk(
             holder=self.name,
@@ -398,54 +328,7 @@ class Controller:
             facts=self.health.gather,
         )
 
-    def _cluster_operations(self) -> ClusterOperations:
-        return ClusterOperations(
-            cluster=self.cluster, catalog=self.catalog, verifier=self.verifier, drains=self.drains
-        )
-
-    def _member_operations(self) -> MemberOperations:
-        return MemberOperations(
-            cluster=self.cluster,
-            catalog=self.catalog,
-            verifier=self.verifier,
-            facts=self.health.gather,
-            backup=self.backups.serve,
-            change_member=self.members.change,
-        )
-
-    async def _create_token(self, request: TokenRequest) -> TokenReply:
-        return await create_token(
-            request,
-            tables=self.catalog.tables,
-            now_ms=self.catalog.now_ms,
-            proposer=self.proposer,
-            cluster=self.cluster,
-            pin=spki_pin(self.credentials.root.certificate_der),
-        )
-
     # -- what others ask ---------------------------------------------------------------------------
-
-    def proxies(self) -> list[dict[str, object]]:
-        """Return one entry for each connected proxy, for `isthmus proxy status`."""
-        return [
-            {
-                "proxy": proxy.id,
-                "cluster": proxy.cluster,
-                "peer": proxy.peer,
-                "version": proxy.user_agent,
-                "kinds": [
-                    {
-                        "kind": kind.type_url.rpartition(".")[2],
-                        "state": kind.status,
-                        "resources": kind.sent,
-                        "error": kind.error,
-                        "quarantined": kind.quarantined,
-                    }
-                    for kind in proxy.types
-                ],
-            }
-            for proxy in self.xds.status()
-        ]
 
     def snapshot_unix_ms(self) -> int | None:
         """When the newest snapshot of the log was written, None while there is none."""
@@ -465,7 +348,8 @@ class Controller:
             ],
         }
 
-    async def _directories(self) -> AsyncIterator[Directory]:
+    async def directories(self) -> AsyncIterator[Directory]:
+        """Yield the directory as it is now, and each newer one."""
         directory = self.directory.current
         yield directory
         while True:

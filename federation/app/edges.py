@@ -1,0 +1,148 @@
+"""What a controller answers on its ports: its parts, put together for each kind of caller."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from certs.core.certificate import spki_pin
+from federation.api.admission import Admission, Signer
+from federation.api.control import ControlService
+from federation.api.lifecycle import ClusterOperations
+from federation.api.member_operations import MemberOperations
+from federation.api.operations import Operations
+from federation.api.rest import ResourceApi
+from federation.api.tokens import TokenReply, TokenRequest, create_token
+from federation.api.tracing import Tracing
+from federation.api.understanding import Understanding
+from gateways.runtime.xds_service import XdsService
+
+if TYPE_CHECKING:
+    from federation.app.controller import Controller
+
+
+def control_service(controller: "Controller") -> ControlService:
+    """Return what agents, DNS processes and other controllers call, but for the catalog and configuration."""
+    return ControlService(
+        name=controller.name,
+        catalog=controller.catalog,
+        signer=Signer(catalog=controller.catalog, authority=controller.credentials.authority),
+        registry=controller.registries.get,
+        directories=controller.directories,
+        health=controller.health.own,
+        audit=controller.audit,
+        trace=controller.traces.answer,
+    )
+
+
+def api_routes(controller: "Controller") -> tuple[web.RouteDef, ...]:
+    """Return everything that the HTTPS port answers."""
+    return (
+        *_resource_api(controller).routes(),
+        *_operations(controller).routes(),
+        *_member_operations(controller).routes(),
+        *_understanding(controller).routes(),
+        *_tracing(controller).routes(),
+        *_cluster_operations(controller).routes(),
+    )
+
+
+def _resource_api(controller: "Controller") -> ResourceApi:
+    return ResourceApi(
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        proposer=controller.proposer,
+        watches=controller.watches,
+        verifier=controller.verifier,
+    )
+
+
+def _operations(controller: "Controller") -> Operations:
+    async def create(request: TokenRequest) -> TokenReply:
+        return await create_token(
+            request,
+            tables=controller.catalog.tables,
+            now_ms=controller.catalog.now_ms,
+            proposer=controller.proposer,
+            cluster=controller.cluster,
+            pin=spki_pin(controller.credentials.root.certificate_der),
+        )
+
+    return Operations(
+        id=controller.config.id,
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        admission=Admission(
+            cluster=controller.cluster,
+            catalog=controller.catalog,
+            proposer=controller.proposer,
+            authority=controller.credentials.authority,
+            voters=lambda: controller.engine.status().members,
+        ),
+        verifier=controller.verifier,
+        views=controller.views,
+        proxies=lambda: _proxies(controller.xds),
+        raft_status=controller.engine.status,
+        create_token=create,
+    )
+
+
+def _understanding(controller: "Controller") -> Understanding:
+    return Understanding(
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        verifier=controller.verifier,
+        views=controller.views,
+        facts=controller.health.gather,
+    )
+
+
+def _tracing(controller: "Controller") -> Tracing:
+    return Tracing(
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        verifier=controller.verifier,
+        gather=controller.traces.gather,
+    )
+
+
+def _cluster_operations(controller: "Controller") -> ClusterOperations:
+    return ClusterOperations(
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        verifier=controller.verifier,
+        drains=controller.drains,
+    )
+
+
+def _member_operations(controller: "Controller") -> MemberOperations:
+    return MemberOperations(
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        verifier=controller.verifier,
+        facts=controller.health.gather,
+        backup=controller.backups.serve,
+        change_member=controller.members.change,
+    )
+
+
+def _proxies(xds: XdsService) -> list[dict[str, object]]:
+    """Return one entry for each connected proxy, for `isthmus proxy status`."""
+    return [
+        {
+            "proxy": proxy.id,
+            "cluster": proxy.cluster,
+            "peer": proxy.peer,
+            "version": proxy.user_agent,
+            "kinds": [
+                {
+                    "kind": kind.type_url.rpartition(".")[2],
+                    "state": kind.status,
+                    "resources": kind.sent,
+                    "error": kind.error,
+                    "quarantined": kind.quarantined,
+                }
+                for kind in proxy.types
+            ],
+        }
+        for proxy in xds.status()
+    ]
