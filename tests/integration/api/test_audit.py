@@ -17,13 +17,14 @@ def find(controller: Controller, result: str, subject: str) -> dict[str, Any]:
     """Return the newest record about an object, once it is written."""
     found: list[dict[str, Any]] = []
 
-    def written() -> bool:
-        lines = (controller.installation.data_dir / "audit" / "audit.jsonl").read_bytes().splitlines()
-        records = [msgspec.json.decode(line) for line in lines]
+    def is_there() -> bool:
+        path = controller.installation.data_dir / "audit" / "audit.jsonl"
+        written = path.read_bytes() if path.exists() else b""  # The first line comes within a second.
+        records = [msgspec.json.decode(line) for line in written.split(b"\n")[:-1]]
         found[:] = [one for one in records if one["result"] == result and subject in one.get("objects", ())]
         return bool(found)
 
-    eventually(written, timeout_s=WAIT_S, message=f"a record of {subject}")
+    eventually(is_there, timeout_s=WAIT_S, message=f"a record of {subject}")
     return found[-1]
 
 
