@@ -115,6 +115,25 @@ class ExportPolicySpec(Spec, frozen=True, kw_only=True):
     session_affinity: ServiceAffinity = "None"
 
 
+class ClusterExportPolicySpec(Spec, frozen=True, kw_only=True):
+    """Exports every service of a cluster, but for its system namespaces and those that are named."""
+
+    consumers: tuple[str, ...] = ("*",)  # Clusters, or "*".
+    except_namespaces: tuple[str, ...] = ()
+
+
+class ImportPolicySpec(Spec, frozen=True, kw_only=True):
+    """Which services of other clusters a cluster takes; all three lists must match. Without one: all.
+
+    What a policy refuses is not taken. Where a cluster has policies that take, nothing else is taken.
+    """
+
+    action: Literal["Take", "Refuse"] = "Take"
+    clusters: tuple[str, ...] = ("*",)  # Owners, or "*".
+    namespaces: tuple[str, ...] = ("*",)
+    services: tuple[str, ...] = ("*",)
+
+
 class GrantSource(Spec, frozen=True, kw_only=True):
     """Who may call. Empty lists mean any; all given lists must match."""
 
@@ -238,6 +257,8 @@ AnySpec: TypeAlias = (
     | MemberSpec
     | DrainSpec
     | ExportPolicySpec
+    | ClusterExportPolicySpec
+    | ImportPolicySpec
     | GrantSpec
     | JoinTokenSpec
     | AgentSpec
@@ -272,6 +293,8 @@ KINDS: dict[str, Kind] = {
         Kind(name="JoinToken", plural="jointokens", spec=JoinTokenSpec, namespaced=False, scoped=False, writable=False),
         Kind(name="Agent", plural="agents", spec=AgentSpec, namespaced=False, scoped=True, writable=False),
         Kind(name="ExportPolicy", plural="exportpolicies", spec=ExportPolicySpec, namespaced=True, scoped=True, writable=True),
+        Kind(name="ClusterExportPolicy", plural="clusterexportpolicies", spec=ClusterExportPolicySpec, namespaced=False, scoped=True, writable=True),
+        Kind(name="ImportPolicy", plural="importpolicies", spec=ImportPolicySpec, namespaced=False, scoped=True, writable=True),
         Kind(name="Grant", plural="grants", spec=GrantSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="WorkloadGroup", plural="workloadgroups", spec=WorkloadGroupSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="Observation", plural="observations", spec=ObservationSpec, namespaced=False, scoped=True, writable=False, deletable=False),
@@ -307,6 +330,14 @@ def _check(spec: AnySpec, where: str) -> None:
         case ExportPolicySpec():
             _check_names(spec.services, f"{where}: spec.services")
             _check_names(spec.consumers, f"{where}: spec.consumers")
+        case ClusterExportPolicySpec():
+            _check_names(spec.consumers, f"{where}: spec.consumers")
+            for position, name in enumerate(spec.except_namespaces):
+                check_label(name, f"{where}: spec.exceptNamespaces[{position}]")
+        case ImportPolicySpec():
+            _check_names(spec.clusters, f"{where}: spec.clusters")
+            _check_names(spec.namespaces, f"{where}: spec.namespaces")
+            _check_names(spec.services, f"{where}: spec.services")
         case GrantSpec():
             _check_names(spec.services, f"{where}: spec.services")
             if not spec.sources:

@@ -16,6 +16,8 @@ import msgspec
 FEDERATION_SCOPE = ""  # The scope of what belongs to no single cluster.
 
 SYSTEM_NAMESPACE = "isthmus-system"
+# What runs there keeps a cluster going: only a policy that names such a namespace shares anything of it.
+SYSTEM_NAMESPACES = frozenset({SYSTEM_NAMESPACE, "kube-node-lease", "kube-public", "kube-system"})
 GATEWAY_SERVICE = "eastwest"  # Gateways are endpoints of this service, in the system namespace.
 
 Protocol: TypeAlias = Literal["http", "tcp"]

@@ -2,25 +2,34 @@
 
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from discovery.core.conflicts import Age, Claim, Statement
 from discovery.core.kinds import (
     AnySpec,
+    ClusterExportPolicySpec,
     ClusterSpec,
     DrainSpec,
     ExportPolicySpec,
     GrantSpec,
+    ImportPolicySpec,
     LossPolicySpec,
     OnLoss,
     TrustDomainSpec,
     VerdictSpec,
     decode_spec,
 )
-from discovery.core.model import FEDERATION_SCOPE, EndpointPort, Resource, ResourceKey, ServiceKey
+from discovery.core.model import (
+    FEDERATION_SCOPE,
+    SYSTEM_NAMESPACES,
+    EndpointPort,
+    Resource,
+    ResourceKey,
+    ServiceKey,
+)
 from discovery.core.tables import Tables
 from discovery.core.view import Admission, TrustDomainRoots
-from discovery.core.visibility import admitted_sources, covers, is_visible, on_loss
+from discovery.core.visibility import ANY, admitted_sources, covers, is_visible, on_loss, takes
 from federation.kernel.errors import InvalidInputError
 
 # Of all clusters together; those beyond are decoded each time.
@@ -42,7 +51,7 @@ class Distance(IntEnum):
 class Export(NamedTuple):
     """One policy that exports services of a namespace."""
 
-    kind: str
+    kind: Literal["ExportPolicy", "ClusterExportPolicy"]
     name: str
     age: Age
     spec: ExportPolicySpec
@@ -51,6 +60,12 @@ class Export(NamedTuple):
     def policy(self) -> str:
         """Kind and name."""
         return f"{self.kind} {self.name}"
+
+    def breadth(self, service: str) -> int:
+        """0: it names the service. 1: all of the namespace. 2: all of the cluster."""
+        if service in self.spec.services:
+            return 0
+        return 1 if self.kind == "ExportPolicy" else 2
 
     @property
     def statement(self) -> Statement:
@@ -69,6 +84,7 @@ class Policies:
         self._tables = tables
         self._exports: dict[tuple[str, str], tuple[Export, ...]] = {}
         self._grants: dict[tuple[str, str], tuple[GrantSpec, ...]] = {}
+        self._imports: dict[str, tuple[ImportPolicySpec, ...]] = {}
         self._losses: dict[tuple[str, str], tuple[LossPolicySpec, ...]] = {}
         self.quarantined: dict[str, str] = {}
         self.clusters: Mapping[str, ClusterSpec] = self._read_clusters()
@@ -83,7 +99,13 @@ class Policies:
             self.quarantined.pop(str(key), None)
             self._exports.pop((key.scope, key.namespace), None)
             self._grants.pop((key.scope, key.namespace), None)
+            self._imports.pop(key.scope, None)
             self._losses.pop((key.scope, key.namespace), None)
+        exporting_all = {key.scope for key in changed if key.kind == "ClusterExportPolicy"}
+        if exporting_all:
+            self._exports = {
+                place: known for place, known in self._exports.items() if place[0] not in exporting_all
+            }
         kinds = {key.kind for key in changed}
         if "Cluster" in kinds:
             self.clusters = self._read_clusters()
@@ -95,7 +117,7 @@ class Policies:
             self.dead = self._read_dead()
 
     def exports(self, cluster: str, namespace: str) -> tuple[ExportPolicySpec, ...]:
-        """The export policies of a cluster's namespace."""
+        """The export policies of a cluster's namespace, those of the whole cluster included."""
         return tuple([export.spec for export in self.exports_with_age(cluster, namespace)])
 
     def exports_with_age(self, cluster: str, namespace: str) -> "tuple[Export, ...]":
@@ -109,7 +131,8 @@ class Policies:
     def claim(self, cluster: str, key: ServiceKey, ports: tuple[EndpointPort, ...]) -> Claim:
         """What a cluster says of a service of which its endpoints have these ports.
 
-        Its policy that names the service speaks, else one for all services; among equals the oldest.
+        Its policy that names the service speaks, else one for the namespace, else one for the whole cluster; among
+        equals the oldest.
         """
         covering = [
             export
@@ -117,11 +140,11 @@ class Policies:
             if covers(export.spec, key.service)
         ]
         ages = [export.age for export in covering if set(export.spec.consumers) - {cluster}]
-        covering.sort(key=lambda export: (key.service not in export.spec.services, export.age, export.policy))
+        covering.sort(key=lambda export: (export.breadth(key.service), export.age, export.name))
         said = [
             export.statement
             for export in covering
-            if (key.service in export.spec.services) == (key.service in covering[0].spec.services)
+            if export.breadth(key.service) == covering[0].breadth(key.service)
         ]
         return Claim(
             cluster=cluster,
@@ -130,6 +153,17 @@ class Policies:
             overruled=tuple(said[1:]),
             ports=ports,
         )
+
+    def imports(self, cluster: str) -> tuple[ImportPolicySpec, ...]:
+        """The import policies of a cluster."""
+        known = self._imports.get(cluster)
+        if known is None:
+            known = self._imports[cluster] = tuple(self.named_imports(cluster).values())
+        return known
+
+    def named_imports(self, cluster: str) -> Mapping[str, ImportPolicySpec]:
+        """The same by name, read anew."""
+        return self._read_all(cluster, "ImportPolicy", "", ImportPolicySpec)
 
     def grants(self, cluster: str, namespace: str) -> tuple[GrantSpec, ...]:
         """The grants of a cluster's namespace."""
@@ -150,6 +184,8 @@ class Policies:
         theirs = self.clusters[owner].trust_domain
         if theirs not in self.trust_domains:
             return False  # Nobody could check who answers.
+        if not takes(owner, key, self.imports(viewer)):
+            return False
         return is_visible(
             key.service,
             viewer,
@@ -228,6 +264,12 @@ class Policies:
     def _read_exports(self, cluster: str, namespace: str) -> Iterator["Export"]:
         for row, spec in self._read_rows(cluster, "ExportPolicy", namespace, ExportPolicySpec):
             yield Export("ExportPolicy", row.key.name, _age(row), spec)
+        if namespace in SYSTEM_NAMESPACES:
+            return
+        for row, every in self._read_rows(cluster, "ClusterExportPolicy", "", ClusterExportPolicySpec):
+            if namespace not in every.except_namespaces:
+                in_each = ExportPolicySpec(services=(ANY,), consumers=every.consumers)
+                yield Export("ClusterExportPolicy", row.key.name, _age(row), in_each)
 
     def _read_all(
         self, scope: str, kind: str, namespace: str | None, expected: type[_AnySpec]

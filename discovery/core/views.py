@@ -165,6 +165,10 @@ class ViewIndex:
                 return self._seen(resource.name)
             case "ExportPolicy" | "Grant" | "LossPolicy":
                 return self._in_namespace(resource.scope, resource.namespace)
+            case "ClusterExportPolicy":
+                return self._everything_of(resource.scope)
+            case "ImportPolicy" if resource.scope == self._cluster:
+                return {*self._fingerprints, *self._tables.list_services()}
             case _:
                 return set()
 
@@ -174,6 +178,8 @@ class ViewIndex:
 
     def _all_of(self, cluster: str) -> set[ServiceKey]:
         """The services that a cluster shows, or may show by its export policies."""
+        if next(self._tables.list_resources(cluster, "ClusterExportPolicy"), None) is not None:
+            return self._seen(cluster) | self._everything_of(cluster)
         return self._seen(cluster) | self._in_namespaces_of(cluster, "ExportPolicy")
 
     def _in_namespaces_of(self, cluster: str, kind: str) -> set[ServiceKey]:
@@ -181,7 +187,11 @@ class ViewIndex:
         namespaces = {row.key.namespace for row in self._tables.list_resources(cluster, kind)}
         return set().union(*(self._in_namespace(cluster, namespace) for namespace in namespaces))
 
-    def _in_namespace(self, cluster: str, namespace: str) -> set[ServiceKey]:
+    def _everything_of(self, cluster: str) -> set[ServiceKey]:
+        """The services of which a cluster has endpoints. Cost: one search for each service of the catalog."""
+        return self._in_namespace(cluster, None)
+
+    def _in_namespace(self, cluster: str, namespace: str | None) -> set[ServiceKey]:
         return {
             key
             for key in self._tables.list_services(namespace)

@@ -1,6 +1,7 @@
 """Which services a cluster may see of another, and who may call its own (invariants D1 and S2).
 
-Seen: exported to the cluster and, from another trust domain, also granted to some identity of it.
+Seen: exported to the cluster, not left aside by its own import policies and, from another trust domain, also
+granted to some identity of it.
 Called: an own identity always; one of another trust domain by a Grant, if a cluster of that trust domain
 is among those to which the service is exported. Nothing is allowed by default.
 """
@@ -12,9 +13,11 @@ from discovery.core.kinds import (
     ExportPolicySpec,
     GrantSource,
     GrantSpec,
+    ImportPolicySpec,
     LossPolicySpec,
     OnLoss,
 )
+from discovery.core.model import ServiceKey
 from discovery.core.view import AdmittedSource
 
 ANY = "*"
@@ -38,6 +41,30 @@ def consumers(service: str, exports: Iterable[ExportPolicySpec]) -> frozenset[st
 def is_exported(service: str, viewer: str, exports: Iterable[ExportPolicySpec]) -> bool:
     """True when cluster `viewer` is among the consumers of the service."""
     return not consumers(service, exports).isdisjoint((ANY, viewer))
+
+
+def takes(owner: str, key: ServiceKey, imports: Iterable[ImportPolicySpec]) -> bool:
+    """True when a cluster's import policies let it take what `owner` exports of a service."""
+    taking, taken = False, False
+    for policy in imports:
+        applies = is_imported_by(policy, owner, key)
+        if policy.action == "Refuse" and applies:
+            return False
+        taking |= policy.action == "Take"
+        taken |= policy.action == "Take" and applies
+    return taken or not taking
+
+
+def is_imported_by(policy: ImportPolicySpec, owner: str, key: ServiceKey) -> bool:
+    """True when an import policy, whatever it does, is about the owner's part of a service."""
+    return all(
+        ANY in names or name in names
+        for name, names in (
+            (owner, policy.clusters),
+            (key.namespace, policy.namespaces),
+            (key.service, policy.services),
+        )
+    )
 
 
 def is_granted(service: str, trust_domain: str, grants: Iterable[GrantSpec]) -> bool:

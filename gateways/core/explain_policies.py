@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from discovery.core.kinds import ExportPolicySpec, GrantSpec
 from discovery.core.model import SYSTEM_NAMESPACE, ServiceKey
-from discovery.core.policies import Distance, Policies
+from discovery.core.policies import Distance, Export, Policies
 from discovery.core.view import Admission
-from discovery.core.visibility import ANY, admitted_sources, is_exported, is_granted
+from discovery.core.visibility import ANY, admitted_sources, is_exported, is_granted, is_imported_by, takes
 from gateways.core.authorization import admits
 from gateways.core.explained import PolicyFact
 
@@ -32,7 +32,6 @@ class Reasons:
         self.viewer = viewer
         self.identity = identity  # Empty: any of the viewer's.
         self.key = key
-        self._read_exports: dict[str, Mapping[str, ExportPolicySpec]] = {}
         self._read_grants: dict[str, Mapping[str, GrantSpec]] = {}
 
     def distance(self, owner: str) -> str:
@@ -51,10 +50,10 @@ class Reasons:
         if owner == self.viewer:
             return "own cluster: what is registered is seen"
         if self.policies.shows(owner, self.viewer, self.key):
-            by = self._names(self._exporting(owner))
+            by = self._exporting(owner)
             if self._is_own_trust_domain(owner):
-                return f"exported by ExportPolicy {by}; same trust domain: no Grant needed"
-            return f"exported by ExportPolicy {by}, granted by Grant {self._names(self._granting(owner))}"
+                return f"exported by {by}; same trust domain: no Grant needed"
+            return f"exported by {by}, granted by Grant {self._names(self._granting(owner))}"
         if spec.trust_domain not in self.policies.trust_domains:
             return (
                 f"the roots of trust domain {spec.trust_domain} are not known: nobody could check who answers"
@@ -62,6 +61,16 @@ class Reasons:
         place = f"{owner}/{self.key.namespace}"
         if not self._exporting(owner):
             return f"not exported: no ExportPolicy of {place} shows {self.key.service} to {self.viewer}"
+        imports = self.policies.imports(self.viewer)
+        if not takes(owner, self.key, imports):
+            refusing = [
+                name
+                for name, spec in self.policies.named_imports(self.viewer).items()
+                if spec.action == "Refuse" and is_imported_by(spec, owner, self.key)
+            ]
+            if refusing:
+                return f"not imported: ImportPolicy {self._names(refusing)} of {self.viewer} refuses it"
+            return f"not imported: no ImportPolicy of {self.viewer} takes it"
         return f"not granted: no Grant of {place} lets {self._own_trust_domain} call {self.key.service}"
 
     def admission(self, owner: str) -> tuple[bool | None, str]:
@@ -90,12 +99,21 @@ class Reasons:
             return []
         facts = [
             PolicyFact(
-                kind="ExportPolicy",
-                name=name,
-                applies=is_exported(self.key.service, self.viewer, [spec]),
-                why=self._export_why(spec),
+                kind=export.kind,
+                name=export.name,
+                applies=is_exported(self.key.service, self.viewer, [export.spec]),
+                why=self._export_why(export.spec),
             )
-            for name, spec in self._exports(owner).items()
+            for export in self._exports(owner)
+        ]
+        facts += [
+            PolicyFact(
+                kind="ImportPolicy",
+                name=name,
+                applies=is_imported_by(spec, owner, self.key),
+                why="takes it" if spec.action == "Take" else "refuses it",
+            )
+            for name, spec in self.policies.named_imports(self.viewer).items()
         ]
         if not self._is_own_trust_domain(owner):
             facts += [
@@ -116,25 +134,21 @@ class Reasons:
     def _is_own_trust_domain(self, owner: str) -> bool:
         return self.policies.clusters[owner].trust_domain == self._own_trust_domain
 
-    def _exports(self, owner: str) -> Mapping[str, ExportPolicySpec]:
-        if owner not in self._read_exports:
-            self._read_exports[owner] = {
-                export.name: export.spec
-                for export in self.policies.exports_with_age(owner, self.key.namespace)
-            }
-        return self._read_exports[owner]
+    def _exports(self, owner: str) -> Sequence[Export]:
+        return self.policies.exports_with_age(owner, self.key.namespace)
 
     def _grants(self, owner: str) -> Mapping[str, GrantSpec]:
         if owner not in self._read_grants:
             self._read_grants[owner] = self.policies.named_grants(owner, self.key.namespace)
         return self._read_grants[owner]
 
-    def _exporting(self, owner: str) -> list[str]:
-        return [
-            name
-            for name, spec in self._exports(owner).items()
-            if is_exported(self.key.service, self.viewer, [spec])
-        ]
+    def _exporting(self, owner: str) -> str:
+        """The policies that export, by kind; empty if none does."""
+        by_kind: dict[str, list[str]] = {}
+        for export in self._exports(owner):
+            if is_exported(self.key.service, self.viewer, [export.spec]):
+                by_kind.setdefault(export.kind, []).append(export.name)
+        return " and ".join(f"{kind} {self._names(found)}" for kind, found in by_kind.items())
 
     def _granting(self, owner: str) -> list[str]:
         return [

@@ -15,9 +15,9 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class PolicyFact(Explained, frozen=True, kw_only=True):
-    """One ExportPolicy or Grant of the owner's namespace."""
+    """One policy of the owner that exports or grants its namespace, or of the viewer about what it takes."""
 
-    kind: Literal["ExportPolicy", "Grant"]
+    kind: Literal["ExportPolicy", "ClusterExportPolicy", "Grant", "ImportPolicy"]
     name: str
     applies: bool
     why: str

@@ -24,9 +24,11 @@ from tests.unit.discovery.builders import (
     endpoint,
     gateway,
     put,
+    put_cluster_export,
     put_drain,
     put_export,
     put_grant,
+    put_import,
     put_trust_domain,
     resource,
 )
@@ -99,6 +101,37 @@ def drain_rows():
     )
 
 
+def every_export_rows():
+    return st.builds(
+        lambda owner, to, excepted, created: resource(
+            put_cluster_export(owner, consumers=to, exceptNamespaces=excepted), created=created
+        ),
+        st.sampled_from(CLUSTERS),
+        st.lists(st.sampled_from((*CLUSTERS, "*")), min_size=1, max_size=2),
+        st.lists(st.sampled_from(NAMESPACES), max_size=1),
+        st.integers(1, 3),
+    )
+
+
+def import_rows():
+    def names(known):
+        return st.just(["*"]) | st.lists(st.sampled_from(known), min_size=1, max_size=2)
+
+    return st.builds(
+        lambda viewer, name, action, clusters, namespaces, services: resource(
+            put_import(
+                viewer, name=name, action=action, clusters=clusters, namespaces=namespaces, services=services
+            )
+        ),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from("ab"),
+        st.sampled_from(("Take", "Refuse")),
+        names(CLUSTERS),
+        names(NAMESPACES),
+        names(SERVICES),
+    )
+
+
 def endpoint_rows():
     port = st.builds(
         EndpointPort,
@@ -137,6 +170,8 @@ rows = st.one_of(
     cluster_rows(),
     export_rows(),
     grant_rows(),
+    every_export_rows(),
+    import_rows(),
     endpoint_rows(),
     drain_rows(),
     st.builds(lambda cluster, ready: gateway(cluster, ready=ready), st.sampled_from(CLUSTERS), st.booleans()),
@@ -183,7 +218,7 @@ class Oracle:
         }
         self.domains = {key.name for key in self.specs if key.kind == "TrustDomain"}
 
-    def policies(self, kind: str, owner: str, key: ServiceKey) -> list[dict[str, list]]:
+    def policies(self, kind: str, owner: str, key: ServiceKey) -> list[dict[str, Any]]:
         return [
             spec
             for name, spec in self.specs.items()
@@ -191,8 +226,36 @@ class Oracle:
             and ("*" in spec["services"] or key.service in spec["services"])
         ]
 
+    def exports(self, owner: str, key: ServiceKey) -> list[dict[str, Any]]:
+        every = [
+            {**spec, "services": ["*"]}
+            for name, spec in self.specs.items()
+            if (name.kind, name.scope) == ("ClusterExportPolicy", owner)
+            and key.namespace not in spec.get("exceptNamespaces", ())
+        ]
+        return self.policies("ExportPolicy", owner, key) + every
+
+    def takes(self, owner: str, key: ServiceKey) -> bool:
+        found = [
+            (
+                spec["action"],
+                all(
+                    {"*", part} & set(spec[field])
+                    for field, part in (
+                        ("clusters", owner),
+                        ("namespaces", key.namespace),
+                        ("services", key.service),
+                    )
+                ),
+            )
+            for name, spec in self.specs.items()
+            if (name.kind, name.scope) == ("ImportPolicy", self.viewer)
+        ]
+        wanted = [applies for action, applies in found if action == "Take"]
+        return ("Refuse", True) not in found and (not wanted or any(wanted))
+
     def shown_to(self, owner: str, key: ServiceKey) -> set[str]:
-        return {name for spec in self.policies("ExportPolicy", owner, key) for name in spec["consumers"]}
+        return {name for spec in self.exports(owner, key) for name in spec["consumers"]}
 
     def sources(self, owner: str, key: ServiceKey, domain: str) -> list[dict[str, list[str]]]:
         return [
@@ -212,7 +275,7 @@ class Oracle:
         ours, theirs = (self.clusters[name]["trustDomain"] for name in (self.viewer, owner))
         exported = bool({self.viewer, "*"} & self.shown_to(owner, key))
         granted = ours == theirs or bool(self.sources(owner, key, ours))
-        return theirs in self.domains and exported and granted
+        return theirs in self.domains and exported and granted and self.takes(owner, key)
 
     def service(self, key: ServiceKey) -> Service | None:
         if self.viewer not in self.clusters:
@@ -243,15 +306,17 @@ class Oracle:
         """The oldest policy by which others see the service; what is for oneself alone comes first."""
         shown = [
             spec["age"]
-            for spec in self.policies("ExportPolicy", owner, key)
+            for spec in self.exports(owner, key)
             if [name for name in spec["consumers"] if name != owner]
         ]
         return (1, min(shown), owner) if shown else (0, (), owner)
 
     def speaker(self, owner: str, key: ServiceKey) -> dict[str, Any]:
-        found = self.policies("ExportPolicy", owner, key)
+        found = self.exports(owner, key)
         by_name = [spec for spec in found if key.service in spec["services"]]
-        return min(by_name or found, key=lambda spec: (spec["age"], spec["name"]), default={})
+        of_namespace = [spec for spec in found if "exceptNamespaces" not in spec]
+        nearest = by_name or of_namespace or found
+        return min(nearest, key=lambda spec: (spec["age"], spec["name"]), default={})
 
     @staticmethod
     def ports(in_order: list[EndpointPort]) -> tuple[EndpointPort, ...]:

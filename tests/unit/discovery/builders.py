@@ -75,6 +75,14 @@ def put_export(
     return put(target, {"services": list(services), "consumers": list(consumers), **rest})
 
 
+def put_cluster_export(owner: str, *, name: str = "every", **spec: object) -> Put:
+    return put(key("ClusterExportPolicy", name, scope=owner), spec)
+
+
+def put_import(viewer: str, *, name: str = "import", **spec: object) -> Put:
+    return put(key("ImportPolicy", name, scope=viewer), spec)
+
+
 def put_grant(owner: str, namespace: str, *services: str, name: str = "grant", **source: list[str]) -> Put:
     target = key("Grant", name, scope=owner, namespace=namespace)
     return put(target, {"services": list(services), "sources": [source]})
