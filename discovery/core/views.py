@@ -10,7 +10,7 @@ from itertools import chain
 
 import msgspec
 
-from discovery.core.conflicts import distinct_ports, settle
+from discovery.core.conflicts import Claim, distinct_ports, settle
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import (
     GATEWAY_SERVICE,
@@ -128,6 +128,10 @@ class ViewIndex:
             for endpoint in self._tables.list_endpoints(GATEWAYS, cluster)
             if endpoint.ports
         )
+
+    def claims(self, key: ServiceKey, owners: Iterable[Owner]) -> list[Claim]:
+        """What these owners of a service say of it."""
+        return [self._policies.claim(owner.cluster, key, _ports(owner.endpoints)) for owner in owners]
 
     @property
     def tables(self) -> Tables:
@@ -256,9 +260,7 @@ class ViewIndex:
         if not owners:
             return None
         owners.sort(key=lambda owner: self._order(owner, key))
-        settled = settle(
-            self._policies.claim(owner.cluster, key, _ports(owner.endpoints)) for owner in owners
-        )
+        settled = settle(self.claims(key, owners))
         return Service(
             key=key, ports=settled.ports, owners=tuple(owners), type=settled.type, affinity=settled.affinity
         )

@@ -36,6 +36,7 @@ from federation.api.registry import ClusterRegistry
 from federation.api.watch import WatchHub
 from federation.app.audit_file import AuditFile, audited_catalog
 from federation.app.backup import BackupDesk, StateTaker
+from federation.app.conditions import ConditionsKeeper
 from federation.app.config import ControllerConfig
 from federation.app.context import write_context
 from federation.app.credentials import Credentials
@@ -114,6 +115,7 @@ class Controller:
         self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
         self.views = LiveViews(self.feed, self.source, self.traces.tracer)
         self.watches = WatchHub(self.catalog.history)
+        self.conditions = ConditionsKeeper(self.cluster, catalog=self.catalog, proposer=self.proposer)
         self.health = HealthDesk(
             config,
             engine=self.engine,
@@ -189,6 +191,7 @@ class Controller:
         await self._joined.wait()  # One that joins has nothing to serve before it has caught up.
         tasks.create_task(self._announce(), name="controller/announce")
         tasks.create_task(self.drains.run(), name="controller/drains")
+        tasks.create_task(self.conditions.run(), name="controller/conditions")
         tasks.create_task(self._serve_control(), name="controller/control")
         tasks.create_task(self._serve_api(), name="controller/api")
 
@@ -197,6 +200,7 @@ class Controller:
     def _changed(self, revision: int, changes: tuple[Change, ...]) -> None:
         self.traces.tracer.committed(revision, changes)
         self.feed.changed(revision, changes)
+        self.conditions.changed(changes)
         self.watches.notify()
         if any(_is_directory(change) for change in changes):
             self._learn()
@@ -211,6 +215,7 @@ class Controller:
     def _reset(self) -> None:
         """A snapshot of the leader replaced everything."""
         self.feed.reset()
+        self.conditions.reset()
         self.watches.notify()
         for registry in self.registries.values():
             registry.absorb(_all_changed(self.catalog.tables, registry))

@@ -171,7 +171,7 @@ def _print_objects(items: list[dict[str, Any]], output: str, *, single: bool = F
         say("no objects found")
         return
     print_table(
-        ("cluster", "namespace", "name", "revision", "created"),
+        ("cluster", "namespace", "name", "revision", "created", "conditions"),
         [
             (
                 item["metadata"].get("cluster", ""),
@@ -179,10 +179,34 @@ def _print_objects(items: list[dict[str, Any]], output: str, *, single: bool = F
                 item["metadata"]["name"],
                 item["metadata"]["resourceVersion"],
                 item["metadata"]["creationTimestamp"],
+                _conditions(item),
             )
             for item in items
         ],
     )
+    for item in items if single else ():
+        for one in _troubles(item):
+            say(f"{one['type']}={one['status']} ({one['reason']}): {one['message']}")
+
+
+# Of these `True` is the bad news, of all others `False`.
+_BAD_IF_TRUE = ("Conflict",)
+
+
+def _troubles(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the conditions of an object that call for somebody's attention."""
+    status = item.get("status")
+    conditions = status.get("conditions", []) if isinstance(status, dict) else []
+    return [
+        one
+        for one in conditions
+        if isinstance(one, dict)
+        and one.get("status") == ("True" if one.get("type") in _BAD_IF_TRUE else "False")
+    ]
+
+
+def _conditions(item: dict[str, Any]) -> str:
+    return ",".join(f"{one['type']}={one['status']}" for one in _troubles(item))
 
 
 def _get_endpoints(session: Session, namespace: str, cluster: str, output: str) -> None:

@@ -34,7 +34,17 @@ def explain(service: str, caller: str, context_directory: str, output: str) -> N
     say(f"{answer['host']} {seen} cluster {answer['cluster']}, at revision {answer['revision']}")
     if answer["problem"]:
         say(f"problem: {answer['problem']}")
+    if answer["visible"]:
+        say(
+            f"type {answer['type']}, session affinity {answer['sessionAffinity']}, as {answer['decidedBy']} says"
+        )
     _print_owners(answer)
+    if answer["conflicts"]:
+        say("")
+        print_table(
+            ("conflict of", "policy", "reason", "what"),
+            [(one["cluster"], one["policy"], one["reason"], one["message"]) for one in answer["conflicts"]],
+        )
     _print_policies(answer)
     _print_endpoints(answer)
     if answer["dns"]:

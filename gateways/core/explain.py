@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from certs.core.spiffe import workload_id
+from discovery.core.conflicts import Claim, conflicts
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, ServiceKey
 from discovery.core.tables import Tables, endpoint_prefix
@@ -29,12 +30,13 @@ from gateways.core.explain_sent import (
     hidden_endpoints,
     seen_endpoints,
 )
-from gateways.core.explained import EndpointFact, Explanation, OwnerFact, Withdrawn
+from gateways.core.explained import ConflictFact, EndpointFact, Explanation, OwnerFact, Withdrawn
 
 # Of one owner; its counts are of all.
 ENDPOINTS_EXPLAINED_MAX = 500
 POLICIES_EXPLAINED_MAX = 50
 WITHDRAWN_EXPLAINED_MAX = 50
+CONFLICTS_EXPLAINED_MAX = 50
 
 # Of a cluster whose endpoints are still there and whose record is not.
 _UNKNOWN = ClusterSpec(role="primary", trust_domain="")
@@ -77,6 +79,7 @@ def explain(
     )
     vip = compiler.captured.vip(key)
     reasons = Reasons(policies, caller.cluster, identity, key)
+    said = _claims(view, service)
     return Explanation(
         service=str(key),
         host=names.host(key),
@@ -85,11 +88,27 @@ def explain(
         revision=view.revision,
         visible=service is not None,
         owners=tuple(_owners(reasons, view.tables, service)),
+        type="" if service is None else service.type,
+        session_affinity="" if service is None else service.affinity,
+        decided_by=f"{said[0].cluster} ({said[0].said.policy})" if said else "",
+        conflicts=tuple(islice(_conflicts(said), CONFLICTS_EXPLAINED_MAX)),
         dns=() if service is None or vip is None else dns_records(service, vip),
         envoy=() if service is None else envoy_ports(compiler, service),
         withdrawn=tuple(withdrawn),
         problem=compiler.problems.get(key, ""),
     )
+
+
+def _claims(view: ViewIndex, service: Service | None) -> list[Claim]:
+    """What the visible owners say of a service; who decides comes first."""
+    if service is None:
+        return []
+    return sorted(view.claims(service.key, service.owners), key=lambda claim: claim.rank)
+
+
+def _conflicts(said: Sequence[Claim]) -> Iterator[ConflictFact]:
+    for one in conflicts(said):
+        yield ConflictFact(cluster=one.cluster, policy=one.policy, reason=one.reason, message=one.message)
 
 
 def withdrawn_of(

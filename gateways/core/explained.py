@@ -105,6 +105,15 @@ class RecordFact(Explained, frozen=True, kw_only=True):
     data: str
 
 
+class ConflictFact(Explained, frozen=True, kw_only=True):
+    """What an owner says of the service and the service is not, because an older export says otherwise."""
+
+    cluster: str
+    policy: str
+    reason: str
+    message: str
+
+
 class Withdrawn(Explained, frozen=True, kw_only=True):
     """An endpoint that was registered and is no longer."""
 
@@ -123,6 +132,11 @@ class Explanation(Explained, frozen=True, kw_only=True):
     revision: int
     visible: bool
     owners: tuple[OwnerFact, ...]  # Those that are visible in their order, then the others by name.
+    # What the service is, and which visible owner's policy said so; empty where it is not visible.
+    type: str
+    session_affinity: str
+    decided_by: str
+    conflicts: tuple[ConflictFact, ...]  # Of the visible owners, at most CONFLICTS_EXPLAINED_MAX.
     dns: tuple[RecordFact, ...]
     envoy: tuple[EnvoyPortFact, ...]
     withdrawn: tuple[Withdrawn, ...]  # Newest first, as far back as the history goes.

@@ -128,7 +128,7 @@ def check_owners(found: Explanation, service: Service | None, tables: Tables, ke
         for port in row.ports
     }
     for one in found.owners:
-        exported = any(fact.applies for fact in one.policies if fact.kind == "ExportPolicy")
+        exported = any(fact.applies for fact in one.policies if fact.kind.endswith("ExportPolicy"))
         if one.visible and one.cluster != found.cluster:
             assert exported
 

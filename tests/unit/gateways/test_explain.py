@@ -286,3 +286,21 @@ def test_what_was_withdrawn_and_did_not_come_back_is_remembered_newest_first():
     assert [(one.revision, one.cluster, one.name) for one in found] == [(6, "alpha", "a"), (5, "beta", "b")]
     many = [(n, (gone(f"e{n}"),)) for n in range(WITHDRAWN_EXPLAINED_MAX + 5)]
     assert len(withdrawn_of(many, tables_of(), ORDERS)) == WITHDRAWN_EXPLAINED_MAX
+
+
+def test_conflicts_name_who_decides_and_who_lost():
+    older = resource(put_export("beta", "shop", "*", type="Headless"), created=1)
+    younger = resource(put_export("alpha", "shop", "*", name="mine"), created=2)
+    tcp = EndpointPort(name="http", service_port=8080, listen_port=15006, protocol="tcp")
+    rows = [endpoint("alpha", ports=(tcp,)), endpoint("beta"), gateway("beta"), older, younger, GRANT]
+    found = explained("alpha", *rows)
+    assert (found.type, found.decided_by) == ("Headless", "beta (ExportPolicy export)")
+    assert [(one.cluster, one.policy, one.reason) for one in found.conflicts] == [
+        ("alpha", "ExportPolicy mine", "TypeConflict"),
+        ("alpha", "ExportPolicy mine", "PortConflict"),
+    ]
+    # Who lost a port is called at it by nobody, and says why.
+    assert [(one.cluster, e.called, e.why) for one in found.owners for e in one.endpoints] == [
+        ("alpha", "no", "no agreement on what is spoken at 8080: see conflicts"),
+        ("beta", "yes", "ready, behind gateway gw-1"),
+    ]

@@ -1,0 +1,288 @@
+"""What the owners of policies are told in `status.conditions`: conflicts that they lost, names that nobody has.
+
+Pure. It follows the catalog, remembers which services and policies have to be looked at again, and says what
+to write; a policy without anything to tell is left alone. Who writes: `federation.app.conditions`.
+
+Conditions have Kubernetes' shape. `Conflict` is KEP-1645's, `ResolvedRefs` and `Accepted` are the Gateway API's.
+"""
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from discovery.core.commands import Put
+from discovery.core.conflicts import Claim, Conflict, conflicts, distinct_ports
+from discovery.core.kinds import (
+    AnySpec,
+    ClusterExportPolicySpec,
+    ExportPolicySpec,
+    GrantSpec,
+    ImportPolicySpec,
+    decode_spec,
+)
+from discovery.core.model import Change, EndpointKey, EndpointPort, Resource, ResourceKey, ServiceKey
+from discovery.core.policies import Policies
+from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
+from discovery.core.visibility import ANY
+from federation.kernel.codec import MALFORMED
+from federation.kernel.errors import InvalidInputError
+
+KINDS_TOLD = ("ExportPolicy", "ClusterExportPolicy", "Grant", "ImportPolicy")
+# Services with conflicts that are remembered; further ones are told when those have healed.
+CONFLICTING_SERVICES_MAX = 10_000
+PROBLEMS_NAMED_MAX = 5
+MESSAGE_CHARS_MAX = 1_000
+
+
+ConditionType: TypeAlias = Literal["Conflict", "ResolvedRefs", "Accepted"]
+ConditionStatus: TypeAlias = Literal["True", "False"]
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One condition, as Kubernetes writes it."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: str
+    message: str = ""
+    observed_generation: int = 0
+    last_transition_time: str = ""
+
+
+class _Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    conditions: tuple[Condition, ...] = ()
+
+
+class Conditions:
+    """The conditions of the policies for which the controllers of `cluster` speak: its own and its remotes'."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._tables = EMPTY_TABLES
+        self._policies = Policies(EMPTY_TABLES)
+        self._services: dict[ServiceKey, None] = {}  # To be looked at, in order.
+        self._due: dict[ResourceKey, None] = {}  # Policies whose conditions may have changed, in order.
+        self._conflicts: dict[ServiceKey, tuple[Conflict, ...]] = {}
+        self._lost: dict[ResourceKey, set[ServiceKey]] = {}  # The inverse, by policy.
+
+    @property
+    def services_due(self) -> int:
+        """How many services have to be looked at."""
+        return len(self._services)
+
+    def reset(self, tables: Tables) -> None:
+        """Begin anew from a whole catalog. Cost: one search for each service, and each policy."""
+        self._tables, self._policies = tables, Policies(tables)
+        self._conflicts, self._lost = {}, {}
+        self._services = dict.fromkeys(tables.list_services())
+        self._due = dict.fromkeys(self._own_policies())
+
+    def follow(self, tables: Tables, changes: Iterable[Change]) -> None:
+        """Go on to `tables`, which differ by `changes`, and note what they concern."""
+        self._tables = tables
+        resources: set[ResourceKey] = set()
+        for change in changes:
+            if change.table == "endpoints":
+                self._services[EndpointKey.decode(change.key).service_key] = None
+            else:
+                resources.add(ResourceKey.decode(change.key))
+        self._policies.move(tables, resources)
+        for key in sorted(resources):
+            match key.kind:
+                case "Cluster" | "TrustDomain":  # Names that somebody wrote down may be somebody's now.
+                    self._due |= dict.fromkeys(self._own_policies())
+                case "ExportPolicy":
+                    self._services |= dict.fromkeys(tables.list_services(key.namespace))
+                case "ClusterExportPolicy":
+                    self._services |= dict.fromkeys(tables.list_services())
+                case _:
+                    pass
+            if key.kind in KINDS_TOLD and self._speaks_for(key.scope):
+                self._due[key] = None
+
+    def look(self, services_max: int) -> None:
+        """Look at that many of the services that are due."""
+        for key in tuple(self._services)[:services_max]:
+            del self._services[key]
+            self._remember(key, tuple(self._lost_by_us(key)))
+
+    def writes(self, now_ms: int, puts_max: int) -> list[Put]:
+        """Return what is to be written now, at most so much; each policy once, until something concerns it again."""
+        puts: list[Put] = []
+        for key in tuple(self._due):
+            if len(puts) >= puts_max:
+                break
+            del self._due[key]
+            put = self._put(key, now_ms)
+            if put is not None:
+                puts.append(put)
+        return puts
+
+    def again(self, keys: Iterable[ResourceKey]) -> None:
+        """Note that these could not be written."""
+        self._due |= dict.fromkeys(keys)
+
+    def _speaks_for(self, cluster: str) -> bool:
+        spec = self._policies.clusters.get(cluster)
+        return spec is not None and self._cluster in (cluster, spec.home)
+
+    def _own_policies(self) -> Iterator[ResourceKey]:
+        for cluster in sorted(self._policies.clusters):
+            if self._speaks_for(cluster):
+                for kind in KINDS_TOLD:
+                    yield from (row.key for row in self._tables.list_resources(cluster, kind))
+
+    def _lost_by_us(self, key: ServiceKey) -> Iterator[Conflict]:
+        if len(self._conflicts) >= CONFLICTING_SERVICES_MAX and key not in self._conflicts:
+            return
+        for conflict in conflicts(claims(self._policies, self._tables, key)):
+            if self._speaks_for(conflict.cluster):
+                yield conflict
+
+    def _remember(self, key: ServiceKey, found: tuple[Conflict, ...]) -> None:
+        if self._conflicts.get(key, ()) == found:
+            return
+        for conflict in self._conflicts.pop(key, ()):
+            policy = _policy_of(conflict, key)
+            self._lost.get(policy, set()).discard(key)
+            self._due[policy] = None
+        for conflict in found:
+            self._conflicts[key] = found
+            policy = _policy_of(conflict, key)
+            self._lost.setdefault(policy, set()).add(key)
+            self._due[policy] = None
+
+    def _put(self, key: ResourceKey, now_ms: int) -> Put | None:
+        row = self._tables.resource(key)
+        if row is None:
+            self._lost.pop(key, None)
+            return None
+        try:
+            spec = decode_spec(key.kind, row.spec, where=str(key))
+        except InvalidInputError:
+            return None  # A newer build's: it says what there is to say.
+        wanted = (
+            self._conflict_condition(key),
+            *_reference_conditions(spec, self._policies),
+            *_accepted(spec),
+        )
+        status = _merged(row, [one for one in wanted if one is not None], now_ms)
+        return None if status is None else Put(key=key, status=status)
+
+    def _conflict_condition(self, key: ResourceKey) -> Condition | None:
+        found = [
+            (service, conflict)
+            for service in sorted(self._lost.get(key, ()))
+            for conflict in self._conflicts[service]
+            if _policy_of(conflict, service) == key
+        ]
+        if not found:
+            return None
+        message = _listed([f"{service}: {conflict.message}" for service, conflict in found])
+        return Condition(type="Conflict", status="True", reason=found[0][1].reason, message=message)
+
+
+def claims(policies: Policies, tables: Tables, key: ServiceKey) -> list[Claim]:
+    """What each cluster that exports a service, and has endpoints of it, says of it; those who keep it say nothing."""
+    found: list[Claim] = []
+    for cluster in _clusters_with(tables, key):
+        if cluster in policies.clusters:
+            claim = policies.claim(cluster, key, ())
+            if claim.age is not None:
+                found.append(claim)
+    if len(found) < 2:
+        return found  # Of ports nobody else has an opinion.
+    return [msgspec.structs.replace(claim, ports=_ports(tables, key, claim.cluster)) for claim in found]
+
+
+def _clusters_with(tables: Tables, key: ServiceKey) -> Iterator[str]:
+    """The clusters that have endpoints of a service. Cost: one search for each."""
+    after = b""
+    prefix = endpoint_prefix(key)
+    while (row := next(tables.endpoints.keys(prefix, after), None)) is not None:
+        cluster = EndpointKey.decode(row).cluster
+        yield cluster
+        after = endpoint_prefix(key, cluster) + b"\xff"
+
+
+def _ports(tables: Tables, key: ServiceKey, cluster: str) -> tuple[EndpointPort, ...]:
+    return distinct_ports(port for endpoint in tables.list_endpoints(key, cluster) for port in endpoint.ports)
+
+
+def _policy_of(conflict: Conflict, key: ServiceKey) -> ResourceKey:
+    kind, _, name = conflict.policy.partition(" ")
+    return ResourceKey(conflict.cluster, kind, key.namespace if kind == "ExportPolicy" else "", name)
+
+
+def _reference_conditions(spec: AnySpec, policies: Policies) -> Iterator[Condition]:
+    """Say which trust domains or clusters a policy names that are not of the federation; they may yet join."""
+    match spec:
+        case GrantSpec():
+            domains = {name for source in spec.sources for name in source.trust_domains}
+            domains |= {
+                principal.split("/")[2]
+                for source in spec.sources
+                for principal in source.principals
+                if principal.startswith("spiffe://")
+            }
+            yield from _unknown("UnknownTrustDomain", "trust domain", domains, policies.trust_domains)
+        case ExportPolicySpec() | ClusterExportPolicySpec():
+            yield from _unknown("UnknownCluster", "cluster", set(spec.consumers) - {ANY}, policies.clusters)
+        case ImportPolicySpec():
+            yield from _unknown("UnknownCluster", "cluster", set(spec.clusters) - {ANY}, policies.clusters)
+        case _:
+            return
+
+
+def _unknown(reason: str, what: str, named: set[str], known: Mapping[str, object]) -> Iterator[Condition]:
+    missing = sorted(named - known.keys())
+    if missing:
+        message = f"no {what} of the federation is called {_listed(missing)}"
+        yield Condition(type="ResolvedRefs", status="False", reason=reason, message=message)
+
+
+def _accepted(spec: AnySpec) -> Iterator[Condition]:
+    if isinstance(spec, ExportPolicySpec) and spec.session_affinity != "None":
+        message = (
+            f"sessionAffinity {spec.session_affinity} is settled among clusters, but no proxy follows it yet"
+        )
+        yield Condition(type="Accepted", status="False", reason="SessionAffinityUnsupported", message=message)
+
+
+_HEALED: dict[ConditionType, tuple[ConditionStatus, str]] = {
+    "Conflict": ("False", "NoConflict"),
+    "ResolvedRefs": ("True", "Resolved"),
+    "Accepted": ("True", "Accepted"),
+}
+
+
+def _merged(row: Resource, wanted: list[Condition], now_ms: int) -> bytes | None:
+    """The new status; None where it stays. What is over is told as healed; a time changes with its status."""
+    try:
+        before = {one.type: one for one in msgspec.json.decode(row.status, type=_Status).conditions}
+    except MALFORMED:
+        before = {}
+    after: dict[ConditionType, Condition] = {}
+    for kind, old in before.items():
+        status, reason = _HEALED[kind]
+        after[kind] = msgspec.structs.replace(old, status=status, reason=reason, message="")
+    after |= {one.type: one for one in wanted}
+    now = datetime.datetime.fromtimestamp(now_ms / 1000, tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for kind, one in after.items():
+        known = before.get(one.type)
+        since = known.last_transition_time if known is not None and known.status == one.status else now
+        after[kind] = msgspec.structs.replace(
+            one, observed_generation=row.generation, last_transition_time=since
+        )
+    if list(after.values()) == list(before.values()):
+        return None
+    return msgspec.json.encode(_Status(conditions=tuple(after.values())))
+
+
+def _listed(problems: list[str]) -> str:
+    shown = "; ".join(problems[:PROBLEMS_NAMED_MAX])
+    more = len(problems) - PROBLEMS_NAMED_MAX
+    text = f"{shown}; and {more} more" if more > 0 else shown
+    return text[:MESSAGE_CHARS_MAX]
