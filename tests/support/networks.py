@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a cable, for tests that need rules, routes or a network of their own.
+"""Network namespaces joined by a cable or a bridge, for tests that need rules, routes or a network of their own.
 
 Needs root. The host's own network is not touched. A laboratory's networks are `chaos.lab.namespaces`: those have a
 router, delays and a guardian, which a test of one host's rules would only pay for.
@@ -6,15 +6,17 @@ router, delays and a guardian, which a test of one host's rules would only pay f
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from chaos.lab import netns
+from tests.support.tools import tool
 
 _PREFIX = "isthmus-test"
+_BRIDGE = "bridge"
 _TIMEOUT_S = 20.0
 
 
@@ -63,5 +65,53 @@ def joined_networks(left: Sequence[str], right: Sequence[str]) -> Iterator[tuple
                 "link set eth0 up",
             )
         yield networks[0], networks[1]
+    finally:
+        netns.remove_of(_PREFIX, str(os.getpid()))
+
+
+class Star:
+    """Networks around one bridge: each reaches each, but for what is cut."""
+
+    def __init__(self, networks: Mapping[str, Network], addresses: Mapping[str, str]) -> None:
+        self.networks = networks
+        self._addresses = addresses
+
+    def cut(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """From now on no packet passes from the first to the second of each pair, and all others do; nobody is told."""
+        sources: dict[str, list[str]] = {name: [] for name in self.networks}
+        for source, destination in pairs:
+            sources[destination].append(self._addresses[source])
+        for name, network in self.networks.items():
+            drop = f"ip saddr {{ {', '.join(sources[name])} }} drop;" if sources[name] else ""
+            chain = f"chain input {{\ntype filter hook input priority -10;\n{drop}\n}}"
+            done = network.run([tool("nft"), "-f", "-"], _replacing("cut", chain))
+            assert done.returncode == 0, done.stderr
+
+
+def _replacing(table: str, content: str) -> str:
+    return f"table inet {table} {{}}\ndelete table inet {table}\ntable inet {table} {{\n{content}\n}}\n"
+
+
+@contextmanager
+def star_of_networks(addresses: Mapping[str, str]) -> Iterator[Star]:
+    """Make a network for each name with its IPv4 address, all of one /24, and a bridge; remove them at the end."""
+    for pid in netns.dead_makers(_PREFIX):
+        netns.remove_of(_PREFIX, pid)
+    names = {name: f"{_PREFIX}-{os.getpid()}-{name}" for name in (*addresses, _BRIDGE)}
+    bridge = names[_BRIDGE]
+    try:
+        for name in names.values():
+            netns.ip("netns", "add", name)
+        netns.ip_batch(bridge, "link add br0 type bridge", "link set br0 up")
+        for number, (name, address) in enumerate(addresses.items()):
+            netns.ip_batch(
+                bridge,
+                f"link add port{number} type veth peer name eth0 netns {names[name]}",
+                f"link set port{number} master br0 up",
+            )
+            netns.ip_batch(
+                names[name], f"address add {address}/24 dev eth0", "link set lo up", "link set eth0 up"
+            )
+        yield Star({name: Network(name=names[name]) for name in addresses}, addresses)
     finally:
         netns.remove_of(_PREFIX, str(os.getpid()))
