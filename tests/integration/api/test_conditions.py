@@ -33,7 +33,8 @@ def test_a_grant_to_nobody_is_told_and_heals(controller: Controller, operator: C
     for arguments in (["-n", "told"], ["told", "-n", "told"]):
         shown = subprocess.run(
             [*ISTHMUS, "get", "grants", *arguments, "--context", context],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=True,
             timeout=60,

@@ -110,7 +110,7 @@ def test_garbage_is_no_object(body: bytes) -> None:
 def test_kinds_are_found_by_their_plural_only() -> None:
     assert kind_of_plural("grants").name == "Grant"
     for wrong in ("grant", "Grants", "", "pods"):
-        with pytest.raises(NotFoundError, match="expected one of agents, clusters"):
+        with pytest.raises(NotFoundError, match="expected one of agents, cluster"):
             kind_of_plural(wrong)
 
 
