@@ -22,15 +22,17 @@ from discovery.core.commands import (
     decode_command,
     encode_outcome,
 )
-from discovery.core.draft import CountKey, Draft, cluster_of
+from discovery.core.draft import Draft
 from discovery.core.history import ACTOR_CHARS_MAX, Cause, History
 from discovery.core.leases import Lease, LeaseTime, acquire, check_request
 from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey
 from discovery.core.ownership import check_federation_writer, check_speaks_for
 from discovery.core.poison import controller_places, controllers_of
 from discovery.core.publishing import publish, publish_lease
+from discovery.core.quotas import check_growth
 from discovery.core.snapshots import State, decode_snapshot, encode_snapshot
 from discovery.core.tables import EMPTY_TABLES, Tables, resource_prefix
+from discovery.core.usage import Usage
 from discovery.core.verdicts import concerns_verdicts, next_due, settle, touches_verdicts
 from discovery.core.writes import write
 from federation.kernel.codec import MALFORMED
@@ -42,7 +44,7 @@ from federation.kernel.errors import (
 )
 from federation.kernel.limits import CLUSTERS_MAX, COMMAND_BYTES_MAX, REQUESTS_KEPT_MAX
 from federation.kernel.names import check_label
-from federation.kernel.versions import SCHEMA_VERSION, command_schema
+from federation.kernel.versions import SCHEMA_VERSION, STRICT_SCHEMA, command_schema
 
 REQUEST_ID_CHARS_MAX = 128
 # Outcomes are remembered: a message must not carry a whole command.
@@ -80,6 +82,11 @@ class Catalog:
     def now_ms(self) -> int:
         """Federation time: the newest `Tick`."""
         return self._now_ms
+
+    @property
+    def usage(self) -> Usage:
+        """What every cluster takes up; it changes as the log is applied."""
+        return self._usage
 
     def lease(self, name: str) -> Lease | None:
         """The newest holder of a lease, which may have expired; None if nobody ever held it."""
@@ -178,12 +185,7 @@ class Catalog:
         return total.hexdigest()
 
     def _load(self, state: State) -> None:
-        counts: dict[CountKey, int] = {}
-        for key in state.tables.resources:
-            _add(counts, ("resources", cluster_of("resources", key)), 1)
-        for key in state.tables.endpoints:
-            _add(counts, ("endpoints", cluster_of("endpoints", key)), 1)
-        self._counts = counts
+        self._usage = Usage.of(state.tables)
         self._now_ms = state.now_ms
         self._lease_time = state.lease_time
         self._fence = state.fence
@@ -222,7 +224,7 @@ class Catalog:
             self._tables,
             index=index,
             now_ms=self._now_ms,
-            counts=self._counts,
+            usage=self._usage,
             schema=command.schema,
             places=self._places,
         )
@@ -243,6 +245,8 @@ class Catalog:
                 draft.now_ms = self._now_ms
                 if self._verdict_due_ms is not None and self._lease_time.now_ms >= self._verdict_due_ms:
                     settle(draft, self._lease_time.now_ms)
+        if command.schema >= STRICT_SCHEMA:
+            check_growth(self._tables, draft.usage)
         changes = draft.changes()
         if changes:
             self._commit(draft, changes, command)
@@ -254,8 +258,7 @@ class Catalog:
             self._leases = {
                 name: lease for name, lease in self._leases.items() if name.partition("/")[2] not in gone
             }
-        for owner, delta in draft.count_deltas.items():
-            _add(self._counts, owner, delta)
+        self._usage.take(draft.usage)
         # History first: who sees the new revision finds its changes there.
         cause = Cause(
             proposer=command.proposer,
@@ -286,14 +289,6 @@ class Catalog:
         self._leases[request.name] = lease
         self._fence = max(self._fence, lease.fence)
         return grant
-
-
-def _add(counts: dict[CountKey, int], owner: CountKey, delta: int) -> None:
-    total = counts.get(owner, 0) + delta
-    if total:
-        counts[owner] = total
-    else:
-        counts.pop(owner, None)
 
 
 def _removes_cluster(change: Change) -> bool:

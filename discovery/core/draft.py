@@ -1,7 +1,7 @@
 """What one command would change, before it is known whether all of it may."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from discovery.core.model import (
     Change,
@@ -15,8 +15,7 @@ from discovery.core.model import (
 )
 from discovery.core.poison import Places
 from discovery.core.tables import Tables, endpoint_prefix, resource_prefix
-
-CountKey = tuple[TableName, str]  # Rows of a table that live in one cluster, or in "" (the federation).
+from discovery.core.usage import Usage
 
 
 class Draft:
@@ -28,7 +27,7 @@ class Draft:
         *,
         index: int,
         now_ms: int,
-        counts: Mapping[CountKey, int],
+        usage: Usage,
         schema: int,
         places: Places,
     ) -> None:
@@ -37,10 +36,9 @@ class Draft:
         self.now_ms = now_ms
         self.schema = schema  # Of the command: rules grew stricter from one to the next.
         self.places = places  # Where controllers listen.
-        self.count_deltas: dict[CountKey, int] = {}
+        self.usage = Usage(usage)
         self.clusters_created: set[str] = set()
         self.before: tuple[bytes | None, ...] = ()  # What `changes` replace, in their order.
-        self._counts = counts
         self._changed: dict[tuple[TableName, bytes], bytes | None] = {}
 
     @property
@@ -50,7 +48,7 @@ class Draft:
 
     def count(self, table: TableName, cluster: str) -> int:
         """How many rows the table has for a cluster, this draft included."""
-        return self._counts.get((table, cluster), 0) + self.count_deltas.get((table, cluster), 0)
+        return self.usage.count(table, cluster)
 
     def value(self, table: TableName, key: bytes) -> bytes | None:
         """The packed row at `key`, this draft included."""
@@ -112,10 +110,11 @@ class Draft:
         return tuple(changes)
 
     def _set(self, table: TableName, key: bytes, value: bytes | None) -> None:
-        delta = (value is not None) - (self.value(table, key) is not None)
-        if delta:
-            owner = (table, cluster_of(table, key))
-            self.count_deltas[owner] = self.count_deltas.get(owner, 0) + delta
+        before = self.value(table, key)
+        rows = (value is not None) - (before is not None)
+        size = len(value or b"") - len(before or b"") + rows * len(key)
+        if rows or size:
+            self.usage.note(table, key, rows, size)
         self._changed[table, key] = value
 
 

@@ -12,6 +12,7 @@ import msgspec
 from discovery.core.model import ServiceAffinity, ServiceType
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
+from federation.kernel.limits import ENDPOINTS_PER_CLUSTER_MAX
 from federation.kernel.names import check_label, check_name
 from federation.kernel.units import duration_ms
 
@@ -31,6 +32,12 @@ GROUP_LABELS_BYTES_MAX = 1_024  # Names and values together; an endpoint has 4 K
 GROUP_PROBE_MS_MIN = 100
 DRAIN_EVERY_MS_MAX = 24 * 3_600_000
 DRAIN_TEXT_CHARS_MAX = 1_000
+
+# Where no Quota says otherwise. A cluster that needs more has something to say about it.
+QUOTA_SERVICES = 25_000
+QUOTA_RESOURCES = 20_000
+QUOTA_BYTES = 256 * 1024 * 1024
+QUOTA_MAX = 2**40
 
 
 class Spec(
@@ -249,6 +256,32 @@ class LossPolicySpec(Spec, frozen=True, kw_only=True):
     on_loss: OnLoss = "keep"
 
 
+class NamespaceQuota(Spec, frozen=True, kw_only=True):
+    """What one namespace of a cluster may have in the catalog."""
+
+    endpoints: int = ENDPOINTS_PER_CLUSTER_MAX
+    services: int = QUOTA_SERVICES
+    resources: int = QUOTA_RESOURCES
+    bytes: int = QUOTA_BYTES
+
+
+class QuotaSpec(Spec, frozen=True, kw_only=True):
+    """What the cluster of this name may have in the catalog, and how fast it may change; `default`: each other."""
+
+    endpoints: int = ENDPOINTS_PER_CLUSTER_MAX
+    services: int = QUOTA_SERVICES  # Names with at least one endpoint of the cluster.
+    resources: int = QUOTA_RESOURCES  # Its configuration; most are Agents.
+    bytes: int = QUOTA_BYTES  # Keys and rows together.
+    namespace: NamespaceQuota = NamespaceQuota()  # Of each namespace...
+    namespaces: dict[str, NamespaceQuota] = {}  # ... but for those named here.
+    # Endpoints that are set or removed. The publisher waits; what changes twice meanwhile counts once.
+    changes_per_second: int = 2_000
+    changes_burst: int = 20_000  # What may go at once after a quiet time.
+    # Writes by operators, at each controller. The API refuses.
+    writes_per_second: int = 50
+    writes_burst: int = 1_000
+
+
 AnySpec: TypeAlias = (
     FederationSpec
     | ClusterSpec
@@ -266,6 +299,7 @@ AnySpec: TypeAlias = (
     | ObservationSpec
     | VerdictSpec
     | LossPolicySpec
+    | QuotaSpec
 )
 
 
@@ -299,6 +333,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="WorkloadGroup", plural="workloadgroups", spec=WorkloadGroupSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="Observation", plural="observations", spec=ObservationSpec, namespaced=False, scoped=True, writable=False, deletable=False),
         Kind(name="Verdict", plural="verdicts", spec=VerdictSpec, namespaced=False, scoped=False, writable=False, deletable=False),
+        Kind(name="Quota", plural="quotas", spec=QuotaSpec, namespaced=False, scoped=False, writable=True),
         Kind(name="LossPolicy", plural="losspolicies", spec=LossPolicySpec, namespaced=True, scoped=True, writable=True),
     )
 }  # fmt: skip
@@ -349,6 +384,8 @@ def _check(spec: AnySpec, where: str) -> None:
             _check_names(spec.services, f"{where}: spec.services")
         case WorkloadGroupSpec():
             _check_group(spec, f"{where}: spec")
+        case QuotaSpec():
+            _check_quota(spec, f"{where}: spec")
         case _:
             pass
 
@@ -383,6 +420,30 @@ def _check_cluster(spec: ClusterSpec, where: str) -> None:
             raise InvalidInputError(
                 f"{where}: spec.ranges[{position}]: {text!r} is not a network such as 10.0.0.0/8: {error}"
             ) from error
+
+
+def _check_quota(spec: QuotaSpec, where: str) -> None:
+    for namespace in spec.namespaces:
+        check_label(namespace, f"{where}.namespaces")
+    parts: list[tuple[str, QuotaSpec | NamespaceQuota]] = [("", spec), (".namespace", spec.namespace)]
+    parts += [(f".namespaces.{name}", limits) for name, limits in spec.namespaces.items()]
+    for part, limits in parts:
+        for field, value, most in (
+            ("endpoints", limits.endpoints, ENDPOINTS_PER_CLUSTER_MAX),
+            ("services", limits.services, ENDPOINTS_PER_CLUSTER_MAX),
+            ("resources", limits.resources, QUOTA_RESOURCES),
+            ("bytes", limits.bytes, QUOTA_MAX),
+        ):
+            if not 0 <= value <= most:
+                raise InvalidInputError(f"{where}{part}.{field} is {value}, expected 0 to {most}")
+    for field, value in (
+        ("changesPerSecond", spec.changes_per_second),
+        ("changesBurst", spec.changes_burst),
+        ("writesPerSecond", spec.writes_per_second),
+        ("writesBurst", spec.writes_burst),
+    ):
+        if not 1 <= value <= QUOTA_MAX:
+            raise InvalidInputError(f"{where}.{field} is {value}, expected 1 to {QUOTA_MAX}")
 
 
 def _check_names(names: tuple[str, ...], where: str) -> None:

@@ -20,8 +20,10 @@ from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
 from discovery.core.poison import Places, check_not_poisoned, controller_places, endpoint_refusal
+from discovery.core.quotas import BUILT_IN
 from discovery.core.rules import check_endpoint, check_endpoint_key
 from discovery.core.tables import Table, Tables
+from discovery.core.usage import Usage
 from federation.kernel.errors import (
     IsthmusError,
     LimitExceededError,
@@ -51,6 +53,8 @@ class LocalTable:
         # Rows that may differ from the catalog's: the only ones that `difference` looks at. In order.
         self._unpublished: dict[bytes, None] = {}
         self.places: Places = frozenset()  # Where controllers listen: no endpoint may.
+        self.quota = BUILT_IN
+        self._usage = Usage()
 
     def endpoints(self) -> Table:
         """The merged rows, packed; this version never changes."""
@@ -101,6 +105,7 @@ class LocalTable:
         edits: _Edits = {}
         if agent.listing is None:
             self._check_room(agent, agent.rows | rows.keys())
+            rows = self._within_quota(rows, gone, refused)
             self._update(agent, declaration, rows, gone, edits)
             return Declared(changes=self._commit(edits), refused=tuple(refused))
         listed = {key: row for key, row in agent.listing.items() if key not in gone} | rows
@@ -108,6 +113,7 @@ class LocalTable:
         agent.listing = listed
         if declaration.complete:
             kept = self._still_free(listed, declaration.agent, refused)
+            kept = self._within_quota(kept, agent.rows - kept.keys(), refused)
             agent.phase = Phase.LIVE
             agent.listing = None
             self._update(agent, declaration, kept, agent.rows - kept.keys(), edits)
@@ -162,9 +168,10 @@ class LocalTable:
                 self._unpublished[key] = None
         return ours
 
-    def difference(self, tables: Tables) -> Difference:
+    def difference(self, tables: Tables, *, creating: bool = True) -> Difference:
         """Return the next batch that brings the catalog to this table; empty when there is nothing to do.
 
+        Without `creating` it holds no row that the catalog lacks: for when a limit stands against new ones.
         Idempotent: a row stays in it until the catalog has it. Cost: proportional to the rows that
         differ, not to the table.
         """
@@ -178,6 +185,8 @@ class LocalTable:
             ours, theirs = self._rows.get(key), tables.endpoints.get(key)
             if ours == theirs:
                 del self._unpublished[key]
+                continue
+            if theirs is None and not creating:
                 continue
             row = None if ours is None else unpack_endpoint(ours)
             there = None if theirs is None else unpack_endpoint(theirs)
@@ -271,6 +280,28 @@ class LocalTable:
                 kept[key] = row
         return kept
 
+    def _within_quota(
+        self, rows: Mapping[bytes, Endpoint], gone: Iterable[bytes], refused: _Refused
+    ) -> dict[bytes, Endpoint]:
+        """The rows without those by which the cluster would have more than its quota."""
+        draft = Usage(self._usage)
+        for key in gone:
+            if (there := self._rows.get(key)) is not None:
+                draft.note("endpoints", key, -1, -len(key) - len(there))
+        kept: dict[bytes, Endpoint] = {}
+        for key, row in rows.items():
+            if self._rows.get(key) is None:
+                size = len(key) + len(pack(row))
+                draft.note("endpoints", key, 1, size)
+                try:
+                    self.quota.check_growth(draft, self._cluster)
+                except LimitExceededError as error:
+                    draft.note("endpoints", key, -1, -size)
+                    refused.append((row.key, error.message))
+                    continue
+            kept[key] = row
+        return kept
+
     def _update(
         self,
         agent: Agent,
@@ -333,6 +364,9 @@ class LocalTable:
             before = self._rows.get(key)
             if before == value:
                 continue
+            rows = (value is not None) - (before is not None)
+            size = len(value or b"") - len(before or b"") + rows * len(key)
+            self._usage.note("endpoints", key, rows, size)
             if before is not None:
                 self._agents[unpack_endpoint(before).agent].rows.discard(key)
             if value is not None:

@@ -14,6 +14,7 @@ from discovery.core.kinds import (
     JoinTokenSpec,
     MemberSpec,
     ObservationSpec,
+    QuotaSpec,
     decode_spec,
 )
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
@@ -100,6 +101,9 @@ def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) ->
         case DrainSpec():
             check_federation_writer(draft, proposer)
             check_drain(key.name, spec, clusters(draft), drains(draft))
+            return FEDERATION_SCOPE
+        case QuotaSpec():
+            check_federation_writer(draft, proposer)
             return FEDERATION_SCOPE
         case JoinTokenSpec():
             return _token_owner(draft, proposer, key, spec)

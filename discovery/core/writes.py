@@ -8,6 +8,7 @@ import msgspec
 from discovery.core.commands import ClaimToken, Delete, Operation, Put
 from discovery.core.draft import Draft
 from discovery.core.kinds import (
+    QUOTA_RESOURCES,
     AnySpec,
     ClusterSpec,
     ControllerSpec,
@@ -41,8 +42,8 @@ from federation.kernel.errors import (
 from federation.kernel.limits import RESOURCE_BYTES_MAX
 from federation.kernel.versions import STRICT_SCHEMA
 
-# One cluster's resources (or the federation's own) must not fill everybody's memory. Most are Agents.
-RESOURCES_PER_CLUSTER_MAX = 20_000
+# One cluster's resources (or the federation's own) must not fill everybody's memory, whatever its Quota says.
+RESOURCES_PER_CLUSTER_MAX = QUOTA_RESOURCES
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

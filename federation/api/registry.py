@@ -10,6 +10,7 @@ from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, EndpointKey, unpack_endpoint
 from discovery.core.poison import controller_places
+from discovery.core.quotas import BUILT_IN, quota_of
 from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
 
@@ -50,6 +51,9 @@ class ClusterRegistry:
         self._changed = changed
         self._table = LocalTable(cluster)
         self._learnt: Table | None = None
+        self.quota = BUILT_IN  # In force for this cluster.
+        self.delayed_s = 0.0  # In all, by the rate of its quota.
+        self.limited = ""  # Why new endpoints are not published, "" while they are.
         self._ends_s: dict[str, float] = {}
         self._heard_s = float("-inf")  # When the last of them gave a sign of life.
         self._sessions: dict[str, object] = {}
@@ -131,8 +135,10 @@ class ClusterRegistry:
         self.dirty.set()
 
     def difference(self) -> Difference:
-        """The next batch to publish."""
-        return self._table.difference(self._catalog.tables)
+        """The next batch to publish: without new endpoints while a limit stands against them."""
+        tables = self._catalog.tables
+        self._learn(tables)
+        return self._table.difference(tables, creating=not self.limited)
 
     def published(self, version: int, revision: int) -> None:
         """The log holds everything up to `version`."""
@@ -152,6 +158,7 @@ class ClusterRegistry:
         if tables.resources is not self._learnt:
             self._learnt = tables.resources
             self._table.places = controller_places(tables)
+            self._table.quota = self.quota = quota_of(tables, self.cluster)
 
     def _seed(self) -> None:
         """Begin with what the catalog holds of this cluster: its agents have one lease to come back."""

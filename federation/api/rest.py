@@ -6,6 +6,7 @@ Without `/clusters/NAME` the path means the federation: a list of a cluster's ki
 clusters, and a write needs `metadata.cluster` or goes to the controller's own cluster.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete
 from discovery.core.kinds import GROUP, KINDS, VERSION, Kind
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, unpack_resource
+from discovery.core.quotas import quota_of
+from discovery.core.rates import Bucket
 from federation.api.caller import caller_identity, require_operator
 from federation.api.directory import resource
 from federation.api.manifest import (
@@ -128,6 +131,7 @@ class ResourceApi:
         self._watches = watches
         self._verifier = verifier
         self._watching = 0
+        self._writes: Bucket | None = None
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this API."""
@@ -207,6 +211,7 @@ class ResourceApi:
 
     async def _write(self, request: web.Request, *, create: bool) -> web.Response:
         operator = self._authorize(request)
+        self._pace()
         manifest = decode_manifest(await read_body(request, RESOURCE_BYTES_MAX))
         kind = kind_of_plural(request.match_info["plural"])
         self._same("kind", manifest.kind, kind.name)
@@ -224,6 +229,7 @@ class ResourceApi:
 
     async def _delete(self, request: web.Request) -> web.Response:
         operator = self._authorize(request)
+        self._pace()
         key = self._key(request)
         if not KINDS[key.kind].deletable:
             raise NotAllowedError(f"{key}: {KINDS[key.kind].plural} cannot be deleted")
@@ -283,6 +289,20 @@ class ResourceApi:
                 else:
                     row = unpack_resource(change.value)
                     yield {"type": "ADDED" if row.generation == 1 else "MODIFIED", "object": to_object(row)}
+
+    def _pace(self) -> None:
+        """Count one write; raises `LimitExceededError` where this cluster's quota wants them slower."""
+        quota = quota_of(self._catalog.tables, self._cluster)
+        spec, now_s = quota.spec, asyncio.get_running_loop().time()
+        if self._writes is None:
+            self._writes = Bucket(per_second=spec.writes_per_second, burst=spec.writes_burst, now_s=now_s)
+        self._writes.limit(per_second=spec.writes_per_second, burst=spec.writes_burst, now_s=now_s)
+        if wait_s := self._writes.wait_s(1, now_s):
+            raise LimitExceededError(
+                f"cluster {self._cluster}: more than {spec.writes_per_second} writes a second after a burst of"
+                f" {spec.writes_burst}, by {quota.source} spec.writesPerSecond: try again in {wait_s:.2f} s"
+            )
+        self._writes.take(1, now_s)
 
     def _rows(self, request: web.Request, kind: Kind) -> Iterator[Resource]:
         tables = self._catalog.tables

@@ -11,6 +11,7 @@ from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
 from consensus.core.contract import LATENCY_BOUNDS_US, Counters, Histogram, Role, Status
 from discovery.core.catalog import Catalog
+from discovery.core.quotas import quota_of, shares
 from federation.api.audit import AuditTrail
 from federation.api.registry import ClusterRegistry
 from federation.replication.feed import Feed
@@ -87,6 +88,7 @@ class ControllerCollector(Collector):
         yield _gauge("isthmus_xds_proxies", "Proxies that are connected here", len(parts.xds.status()))
         yield from parts.traces.tracer.metrics()
         yield from _audit(parts.audit)
+        yield from _quotas(parts.catalog, parts.registries)
         agents = GaugeMetricFamily(
             "isthmus_agents", "Agents by cluster and phase", labels=("cluster", "phase")
         )
@@ -100,6 +102,29 @@ class ControllerCollector(Collector):
             "When the certificate of this controller expires",
             parts.credentials.leaf.not_after.timestamp(),
         )
+
+
+def _quotas(catalog: Catalog, registries: dict[str, ClusterRegistry]) -> Iterator[Metric]:
+    used = GaugeMetricFamily("isthmus_quota_used", "In the catalog", labels=("cluster", "measure"))
+    limit = GaugeMetricFamily("isthmus_quota_limit", "Allowed by its Quota", labels=("cluster", "measure"))
+    for row in catalog.tables.list_resources("", "Cluster"):
+        name = row.key.name
+        for measure, (there, most) in shares(catalog.usage, name, quota_of(catalog.tables, name)).items():
+            used.add_metric((name, measure), there)
+            limit.add_metric((name, measure), most)
+    yield used
+    yield limit
+    delayed = CounterMetricFamily(
+        "isthmus_publish_delayed_seconds", "Waited for the cluster's rate", labels=("cluster",)
+    )
+    limited = GaugeMetricFamily(
+        "isthmus_publish_limited", "1 while a limit keeps new endpoints out", labels=("cluster",)
+    )
+    for cluster, registry in registries.items():
+        delayed.add_metric((cluster,), registry.delayed_s)
+        limited.add_metric((cluster,), bool(registry.limited))
+    yield delayed
+    yield limited
 
 
 def _audit(audit: AuditTrail) -> Iterator[Metric]:

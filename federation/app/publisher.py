@@ -5,6 +5,7 @@ holder that was cut off cannot overwrite its successor. Batches are differences 
 """
 
 import asyncio
+import contextlib
 import random
 
 import structlog
@@ -12,13 +13,15 @@ import structlog
 from discovery.core.catalog import Catalog
 from discovery.core.commands import AcquireLease, PublishEndpoints
 from discovery.core.publishing import publish_lease
+from discovery.core.rates import Bucket
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
-from federation.kernel.errors import IsthmusError, PreconditionError, UnavailableError
+from federation.kernel.errors import IsthmusError, LimitExceededError, PreconditionError, UnavailableError
 
 LEASE_TTL_MS = 15_000
 _RETRY_MIN_S = 0.2
 _RETRY_MAX_S = 2.0
+LIMITED_RETRY_S = 2.0  # Each try is an entry of the log.
 
 _log = structlog.get_logger("publisher")
 
@@ -34,13 +37,16 @@ class Publisher:
         self._catalog = catalog
         self._proposer = proposer
         self._fence: int | None = None
+        self._rate: Bucket | None = None
+        self._create_again_s = (
+            0.0  # By the loop's clock: when new endpoints that a limit kept out are tried again.
+        )
 
     async def run(self) -> None:
         """Publish until cancelled."""
         pause = _RETRY_MIN_S
         while True:
-            await self._registry.dirty.wait()
-            self._registry.dirty.clear()
+            await self._woken()
             try:
                 await self._publish()
                 pause = _RETRY_MIN_S
@@ -51,6 +57,19 @@ class Publisher:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause = min(pause * 2, _RETRY_MAX_S)
 
+    async def _woken(self) -> None:
+        """Wait for news; while a limit stands against new endpoints, until they may be tried again at most."""
+        registry = self._registry
+        if not registry.limited:
+            await registry.dirty.wait()
+        elif (now_s := asyncio.get_running_loop().time()) < self._create_again_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._create_again_s - now_s):
+                    await registry.dirty.wait()
+        else:
+            registry.limited = ""
+        registry.dirty.clear()
+
     async def _publish(self) -> None:
         registry = self._registry
         while True:
@@ -59,12 +78,37 @@ class Publisher:
             for key, reason in batch.refused:
                 _log.warning("endpoint_not_published", endpoint=str(key), reason=reason)
             if not batch.put and not batch.remove:
-                registry.published(version, self._catalog.revision)
+                if not registry.limited:
+                    registry.published(version, self._catalog.revision)
                 return
+            if wait_s := self._wait_s(len(batch.put) + len(batch.remove)):
+                registry.delayed_s += wait_s
+                await asyncio.sleep(wait_s)
+                continue  # What changed again meanwhile goes once.
             fence = self._fence if self._fence is not None else await self._acquire()
-            await self._proposer.propose(
-                PublishEndpoints(cluster=registry.cluster, fence=fence, put=batch.put, remove=batch.remove)
+            publish = PublishEndpoints(
+                cluster=registry.cluster, fence=fence, put=batch.put, remove=batch.remove
             )
+            try:
+                await self._proposer.propose(publish)
+            except LimitExceededError as error:
+                if registry.limited:
+                    raise
+                # What is there already may change and go; what is new has to wait for room.
+                _log.warning("endpoints_limited", cluster=registry.cluster, reason=error.message)
+                registry.limited = error.message
+                self._create_again_s = asyncio.get_running_loop().time() + LIMITED_RETRY_S
+
+    def _wait_s(self, count: int) -> float:
+        """How long a batch has to wait for the cluster's rate; 0 lets it go, and counts it."""
+        spec, now_s = self._registry.quota.spec, asyncio.get_running_loop().time()
+        if self._rate is None:
+            self._rate = Bucket(per_second=spec.changes_per_second, burst=spec.changes_burst, now_s=now_s)
+        self._rate.limit(per_second=spec.changes_per_second, burst=spec.changes_burst, now_s=now_s)
+        wait_s = self._rate.wait_s(count, now_s)
+        if not wait_s:
+            self._rate.take(count, now_s)
+        return wait_s
 
     async def _acquire(self) -> int:
         name = publish_lease(self._registry.cluster)

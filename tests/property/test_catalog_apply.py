@@ -17,6 +17,7 @@ from discovery.core.commands import (
 )
 from discovery.core.model import EndpointKey, ResourceKey, unpack_endpoint, unpack_resource
 from discovery.core.tables import EMPTY_TABLES
+from discovery.core.usage import Usage
 from tests.unit.discovery.builders import (
     endpoint,
     founded,
@@ -157,7 +158,10 @@ def check_counts(catalog: Catalog) -> None:
         assert unpack_endpoint(value).key.cluster == cluster
         counted["endpoints", cluster] = counted.get(("endpoints", cluster), 0) + 1
         assert cluster in joined
-    assert catalog._counts == counted
+    for (table, cluster), count in counted.items():
+        assert catalog.usage.count(table, cluster) == count
+    anew = Usage.of(catalog.tables)
+    assert (catalog.usage.counts, catalog.usage.of_service) == (anew.counts, anew.of_service)
 
 
 @given(data=st.binary(max_size=200))

@@ -225,6 +225,15 @@ def test_every_field_of_a_workload_group_is_documented(spec: type[kinds.Spec]) -
     assert all(row[3] for row in table)
 
 
+@pytest.mark.parametrize("spec", [kinds.QuotaSpec, kinds.NamespaceQuota], ids=lambda spec: spec.__name__)
+def test_every_field_of_a_quota_is_documented(spec: type[kinds.Spec]) -> None:
+    info = msgspec.inspect.type_info(spec)
+    assert isinstance(info, msgspec.inspect.StructType)
+
+    table = rows(REFERENCE / "quota.md")[spec.__name__]
+    assert [(row[0].strip("`"), row[1], row[2]) for row in table] == [described(one) for one in info.fields]
+
+
 def exposed(collector: Collector) -> dict[str, str]:
     """Return what a collector exposes: names, as Prometheus sees them, to types."""
     registry = CollectorRegistry()

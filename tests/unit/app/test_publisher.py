@@ -7,14 +7,14 @@ import pytest
 
 from discovery.core.commands import AcquireLease, Command, PublishEndpoints
 from discovery.core.declarations import Declaration
-from discovery.core.model import Endpoint
+from discovery.core.model import Endpoint, unpack_endpoint
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.app.publisher import LEASE_TTL_MS, Publisher
 from federation.kernel.errors import InvalidInputError, OutcomeUnknownError
 from tests.support.wait import eventually_async
 from tests.unit.api.logs import CatalogLog
-from tests.unit.discovery.builders import Log, endpoint, founded
+from tests.unit.discovery.builders import Log, endpoint, founded, key, put
 
 WAIT_S = 20.0
 
@@ -169,3 +169,52 @@ async def test_what_is_declared_while_a_batch_travels_is_published_by_the_next()
     world.declare(*rows(1))
     await world.publishing(lambda: world.settled() and world.published() == {"e0", "late"})
     assert world.registry.published_version == 2
+
+
+async def test_a_limit_keeps_new_endpoints_out_until_there_is_room_and_nothing_else() -> None:
+    world = World()
+    world.declare(*rows(3))
+    await world.publishing(world.settled)
+    # The limit falls after the rows were believed here: only the log stands against them.
+    world.registry.declare(
+        Declaration(agent="agent-1", incarnation=1, sequence=2, put=(endpoint(name="new", version=(1, 2)),)),
+        world.session,
+    )
+    world.log.accept("beta", put(key("Quota", "alpha"), {"endpoints": 3}))
+    world.declare(endpoint(name="e0", version=(1, 3), ready=False), sequence=3, complete=False)
+    await world.publishing(lambda: not row_of(world, "e0").ready)
+    assert world.published() == {"e0", "e1", "e2"}
+    assert (
+        "cluster alpha: 4 endpoints, at most 3 are allowed by Quota/alpha spec.endpoints"
+        in world.registry.limited
+    )
+    assert not world.settled()  # Nobody was told that it is global.
+    world.log.accept("beta", put(key("Quota", "alpha"), {"endpoints": 4}))
+    await world.publishing(world.settled)
+    assert world.published() == {"e0", "e1", "e2", "new"}
+    assert world.registry.limited == ""
+
+
+async def test_changes_beyond_the_rate_wait_and_what_changes_twice_meanwhile_goes_once() -> None:
+    more = iter([True])
+    worlds: list[World] = []
+
+    def before(command: Command) -> None:
+        if isinstance(command.body, PublishEndpoints) and next(more, False):
+            for sequence in range(2, 6):
+                row = endpoint(name="e0", version=(1, sequence))
+                worlds[0].declare(row, sequence=sequence, complete=False)
+
+    world = World(before)
+    worlds.append(world)
+    world.log.accept("beta", put(key("Quota", "alpha"), {"changesPerSecond": 1, "changesBurst": 1}))
+    world.declare(*rows(1))
+    await world.publishing(lambda: world.settled() and row_of(world, "e0").sequence == 5)
+    assert world.kinds().count(PublishEndpoints) == 2
+    assert world.registry.delayed_s > 0
+
+
+def row_of(world: World, name: str) -> Endpoint:
+    value = world.log.catalog.tables.endpoints.get(endpoint(name=name).key.encode())
+    assert value is not None
+    return unpack_endpoint(value)
