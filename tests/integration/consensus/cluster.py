@@ -19,6 +19,7 @@ from tests.integration.consensus.pki import FileSecurity, TestCa
 from tests.support.wait import eventually_async
 
 PORT = 7400
+ROUND_TRIP_MS = 100  # Elections after 1 to 2 s of silence: a busy machine must not cause one.
 FEDERATION = "test"
 _blocks = itertools.count()
 
@@ -112,7 +113,7 @@ class Cluster:
         *,
         listen: str | None = None,
         snapshot_after_bytes: int = 1 << 24,
-        round_trip_ms: int = 1,
+        round_trip_ms: int = ROUND_TRIP_MS,
         federation: str = FEDERATION,
         security: TransportSecurity | None = None,
         machine: Journalled | None = None,
@@ -169,11 +170,11 @@ class Cluster:
 
         async def attempt() -> Applied | None:
             try:
-                return await self.members[name].engine.propose(command, timeout_ms=3_000)
+                return await self.members[name].engine.propose(command, timeout_ms=10_000)
             except (UnavailableError, OutcomeUnknownError):
                 return None
 
-        return await eventually_async(attempt, timeout_s=30, message=self._describe)
+        return await eventually_async(attempt, timeout_s=60, message=self._describe)
 
 
 @asynccontextmanager

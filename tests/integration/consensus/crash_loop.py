@@ -99,7 +99,7 @@ class Members:
                     process.check_running()
             return len(self.acknowledged()) >= before + more
 
-        eventually(enough, timeout_s=60, message=lambda: f"writes go on\n{self.logs()}")
+        eventually(enough, timeout_s=120, message=lambda: f"writes go on\n{self.logs()}")
 
     def logs(self) -> str:
         """Return the ends of the newest logs."""

@@ -114,10 +114,10 @@ class StoppingDisk(FileDisk):
             raise StoppedHere
 
 
-class KillingDisk(FileDisk):
-    """Kills its process, as `kill -9` does, in front of the first operation that `point` names.
+class _PointDisk(FileDisk):
+    """Does something in front of each operation that `point` names.
 
-    A point is an operation and a file's name: "rename snapshot.new", "sync journal.new".
+    A point is an operation and a file's name: "rename snapshot.new", "sync journal.new"; "renamed" is behind it.
     """
 
     def __init__(self, point: str) -> None:
@@ -154,7 +154,29 @@ class KillingDisk(FileDisk):
 
     def _at(self, operation: str, file: str) -> None:
         if (operation, file) == (self._operation, self._file):
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._reached()
+
+    def _reached(self) -> None:
+        raise NotImplementedError
+
+
+class KillingDisk(_PointDisk):
+    """Kills its process at the point, as `kill -9` does."""
+
+    def _reached(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FailingDisk(_PointDisk):
+    """Fails at the point, each time."""
+
+    def __init__(self, point: str) -> None:
+        super().__init__(point)
+        self.failed = 0
+
+    def _reached(self) -> None:
+        self.failed += 1
+        raise OSError(errno.EIO, "Input/output error")
 
 
 class FailingSyncs(FileDisk):

@@ -1,21 +1,25 @@
 """The process ends in front of, or in the midst of, each file operation: what was promised is there."""
 
 import hashlib
+import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from consensus.core.membership import KIND_COMMAND, KIND_NOOP
+from consensus.core.membership import KIND_COMMAND, KIND_NOOP, Voters
 from consensus.core.messages import Append, RequestVote, SnapshotChunk
 from consensus.core.records import Entry
 from consensus.core.snapshots import KIND_CHUNK, Manifest, encode_block, encode_end, encode_manifest
-from consensus.runtime.disk import FILE_DISK, Disk
-from tests.integration.consensus.disks import StoppedHere, StoppingDisk
+from consensus.runtime.disk import FILE_DISK, Disk, NoRoomError
+from federation.kernel.errors import UnavailableError
+from tests.integration.consensus.disks import FailingDisk, StoppedHere, StoppingDisk
 from tests.integration.consensus.one_member import OneMember, Promised
 from tests.unit.consensus.builders import ALPHA, BETA, GAMMA
 
 WRITES = 40
+STRIDE = 3  # Of the ends in front of a start; the ends of the start itself are all tried.
 PADDING = bytes(150)  # Every twenty writes make a snapshot.
 FOUNDERS = (ALPHA, BETA, GAMMA)
 
@@ -129,6 +133,70 @@ def test_a_follower_keeps_what_it_acknowledged_and_voted_wherever_it_ends(tmp_pa
         again = OneMember(directory, FOUNDERS, promised, FILE_DISK)
         check_kept(again)
         again.store.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "voters"), [(write_alone, (ALPHA,)), (follow, FOUNDERS)], ids=["alone", "follower"]
+)
+def test_a_member_that_ends_again_while_it_starts_keeps_what_it_promised(
+    tmp_path: Path, script: Script, voters: Voters
+) -> None:
+    """A start repairs what a torn end left, and may itself end in front of each of its operations."""
+    starts_that_changed_files = 0
+    for stop_at in range(1, operations(script, directory_of(tmp_path, 0)) + 1, STRIDE):
+        left, promised = directory_of(tmp_path, stop_at), Promised()
+        disk = StoppingDisk(stop_at=stop_at, torn=True)
+        with pytest.raises(StoppedHere):
+            script(left, promised, disk)
+        disk.process_ended()
+        for again_at in itertools.count(1):
+            directory = tmp_path / f"{stop_at}-{again_at}"
+            shutil.copytree(left, directory)
+            disk = StoppingDisk(stop_at=again_at, torn=True)
+            try:
+                OneMember(directory, voters, promised, disk).store.close()
+            except StoppedHere:
+                disk.process_ended()
+                starts_that_changed_files += 1
+            else:
+                break
+            again = OneMember(directory, voters, promised, FILE_DISK)
+            check_kept(again)
+            if script is write_alone:
+                again.lead_alone()
+                assert [c for _index, c in again.machine.commands][: len(promised.commands)] == (
+                    promised.commands
+                ), f"operation {stop_at}, then {again_at}"
+            again.store.close()
+    assert starts_that_changed_files > 0
+
+
+SNAPSHOT_POINTS = ("create snapshot.new", "write snapshot.new", "sync snapshot.new", "rename snapshot.new")
+JOURNAL_POINTS = ("create journal.new", "write journal.new", "sync journal.new", "rename journal.new")
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["write journal", "sync journal", *SNAPSHOT_POINTS, "renamed snapshot.new", *JOURNAL_POINTS, "renamed journal.new"],
+)  # fmt: skip
+def test_a_failing_file_operation_is_not_repeated_and_stops_its_member_with_the_file_named(
+    tmp_path: Path, point: str
+) -> None:
+    promised = Promised()
+    first = OneMember(tmp_path, (ALPHA,), promised)  # A new journal is made by the operations of a rewrite.
+    first.lead_alone()
+    first.store.close()
+    disk = FailingDisk(point)
+    with pytest.raises(UnavailableError, match=f"cannot .*{tmp_path}.*Input/output error") as caught:
+        write_alone(tmp_path, promised, disk)
+    assert not isinstance(caught.value, NoRoomError), "there is no waiting for room"
+    assert disk.failed == 1
+    again = OneMember(tmp_path, (ALPHA,), promised)
+    again.lead_alone()
+    applied = [command for _index, command in again.machine.commands]
+    assert applied[: len(promised.commands)] == promised.commands
+    assert len(applied) - len(promised.commands) <= 1, "at most the one that was not answered yet"
+    again.store.close()
 
 
 def directory_of(tmp_path: Path, number: int) -> Path:

@@ -16,6 +16,7 @@ from tests.support.wait import eventually
 
 WRITES_PER_ROUND = 800  # About two snapshots for each member.
 ROOM_BYTES = 4 * 1024 * 1024
+ROOM_LEFT_BYTES = 200_000  # About two snapshots and two journals: full after some thousand writes.
 
 
 @pytest.fixture
@@ -90,19 +91,19 @@ def test_a_member_on_a_full_file_system_comes_back_when_there_is_room(members: M
     filler = "filler"
     script = (
         f"mount -t tmpfs -o size={ROOM_BYTES},mode=0700 none {mount} && "
-        f'head -c {ROOM_BYTES - 400_000} /dev/zero >{mount / filler} && exec "$@"'
+        f'head -c {ROOM_BYTES - ROOM_LEFT_BYTES} /dev/zero >{mount / filler} && exec "$@"'
     )
     prefix = (str(tool("unshare")), "--mount", "--propagation", "private", "sh", "-c", script, "sh")
     alpha = members.start("alpha", prefix)
     members.start_missing()
-    alpha.wait_for_log("disk is full", timeout_s=60)
+    alpha.wait_for_log("disk is full", timeout_s=120)
     assert "No space left on device" in alpha.log()
     members.wait_for_writes(100)  # The others go on.
     inside = Path(f"/proc/{alpha.pid}/root") / mount.relative_to("/")
     (inside / filler).unlink()
-    alpha.wait_for_log("there is room again", timeout_s=30)
+    alpha.wait_for_log("there is room again", timeout_s=60)
     size_bytes = (inside / "journal").stat().st_size
-    eventually(lambda: (inside / "journal").stat().st_size != size_bytes, timeout_s=30, message="it follows")
+    eventually(lambda: (inside / "journal").stat().st_size != size_bytes, timeout_s=60, message="it follows")
     members.wait_for_writes(100)
     # What it holds must outlive its mount, to be compared.
     alpha.send(signal.SIGSTOP)

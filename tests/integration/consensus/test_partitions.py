@@ -9,12 +9,11 @@ import pytest
 
 from consensus.core.timing import Timing
 from federation.kernel.errors import IsthmusError, UnavailableError
-from tests.integration.consensus.cluster import Cluster, cluster_of
+from tests.integration.consensus.cluster import ROUND_TRIP_MS, Cluster, cluster_of
 from tests.integration.consensus.links import CuttableSecurity, Forwarder
 from tests.support.wait import eventually_async
 
 FOUNDERS = ("alpha", "beta", "gamma")
-ROUND_TRIP_MS = 100  # Elections after 1 to 2 s of silence: a busy machine must not cause one.
 LONGEST_ELECTION_MS = Timing(round_trip_ms=ROUND_TRIP_MS).election_max_ms
 
 
@@ -36,9 +35,7 @@ class Links:
             await forwarder.run(tasks)
             self._forwarders.append(forwarder)
             security = self._security[name]
-            await self.cluster.start(
-                name, FOUNDERS, listen=listen, security=security, round_trip_ms=ROUND_TRIP_MS
-            )
+            await self.cluster.start(name, FOUNDERS, listen=listen, security=security)
 
     def cut(self, name: str) -> None:
         self._security[name].is_cut = True

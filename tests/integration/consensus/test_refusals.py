@@ -6,9 +6,12 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from consensus.core.messages import Hello, RequestVote, encode_frame
+from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP
+from consensus.core.messages import LENGTH, Append, Hello, Ping, RequestVote, encode_frame
+from consensus.core.records import Entry
 from federation.kernel.errors import CorruptError, IsthmusError, PreconditionError, UnavailableError
 from federation.kernel.limits import FRAME_BYTES_MAX
 from federation.kernel.versions import PROTOCOL_VERSION
@@ -72,6 +75,19 @@ def hello(**changes: object) -> bytes:
     return encode_frame(Hello(**fields))
 
 
+def append_of(command: bytes, index: int) -> bytes:
+    """A leader's frame with one entry behind the founding one."""
+    entries = (Entry(index, STRANGERS_TERM, command),)
+    return encode_frame(
+        Append(term=STRANGERS_TERM, commit_index=1, prev_index=1, prev_term=0, entries=entries)
+    )
+
+
+def raw(message: list[object]) -> bytes:
+    payload = msgspec.msgpack.encode(message)
+    return LENGTH.pack(len(payload)) + payload
+
+
 def as_beta(cluster: Cluster) -> ssl.SSLContext:
     return of_member(cluster, "beta")
 
@@ -96,6 +112,13 @@ STRANGERS: dict[str, tuple[Callable[[Cluster], ssl.SSLContext | None], bytes]] =
         BETA_HELLO + struct.pack("<I", 60_006) + b"\x92\xa4ping" + b"\x91" * 60_000,
     ),
     "pickle": (as_beta, BETA_HELLO + struct.pack("<I", 9) + b"cos\nx\n(tR"),
+    "an entry of a kind that nobody writes": (as_beta, BETA_HELLO + append_of(b"\x7f", 2)),
+    "an entry of a membership that is none": (as_beta, BETA_HELLO + append_of(KIND_MEMBERSHIP + b"\xc1", 2)),
+    "entries with a gap": (as_beta, BETA_HELLO + append_of(KIND_COMMAND, 3)),
+    "a proposal of a kind that there is not": (
+        as_beta,
+        BETA_HELLO + raw(["propose", 1, "restore", b"", 1_000]),
+    ),
     "second hello": (as_beta, BETA_HELLO + BETA_HELLO),
 }
 
@@ -115,6 +138,54 @@ def test_who_is_not_a_member_is_closed_and_the_members_go_on(tmp_path: Path) -> 
                 )
                 await cluster.write(leader, name.encode())
             assert all(running.engine.status().term < STRANGERS_TERM for running in cluster.members.values())
+
+    asyncio.run(scenario())
+
+
+async def recorded(address: str, context: ssl.SSLContext, data: bytes) -> bytes:
+    """Send `data` to a member through somebody who listens, and return what he heard."""
+    heard = bytearray()
+    done = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = address.split(":")
+        member_reader, member = await asyncio.open_connection(host, int(port))
+        async with asyncio.TaskGroup() as tasks:
+            answers = tasks.create_task(_pass_on(member_reader, writer))
+            while piece := await reader.read(1 << 16):
+                heard.extend(piece)
+                member.write(piece)
+            answers.cancel()
+        member.transport.abort()
+        writer.transport.abort()
+        done.set()
+
+    async with await asyncio.start_server(listen, address.split(":")[0], 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection(address.split(":")[0], port, ssl=context)
+        writer.write(data)
+        await reader.readexactly(LENGTH.size)  # Its hello: it has taken ours.
+        writer.close()
+        await done.wait()
+    return bytes(heard)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(1 << 16):
+        writer.write(piece)
+
+
+def test_what_was_recorded_of_a_connection_is_refused_when_it_is_sent_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with cluster_of(tmp_path, *FOUNDERS) as cluster:
+            leader = await cluster.leader()
+            alpha, address = cluster.members["alpha"].engine, cluster.addresses["alpha"].address
+            heard = await recorded(address, as_beta(cluster), BETA_HELLO + encode_frame(Ping()))
+            assert len(heard) > len(BETA_HELLO)
+            refused = alpha.counters().connections_refused
+            assert await is_refused(address, None, heard)
+            await eventually_async(lambda: alpha.counters().connections_refused > refused, timeout_s=20)
+            await cluster.write(leader, b"the others go on")
 
     asyncio.run(scenario())
 

@@ -18,6 +18,7 @@ from tests.integration.controller.installation import (
     export_policy,
 )
 from tests.support.processes import ProcessSet
+from tests.support.wait import eventually
 
 END_S = 60.0
 STOP_S = 30.0
@@ -181,10 +182,10 @@ def test_metrics_and_probes_answer_in_plain_http(founded: Installation, processe
     process = founded.start(processes)
     founded.wait_ready(process)
     assert founded.plain("/livez") == (200, b"ok\n")
+    eventually(lambda: b"isthmus_raft_leader 1.0" in founded.plain("/metrics")[1], timeout_s=END_S)
     status, text = founded.plain("/metrics")
     assert status == 200
     for line in (
-        b"isthmus_raft_leader 1.0",
         b"isthmus_catalog_resources 4.0",
         b'isthmus_agents{cluster="alpha",phase="live"} 0.0',
     ):
