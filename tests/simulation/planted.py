@@ -29,7 +29,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.disk import SimDisk
 from tests.simulation.machine import WatchedCatalog
 from tests.simulation.member import Parts
-from tests.simulation.scripts import KilledBeforeTheSync, LateAnswers, TwoCandidates
+from tests.simulation.scripts import FullWhileCutBack, KilledBeforeTheSync, LateAnswers, TwoCandidates
 from tests.simulation.world import World
 
 
@@ -237,6 +237,21 @@ class SkipsAnEvent(WatchedCatalog):
         self.catalog = _SkippingCatalog()
 
 
+class _LeftoverStore(Store):
+    def step_snapshot(self) -> None:
+        self._applied_term = self.journal.term_at(self.applied_index) or self._applied_term
+        super().step_snapshot()
+
+
+class SnapshotsNameTheLogsTerm(Member):
+    """A snapshot takes its term from the log, which may have something else there than the state machine."""
+
+    def open_store(self) -> Store:
+        store = super().open_store()
+        store.__class__ = _LeftoverStore
+        return store
+
+
 class Bug(Struct, frozen=True, kw_only=True):
     """A planted bug, what provokes it, the seeds within which it must show, and as what."""
 
@@ -298,6 +313,13 @@ BUGS: dict[str, Bug] = {
         seeds=40,
         # The last: those who notice that they forgot give up their votes, until nobody can lead.
         rules=(_COMPLETE, _STAY, _DURABLE, _STOPS, "one vote in a term", _CONVERGES),
+    ),
+    "names the log's term in snapshots": Bug(
+        parts=Parts(member=SnapshotsNameTheLogsTerm),
+        plan="elections",
+        world=FullWhileCutBack,
+        seeds=5,
+        rules=(_STOPS, _STAY),
     ),
     "applies twice after a restart": Bug(
         parts=Parts(member=AppliesTwiceAfterRestart),

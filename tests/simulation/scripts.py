@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from consensus.core.messages import Appended, Message, Proposed, SnapshotChunk
+from consensus.core.messages import Append, Appended, Message, Proposed, SnapshotChunk
 from federation.kernel.errors import IsthmusError
 from tests.simulation.machine import idle_command
 from tests.simulation.member import TURN_S, SimMember
@@ -199,3 +199,42 @@ class AnswerToACopyLost(Script):
         self.net.watch = self.checks.sent
         if self.leader() is leader and follower.store.applied_index < leader.store.applied_index:
             raise self.checks.fail("a copy ends", f"{follower.name} waits behind its snapshot")
+
+
+class FullWhileCutBack(Script):
+    """A former leader's disk is full when the tail that it alone holds is to be replaced by what was committed.
+
+    Its state machine has applied that already; its log on disk has the tail. It is killed as soon as it has written a
+    snapshot on what it found there.
+    """
+
+    async def _chaos(self) -> None:
+        former = await self._someone_leads(lambda _member: True)
+        self._cut_off(former, former)
+        await self._append(former, TAIL)
+        leader = await self._someone_leads(lambda member: member is not former)
+        await self._append(leader, 8)  # Too few for a snapshot, which would be sent instead of entries.
+
+        def listen(sender: str, to: str, message: Message) -> None:
+            self.checks.sent(sender, to, message)
+            if to == former.name and isinstance(message, Append) and message.entries:
+                former.disk.room_bytes = 0
+
+        self.net.watch = listen
+        self.net.cut(())
+        await self._until(lambda: former.is_paused)
+        self.net.watch = self.checks.sent
+        former.disk.room_bytes = None
+        await self._until(lambda: former.is_up)
+        for _turn in range(20):
+            await self.let_pass(TURN_S)
+        former.kill(power=False)
+        former.start()
+        await self.let_pass(1.0)
+
+    async def _until(self, happened: Callable[[], bool]) -> None:
+        until_s = self.loop.now_s + LEADER_WITHIN_S
+        while not happened():
+            if self.loop.now_s > until_s:
+                raise self.checks.fail("the script goes on", "its disk was never full, or never had room")
+            await self.let_pass(0.002)

@@ -6,6 +6,7 @@ from tests.simulation.planted import BUGS
 from tests.simulation.scripts import (
     AnswerToACopyLost,
     AnswerToAFormerProcess,
+    FullWhileCutBack,
     KilledBeforeTheSync,
     LateAnswers,
     Script,
@@ -13,7 +14,14 @@ from tests.simulation.scripts import (
 )
 from tests.simulation.world import run
 
-SCRIPTS = [LateAnswers, KilledBeforeTheSync, TwoCandidates, AnswerToAFormerProcess, AnswerToACopyLost]
+SCRIPTS = [
+    LateAnswers,
+    KilledBeforeTheSync,
+    TwoCandidates,
+    AnswerToAFormerProcess,
+    AnswerToACopyLost,
+    FullWhileCutBack,
+]
 
 
 @pytest.mark.parametrize("name", BUGS)

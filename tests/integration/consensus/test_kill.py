@@ -14,6 +14,8 @@ from tests.support.processes import ProcessSet
 from tests.support.tools import tool
 from tests.support.wait import eventually
 
+pytestmark = pytest.mark.timeout(300)
+
 WRITES_PER_ROUND = 800  # About two snapshots for each member.
 ROOM_BYTES = 4 * 1024 * 1024
 ROOM_LEFT_BYTES = 200_000  # About two snapshots and two journals: full after some thousand writes.
