@@ -139,7 +139,7 @@ class Cluster:
         )
         running = self.members[name] = Running(engine, machine)
         self._tasks.create_task(running.run(), name=f"member/{name}")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await engine.ready.wait()
         return running
 

@@ -41,11 +41,30 @@ class FullDisk(FileDisk):
             raise OSError(errno.ENOSPC, f"no space left for {what}")
 
 
+class UnsyncedDisk(FileDisk):
+    """Leaves out the syncs, which cost most of a test's time: what a process wrote outlives it without them.
+
+    What a power cut takes is the simulation's business.
+    """
+
+    def sync_data(self, descriptor: int) -> None:
+        pass
+
+    def sync(self, descriptor: int) -> None:
+        pass
+
+    def sync_directory(self, directory: Path) -> None:
+        pass
+
+
+UNSYNCED_DISK = UnsyncedDisk()
+
+
 class StoppedHere(BaseException):
     """The process ended inside a file operation; no `except Exception` may see it."""
 
 
-class StoppingDisk(FileDisk):
+class StoppingDisk(UnsyncedDisk):
     """Ends the process at operation `stop_at` that changes a file: in front of it, or, `torn`, in the midst."""
 
     def __init__(self, *, stop_at: int, torn: bool = False) -> None:

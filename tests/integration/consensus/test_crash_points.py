@@ -12,14 +12,13 @@ from consensus.core.membership import KIND_COMMAND, KIND_NOOP, Voters
 from consensus.core.messages import Append, RequestVote, SnapshotChunk
 from consensus.core.records import Entry
 from consensus.core.snapshots import KIND_CHUNK, Manifest, encode_block, encode_end, encode_manifest
-from consensus.runtime.disk import FILE_DISK, Disk, NoRoomError
+from consensus.runtime.disk import Disk, NoRoomError
 from federation.kernel.errors import UnavailableError
-from tests.integration.consensus.disks import FailingDisk, StoppedHere, StoppingDisk
+from tests.integration.consensus.disks import UNSYNCED_DISK, FailingDisk, StoppedHere, StoppingDisk
 from tests.integration.consensus.one_member import OneMember, Promised
 from tests.unit.consensus.builders import ALPHA, BETA, GAMMA
 
 WRITES = 40
-STRIDE = 3  # Of the ends in front of a start; the ends of the start itself are all tried.
 PADDING = bytes(150)  # Every twenty writes make a snapshot.
 FOUNDERS = (ALPHA, BETA, GAMMA)
 
@@ -111,7 +110,7 @@ def test_a_member_alone_keeps_what_it_answered_wherever_it_ends(tmp_path: Path, 
         with pytest.raises(StoppedHere):
             write_alone(directory, promised, disk)
         disk.process_ended()
-        again = OneMember(directory, (ALPHA,), promised)
+        again = OneMember(directory, (ALPHA,), promised, UNSYNCED_DISK)
         again.lead_alone()
         again.write(b"after")
         applied = [command for _index, command in again.machine.commands]
@@ -130,7 +129,7 @@ def test_a_follower_keeps_what_it_acknowledged_and_voted_wherever_it_ends(tmp_pa
         with pytest.raises(StoppedHere):
             follow(directory, promised, disk)
         disk.process_ended()
-        again = OneMember(directory, FOUNDERS, promised, FILE_DISK)
+        again = OneMember(directory, FOUNDERS, promised, UNSYNCED_DISK)
         check_kept(again)
         again.store.close()
 
@@ -143,7 +142,7 @@ def test_a_member_that_ends_again_while_it_starts_keeps_what_it_promised(
 ) -> None:
     """A start repairs what a torn end left, and may itself end in front of each of its operations."""
     starts_that_changed_files = 0
-    for stop_at in range(1, operations(script, directory_of(tmp_path, 0)) + 1, STRIDE):
+    for stop_at in range(1, operations(script, directory_of(tmp_path, 0)) + 1):
         left, promised = directory_of(tmp_path, stop_at), Promised()
         disk = StoppingDisk(stop_at=stop_at, torn=True)
         with pytest.raises(StoppedHere):
@@ -160,7 +159,7 @@ def test_a_member_that_ends_again_while_it_starts_keeps_what_it_promised(
                 starts_that_changed_files += 1
             else:
                 break
-            again = OneMember(directory, voters, promised, FILE_DISK)
+            again = OneMember(directory, voters, promised, UNSYNCED_DISK)
             check_kept(again)
             if script is write_alone:
                 again.lead_alone()

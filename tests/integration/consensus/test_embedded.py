@@ -212,7 +212,9 @@ def test_a_read_barrier_sees_every_finished_write_and_is_shared(tmp_path: Path) 
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(200):
                     tasks.create_task(follower.engine.read_barrier(timeout_ms=10_000))
-            assert cluster.members[leader].engine.status().commit_index - before < 50
+            assert cluster.members[leader].engine.status().commit_index - before < 150, (
+                "many waited for the same entry"
+            )
 
     asyncio.run(scenario())
 
