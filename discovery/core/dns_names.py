@@ -57,6 +57,18 @@ def service_name(key: ServiceKey) -> bytes:
     return encode_name(f"{check_label(key.service, 'service')}.{namespace}.svc.{ORIGIN}")
 
 
+def host_name(host: str, cluster: str, service: bytes) -> tuple[bytes, bytes]:
+    """CLUSTER.SERVICE and HOST.CLUSTER.SERVICE of a service's wire name; raises `InvalidInputError`."""
+    labels = (check_label(cluster, "cluster").encode(), check_label(host, "host").encode())
+    parent = bytes((len(labels[0]),)) + labels[0] + service
+    name = bytes((len(labels[1]),)) + labels[1] + parent
+    if len(name) > WIRE_NAME_BYTES_MAX:
+        raise InvalidInputError(
+            f"name {host}.{cluster}... has {len(name)} bytes on the wire, at most {WIRE_NAME_BYTES_MAX} are allowed"
+        )
+    return parent, name
+
+
 def name_text(wire: bytes) -> str:
     """The inverse of `encode_name`, for names of our own making."""
     labels, position = [], 0

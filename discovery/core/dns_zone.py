@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from discovery.core.dns_headless import Host, compile_headless, headless_hosts
 from discovery.core.dns_names import (
     ORIGIN_WIRE,
     SERVICES_WIRE,
@@ -77,6 +78,7 @@ class _Facts(NamedTuple):
     vip: Vip
     has_ipv6: bool
     ports: tuple[tuple[str, int], ...]
+    hosts: tuple[Host, ...] | None = None  # Of a headless service, which has no address of its own.
 
 
 class CompiledZone:
@@ -205,6 +207,8 @@ def service_answers(service: Service, vip: Vip) -> Mapping[bytes, Answers]:
 
 
 def _gather(vip: Vip, service: Service) -> _Facts:
+    if service.type == "Headless":
+        return _Facts(vip, has_ipv6=False, ports=(), hosts=headless_hosts(service))
     has_ipv6 = any(":" in endpoint.address for owner in service.owners for endpoint in owner.endpoints)
     # A number that SRV cannot carry comes from a damaged source only; one bad row stops no other.
     ports = sorted(
@@ -215,6 +219,8 @@ def _gather(vip: Vip, service: Service) -> _Facts:
 
 def _compile(key: ServiceKey, facts: _Facts) -> dict[bytes, Answers]:
     """The names of one service and their answers."""
+    if facts.hosts is not None:
+        return {**compile_headless(key, facts.hosts)}
     target = service_name(key)
     addresses = {_A: facts.vip.ipv4} | ({_AAAA: facts.vip.ipv6} if facts.has_ipv6 else {})
     answers = {question: compile_answer([address_record(packed)]) for question, packed in addresses.items()}

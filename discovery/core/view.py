@@ -32,6 +32,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     identities: tuple[str, ...]  # SPIFFE IDs of its endpoints, sorted, unique.
     endpoints: tuple[Endpoint, ...]  # Sorted by key; of another cluster too, for weight and ready count.
     gateways: tuple[Gateway, ...] = ()  # Sorted by name; empty when direct.
+    apart: bool = False  # True: it names another network than ours, where an address may be somebody else's.
     # While its cluster is drained: how much it gets of the traffic that it would have, the rest goes to the next owners.
     share_percent: int = 100
 

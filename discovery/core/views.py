@@ -276,6 +276,7 @@ class ViewIndex:
     ) -> Owner:
         local = cluster == self._cluster
         direct = local or (spec.network != "" and spec.network == own.network)
+        apart = not direct and "" not in (spec.network, own.network)
         return Owner(
             cluster=cluster,
             trust_domain=spec.trust_domain,
@@ -283,6 +284,7 @@ class ViewIndex:
             zone=spec.zone,
             local=local,
             direct=direct,
+            apart=apart,
             identities=tuple(sorted({endpoint.identity for endpoint in endpoints})),
             endpoints=endpoints,
             gateways=() if direct else self.gateways(cluster),

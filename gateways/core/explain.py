@@ -37,6 +37,7 @@ ENDPOINTS_EXPLAINED_MAX = 500
 POLICIES_EXPLAINED_MAX = 50
 WITHDRAWN_EXPLAINED_MAX = 50
 CONFLICTS_EXPLAINED_MAX = 50
+RECORDS_EXPLAINED_MAX = 500
 
 # Of a cluster whose endpoints are still there and whose record is not.
 _UNKNOWN = ClusterSpec(role="primary", trust_domain="")
@@ -92,7 +93,9 @@ def explain(
         session_affinity="" if service is None else service.affinity,
         decided_by=f"{said[0].cluster} ({said[0].said.policy})" if said else "",
         conflicts=tuple(islice(_conflicts(said), CONFLICTS_EXPLAINED_MAX)),
-        dns=() if service is None or vip is None else dns_records(service, vip),
+        dns=()
+        if service is None or vip is None
+        else tuple(islice(dns_records(service, vip), RECORDS_EXPLAINED_MAX)),
         envoy=() if service is None else envoy_ports(compiler, service),
         withdrawn=tuple(withdrawn),
         problem=compiler.problems.get(key, ""),

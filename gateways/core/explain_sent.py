@@ -95,9 +95,9 @@ def envoy_ports(compiler: ViewCompiler, service: Service) -> tuple[EnvoyPortFact
     )
 
 
-def dns_records(service: Service, vip: Vip) -> tuple[RecordFact, ...]:
-    """The records of a service, as the zone compiles them."""
-    return tuple(
+def dns_records(service: Service, vip: Vip) -> Iterator[RecordFact]:
+    """Yield the records of a service, as the zone compiles them."""
+    return (
         RecordFact(name=name_text(owner), type=kind, ttl_s=ttl_s, data=data)
         for owner, answers in service_answers(service, vip).items()
         for answer in answers.values()

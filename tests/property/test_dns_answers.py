@@ -23,8 +23,14 @@ PORTS = st.lists(
     max_size=5,
     unique_by=lambda port: port[1],
 )
+ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1"])
 SERVICES = st.builds(
-    make_service, KEYS, PORTS, st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1"]), max_size=3)
+    make_service,
+    KEYS,
+    PORTS,
+    st.lists(ADDRESSES, max_size=3),
+    headless=st.booleans(),
+    unready=st.sets(ADDRESSES, max_size=1),
 )
 BATCHES = st.lists(st.lists(st.one_of(SERVICES, KEYS), max_size=6), max_size=8)
 KINDS = st.sampled_from(["A", "AAAA", "SRV", "TXT", "HTTPS", "CNAME"])

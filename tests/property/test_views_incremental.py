@@ -50,7 +50,7 @@ def cluster_rows(draw):
     name = draw(st.sampled_from(CLUSTERS))
     domain = "alpha.test" if name == "delta" else f"{name}.test"
     spec = {"role": "primary", "trustDomain": domain, "region": draw(places), "zone": draw(places)}
-    spec["network"] = draw(st.sampled_from(("", "lan")))
+    spec["network"] = draw(st.sampled_from(("", "lan", "far")))
     if name == "delta":
         spec |= {"role": "remote", "home": "alpha"}
     return resource(put(resource_key("Cluster", name), spec))
@@ -356,6 +356,7 @@ class Oracle:
             zone=spec.get("zone", ""),
             local=name == self.viewer,
             direct=direct,
+            apart=not direct and bool(own.get("network")) and bool(spec.get("network")),
             identities=tuple(sorted({row.identity for row in endpoints})),
             endpoints=tuple(endpoints),
             gateways=() if direct else tuple(gateways),

@@ -2,7 +2,7 @@
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import dns.name
 import dns.rcode
@@ -20,15 +20,19 @@ def make_service(
     key: ServiceKey = ORDERS,
     ports: Iterable[tuple[str, int]] = (("http", 8080),),
     addresses: Iterable[str] = ("10.1.0.1",),
+    *,
+    headless: bool = False,
+    unready: Container[str] = (),
 ) -> Service:
-    """A service of one cluster, one endpoint per address."""
+    """A service of one cluster, one endpoint per address, which serves every port."""
+    made = tuple(EndpointPort(name=name, service_port=number, listen_port=0) for name, number in ports)
     endpoints = tuple(
         Endpoint(
             key=EndpointKey(key.namespace, key.service, "alpha", f"host-{number}"),
             address=address,
-            ports=(),
+            ports=made,
             identity="spiffe://alpha.test/ns/shop/sa/orders",
-            ready=True,
+            ready=address not in unready,
         )
         for number, address in enumerate(addresses)
     )
@@ -42,8 +46,7 @@ def make_service(
         identities=(),
         endpoints=endpoints,
     )
-    made = tuple(EndpointPort(name=name, service_port=number, listen_port=0) for name, number in ports)
-    return Service(key=key, ports=made, owners=(owner,))
+    return Service(key=key, ports=made, owners=(owner,), type="Headless" if headless else "ClusterSetIP")
 
 
 class View:
@@ -82,6 +85,10 @@ def slow_zone(view: View) -> dict[dns.name.Name, dict[str, set[str]]]:
     slots = slow_vips(view.table, 2**24 - 512)
     for key, service in view.table.items():
         host = dns.name.from_text(f"{key.service}.{key.namespace}.svc", ZONE)
+        if service.type == "Headless":
+            zone.setdefault(host.parent(), {})
+            slow_headless(zone, host, service)
+            continue
         records = zone.setdefault(host, {})
         ipv4 = ipaddress.IPv4Address("241.0.1.0") + slots[key]
         records["A"] = {str(ipv4)}
@@ -97,6 +104,27 @@ def slow_zone(view: View) -> dict[dns.name.Name, dict[str, set[str]]]:
         while (name := name.parent()) != ZONE:
             zone.setdefault(name, {})
     return zone
+
+
+def slow_headless(
+    zone: dict[dns.name.Name, dict[str, set[str]]], host: dns.name.Name, service: Service
+) -> None:
+    """A headless service of one cluster: a name for each ready endpoint."""
+    for endpoint in service.owners[0].endpoints:
+        if not endpoint.ready:
+            continue
+        kind = "AAAA" if ":" in endpoint.address else "A"
+        zone.setdefault(host, {}).setdefault(kind, set()).add(endpoint.address)
+        try:
+            name = dns.name.from_text(f"{endpoint.key.name}.{endpoint.key.cluster}", host)
+        except dns.name.NameTooLong:
+            continue
+        zone.setdefault(name, {}).setdefault(kind, set()).add(endpoint.address)
+        for port in service.ports:
+            srv = f"0 1 {port.service_port} {name}"
+            zone[host].setdefault("SRV", set()).add(srv)
+            owner = dns.name.from_text(f"_{port.name}._tcp", host)
+            zone.setdefault(owner, {}).setdefault("SRV", set()).add(srv)
 
 
 def question(name: str, kind: str = "A") -> tuple[dns.name.Name, int]:
