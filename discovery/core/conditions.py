@@ -23,13 +23,13 @@ from discovery.core.kinds import (
     decode_spec,
 )
 from discovery.core.model import Change, EndpointKey, EndpointPort, Resource, ResourceKey, ServiceKey
-from discovery.core.policies import Policies
+from discovery.core.policies import ALIAS_HOPS_MAX, Policies
 from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
 from discovery.core.visibility import ANY
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 
-KINDS_TOLD = ("ExportPolicy", "ClusterExportPolicy", "Grant", "ImportPolicy")
+KINDS_TOLD = ("ExportPolicy", "ClusterExportPolicy", "Grant", "ImportPolicy", "ServiceAlias")
 # Services with conflicts that are remembered; further ones are told when those have healed.
 CONFLICTING_SERVICES_MAX = 10_000
 PROBLEMS_NAMED_MAX = 5
@@ -95,6 +95,11 @@ class Conditions:
                     self._due |= dict.fromkeys(self._own_policies())
                 case "ExportPolicy":
                     self._services |= dict.fromkeys(tables.list_services(key.namespace))
+                case "ServiceAlias" if self._speaks_for(
+                    key.scope
+                ):  # Others may have been in a cycle with it.
+                    rows = tables.list_resources(key.scope, "ServiceAlias")
+                    self._due |= dict.fromkeys(row.key for row in rows)
                 case "ClusterExportPolicy":
                     self._services |= dict.fromkeys(tables.list_services())
                 case _:
@@ -166,6 +171,7 @@ class Conditions:
         wanted = (
             self._conflict_condition(key),
             *_reference_conditions(spec, self._policies),
+            *_alias_conditions(key, self._policies),
             *_accepted(spec),
         )
         status = _merged(row, [one for one in wanted if one is not None], now_ms)
@@ -234,6 +240,21 @@ def _reference_conditions(spec: AnySpec, policies: Policies) -> Iterator[Conditi
             yield from _unknown("UnknownCluster", "cluster", set(spec.clusters) - {ANY}, policies.clusters)
         case _:
             return
+
+
+def _alias_conditions(key: ResourceKey, policies: Policies) -> Iterator[Condition]:
+    """Say where an alias leads to no service, whoever has endpoints: to itself, or over too many others."""
+    if key.kind != "ServiceAlias":
+        return
+    chain = list(policies.alias_chain(key.scope, ServiceKey(key.namespace, key.name)))
+    if chain and chain[-1] in policies.aliases(key.scope):
+        way = " -> ".join(str(name) for name in chain[:PROBLEMS_NAMED_MAX])
+        yield Condition(
+            type="ResolvedRefs",
+            status="False",
+            reason="AliasCycle",
+            message=f"it stands for {way} ..., which is a cycle or more than {ALIAS_HOPS_MAX} aliases",
+        )
 
 
 def _unknown(reason: str, what: str, named: set[str], known: Mapping[str, object]) -> Iterator[Condition]:

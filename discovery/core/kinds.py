@@ -141,6 +141,13 @@ class ImportPolicySpec(Spec, frozen=True, kw_only=True):
     services: tuple[str, ...] = ("*",)
 
 
+class ServiceAliasSpec(Spec, frozen=True, kw_only=True):
+    """A name of its cluster's that stands for a service elsewhere, and exists while that is visible there."""
+
+    service: str
+    namespace: str = ""  # Default: the alias's own.
+
+
 class GrantSource(Spec, frozen=True, kw_only=True):
     """Who may call. Empty lists mean any; all given lists must match."""
 
@@ -292,6 +299,7 @@ AnySpec: TypeAlias = (
     | ExportPolicySpec
     | ClusterExportPolicySpec
     | ImportPolicySpec
+    | ServiceAliasSpec
     | GrantSpec
     | JoinTokenSpec
     | AgentSpec
@@ -329,6 +337,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="ExportPolicy", plural="exportpolicies", spec=ExportPolicySpec, namespaced=True, scoped=True, writable=True),
         Kind(name="ClusterExportPolicy", plural="clusterexportpolicies", spec=ClusterExportPolicySpec, namespaced=False, scoped=True, writable=True),
         Kind(name="ImportPolicy", plural="importpolicies", spec=ImportPolicySpec, namespaced=False, scoped=True, writable=True),
+        Kind(name="ServiceAlias", plural="servicealiases", spec=ServiceAliasSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="Grant", plural="grants", spec=GrantSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="WorkloadGroup", plural="workloadgroups", spec=WorkloadGroupSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="Observation", plural="observations", spec=ObservationSpec, namespaced=False, scoped=True, writable=False, deletable=False),
@@ -373,6 +382,10 @@ def _check(spec: AnySpec, where: str) -> None:
             _check_names(spec.clusters, f"{where}: spec.clusters")
             _check_names(spec.namespaces, f"{where}: spec.namespaces")
             _check_names(spec.services, f"{where}: spec.services")
+        case ServiceAliasSpec():
+            check_label(spec.service, f"{where}: spec.service")
+            if spec.namespace:
+                check_label(spec.namespace, f"{where}: spec.namespace")
         case GrantSpec():
             _check_names(spec.services, f"{where}: spec.services")
             if not spec.sources:

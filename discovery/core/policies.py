@@ -15,6 +15,7 @@ from discovery.core.kinds import (
     ImportPolicySpec,
     LossPolicySpec,
     OnLoss,
+    ServiceAliasSpec,
     TrustDomainSpec,
     VerdictSpec,
     decode_spec,
@@ -34,6 +35,8 @@ from federation.kernel.errors import InvalidInputError
 
 # Of all clusters together; those beyond are decoded each time.
 NAMESPACES_CACHED_MAX = 10_000
+# An alias of an alias of ... A longer chain, or a cycle, stands for nothing.
+ALIAS_HOPS_MAX = 8
 
 _AnySpec = TypeVar("_AnySpec", bound=AnySpec)
 _Specs = TypeVar("_Specs")
@@ -85,6 +88,7 @@ class Policies:
         self._exports: dict[tuple[str, str], tuple[Export, ...]] = {}
         self._grants: dict[tuple[str, str], tuple[GrantSpec, ...]] = {}
         self._imports: dict[str, tuple[ImportPolicySpec, ...]] = {}
+        self._aliases: dict[str, Mapping[ServiceKey, ServiceKey]] = {}
         self._losses: dict[tuple[str, str], tuple[LossPolicySpec, ...]] = {}
         self.quarantined: dict[str, str] = {}
         self.clusters: Mapping[str, ClusterSpec] = self._read_clusters()
@@ -100,6 +104,7 @@ class Policies:
             self._exports.pop((key.scope, key.namespace), None)
             self._grants.pop((key.scope, key.namespace), None)
             self._imports.pop(key.scope, None)
+            self._aliases.pop(key.scope, None)
             self._losses.pop((key.scope, key.namespace), None)
         exporting_all = {key.scope for key in changed if key.kind == "ClusterExportPolicy"}
         if exporting_all:
@@ -164,6 +169,28 @@ class Policies:
     def named_imports(self, cluster: str) -> Mapping[str, ImportPolicySpec]:
         """The same by name, read anew."""
         return self._read_all(cluster, "ImportPolicy", "", ImportPolicySpec)
+
+    def aliases(self, cluster: str) -> Mapping[ServiceKey, ServiceKey]:
+        """The aliases of a cluster, and what each stands for, which may be an alias too."""
+        known = self._aliases.get(cluster)
+        if known is None:
+            rows = self._read_rows(cluster, "ServiceAlias", None, ServiceAliasSpec)
+            known = self._aliases[cluster] = {
+                ServiceKey(row.key.namespace, row.key.name): ServiceKey(
+                    spec.namespace or row.key.namespace, spec.service
+                )
+                for row, spec in rows
+            }
+        return known
+
+    def alias_chain(self, cluster: str, key: ServiceKey) -> Iterator[ServiceKey]:
+        """Yield what a name stands for, one alias after another; never more than ALIAS_HOPS_MAX."""
+        aliases = self.aliases(cluster)
+        for _ in range(ALIAS_HOPS_MAX):
+            if key not in aliases:
+                return
+            key = aliases[key]
+            yield key
 
     def grants(self, cluster: str, namespace: str) -> tuple[GrantSpec, ...]:
         """The grants of a cluster's namespace."""

@@ -70,6 +70,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     owners: tuple[Owner, ...]
     type: ServiceType = "ClusterSetIP"
     affinity: ServiceAffinity = "None"
+    stands_for: ServiceKey | None = None  # Of an alias: the service that it is another name of.
+
+    @property
+    def called_as(self) -> ServiceKey:
+        """By which name proxies and gateways know it."""
+        return self.stands_for or self.key
 
     @property
     def host(self) -> str:

@@ -45,6 +45,8 @@ class ViewIndex:
         self._owners: dict[ServiceKey, tuple[str, ...]] = {}  # Of each visible service.
         self._owned: dict[str, dict[str, set[ServiceKey]]] = {}  # The inverse, by cluster and namespace.
         self._services: dict[ServiceKey, Service] = {}  # The last ones that were computed.
+        self._aliases: Mapping[ServiceKey, ServiceKey] = {}
+        self._other_names: dict[ServiceKey, set[ServiceKey]] = {}  # The inverse.
         self._endpoints_memoised = 0
 
     def update(self, tables: Tables, changes: Iterable[Change]) -> frozenset[ServiceKey]:
@@ -80,14 +82,14 @@ class ViewIndex:
             services |= self._seen(self._cluster)
         for cluster in (dead_before ^ self._policies.dead) - {self._cluster}:
             services |= self._in_namespaces_of(cluster, "LossPolicy")
-        return frozenset(key for key in services if self._refresh(key))
+        return frozenset(key for key in self._with_aliases(services) if self._refresh(key))
 
     def reset(self, tables: Tables) -> frozenset[ServiceKey]:
         """Go on to tables that may differ anywhere; returns as `update`. Cost: that of the whole catalog."""
         self._policies = Policies(tables)
         self._tables = tables
         services = {*self._fingerprints, *tables.list_services()}
-        return frozenset(key for key in services if self._refresh(key))
+        return frozenset(key for key in self._with_aliases(services) if self._refresh(key))
 
     def services(self) -> Iterator[ServiceKey]:
         """The visible services, sorted."""
@@ -169,12 +171,28 @@ class ViewIndex:
                 return self._seen(resource.name)
             case "ExportPolicy" | "Grant" | "LossPolicy":
                 return self._in_namespace(resource.scope, resource.namespace)
+            case "ServiceAlias" if resource.scope == self._cluster:
+                return {ServiceKey(resource.namespace, resource.name)}
             case "ClusterExportPolicy":
                 return self._everything_of(resource.scope)
             case "ImportPolicy" if resource.scope == self._cluster:
                 return {*self._fingerprints, *self._tables.list_services()}
             case _:
                 return set()
+
+    def _with_aliases(self, services: set[ServiceKey]) -> set[ServiceKey]:
+        """These, and the own aliases that stand for one of them, directly or by others."""
+        aliases = self._policies.aliases(self._cluster)
+        if aliases is not self._aliases:
+            self._aliases, self._other_names = aliases, {}
+            for alias, target in aliases.items():
+                self._other_names.setdefault(target, set()).add(alias)
+        found, left = set(services), list(services) if aliases else []
+        while left:
+            more = self._other_names.get(left.pop(), set()) - found
+            found |= more
+            left += more
+        return found
 
     def _seen(self, cluster: str) -> set[ServiceKey]:
         """The visible services of which a cluster is an owner."""
@@ -243,7 +261,25 @@ class ViewIndex:
         for cluster in owners:
             self._owned.setdefault(cluster, {}).setdefault(key.namespace, set()).add(key)
 
+    def target(self, key: ServiceKey) -> ServiceKey:
+        """The service that a name stands for: the first of its chain that is visible, else the last one."""
+        service = self.service(key)
+        if service is not None:
+            return service.called_as
+        return (key, *self._policies.alias_chain(self._cluster, key))[-1]
+
     def _compute(self, key: ServiceKey) -> Service | None:
+        """The service of that name or, where there is none, the one that the name stands for."""
+        service = self._compute_real(key)
+        if service is not None or key.namespace == SYSTEM_NAMESPACE:
+            return service
+        for target in self._policies.alias_chain(self._cluster, key):
+            service = self._compute_real(target)
+            if service is not None:
+                return msgspec.structs.replace(service, key=key, stands_for=target)
+        return None
+
+    def _compute_real(self, key: ServiceKey) -> Service | None:
         own = self._policies.clusters.get(self._cluster)
         if own is None or key.namespace == SYSTEM_NAMESPACE:
             return None

@@ -32,6 +32,8 @@ def explain(service: str, caller: str, context_directory: str, output: str) -> N
         return
     seen = "is visible to" if answer["visible"] else "is not visible to"
     say(f"{answer['host']} {seen} cluster {answer['cluster']}, at revision {answer['revision']}")
+    if answer["standsFor"]:
+        say(f"it is an alias of {answer['standsFor']}")
     if answer["problem"]:
         say(f"problem: {answer['problem']}")
     if answer["visible"]:

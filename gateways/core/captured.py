@@ -27,15 +27,20 @@ class CapturedListeners:
         """`addresses` is how many there are, as of `VipTable`."""
         self._vips = VipTable(addresses)
         self._ports: dict[ServiceKey, tuple[EndpointPort, ...]] = {}
+        self._stands_for: dict[ServiceKey, ServiceKey] = {}  # Of aliases.
         self._names_of: dict[ServiceKey, frozenset[str]] = {}
         self._made_of: dict[str, tuple[ServiceKey, EndpointPort, str]] = {}
         self._ready: dict[str, XdsResource] = {}  # Of those, what somebody asked for.
 
-    def update(self, seen: Mapping[ServiceKey, tuple[EndpointPort, ...] | None]) -> frozenset[str]:
+    def update(
+        self,
+        seen: Mapping[ServiceKey, tuple[EndpointPort, ...] | None],
+        stands_for: Mapping[ServiceKey, ServiceKey],
+    ) -> frozenset[str]:
         """Follow a change of the view; return the names of the listeners that may have changed.
 
         `seen` gives each service its ports that can be called, None where it is gone from the view. A
-        service without such ports still has its address.
+        service without such ports still has its address. `stands_for` gives the aliases among them their services.
         """
         moved: set[ServiceKey] = set()
         for key, ports in seen.items():
@@ -44,6 +49,9 @@ class CapturedListeners:
                 self._ports.pop(key, None)
             else:
                 self._ports[key] = ports
+        for key in seen:
+            self._stands_for.pop(key, None)
+        self._stands_for |= stands_for
         touched = moved | seen.keys()
         before = frozenset().union(*(self._names_of.pop(key, frozenset()) for key in touched))
         old = {name: self._made_of.pop(name) for name in before}
@@ -82,7 +90,11 @@ class CapturedListeners:
             return
         address = str(ipaddress.IPv4Address(vip.ipv4))
         found = {
-            names.captured_listener(address, port.service_port): (key, port, address)
+            names.captured_listener(address, port.service_port): (
+                self._stands_for.get(key, key),
+                port,
+                address,
+            )
             for port in self._ports.get(key, ())
         }
         if found:

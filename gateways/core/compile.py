@@ -52,6 +52,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[bytes, ...] = ()  # Virtual hosts for callers of other namespaces,
     local_hosts: tuple[bytes, ...] = ()  # and of its own.
     ports: tuple[EndpointPort, ...] = ()  # Those that have clusters.
+    stands_for: ServiceKey | None = None  # Of an alias: whose clusters these are.
     trust_domains: frozenset[str] = frozenset()
 
 
@@ -93,6 +94,20 @@ def compile_service(service: Service, *, exported: bool) -> Unit:
     )
 
 
+def compile_alias(service: Service, target: Unit) -> Unit:
+    """Return everything made of an alias: names that lead to the clusters of the service that it stands for."""
+    service = msgspec.structs.replace(
+        service, ports=tuple(port for port in service.ports if port in target.ports)
+    )
+    return Unit(
+        hosts=routes.virtual_hosts(service),
+        local_hosts=routes.local_virtual_hosts(service),
+        ports=service.ports,
+        trust_domains=target.trust_domains,
+        stands_for=service.stands_for,
+    )
+
+
 def own_ports(service: Service) -> frozenset[int]:
     """The ports of a service that its gateways pass on, whatever is spoken there: what own endpoints serve."""
     return frozenset(
@@ -125,7 +140,7 @@ class ViewCompiler:
 
     def update(self, changed: Iterable[ServiceKey]) -> Dirty:
         """Recompile the services named, and what else their view's trust domains make necessary."""
-        keys = set(changed)
+        keys = set(changed) | self._aliases_that_wait()
         touched: dict[ProxyKind, defaultdict[str, set[str]]] = {
             "sidecar": defaultdict(set),
             "gateway": defaultdict(set),
@@ -137,8 +152,8 @@ class ViewCompiler:
             keys |= self.problems.keys()
             keys |= {key for key, unit in self._units.items() if unit.trust_domains & roots_names}
         routes_changed = False
-        for key in sorted(keys):
-            routes_changed |= self._update_service(key, touched)
+        for key in sorted(keys, key=lambda key: (self._target(key) is not None, key)):
+            routes_changed |= self._update_service(key, touched)  # Aliases come after what they stand for.
         if routes_changed:
             self._routes.clear()
         return Dirty(
@@ -146,7 +161,10 @@ class ViewCompiler:
                 kind: {type_url: frozenset(found) for type_url, found in by_type.items() if found}
                 for kind, by_type in touched.items()
             },
-            captured=self.captured.update({key: self._seen_ports(key) for key in sorted(keys)}),
+            captured=self.captured.update(
+                {key: self._seen_ports(key) for key in sorted(keys)},
+                {key: target for key in keys if (target := self._target(key)) is not None},
+            ),
             services=frozenset(keys),
             routes=routes_changed,
             roots=bool(roots_names),
@@ -176,6 +194,10 @@ class ViewCompiler:
         """Whether a port of a service can be called by TCP now."""
         ports = self._units.get(key, Unit()).ports
         return any(port.service_port == service_port and port.protocol == "tcp" for port in ports)
+
+    def called_as(self, key: ServiceKey) -> ServiceKey:
+        """The service whose clusters a name leads to: itself, but for an alias."""
+        return self._units.get(key, Unit()).stands_for or key
 
     def inbound_roots(self, proxy: Proxy) -> XdsResource | None:
         """The validation context of a sidecar's inbound listeners."""
@@ -222,6 +244,15 @@ class ViewCompiler:
             del self._local_services[key.namespace]
         return new.hosts != old.hosts
 
+    def _target(self, key: ServiceKey) -> ServiceKey | None:
+        """What an alias stands for; None for a service."""
+        service = self._view.service(key)
+        return None if service is None else service.stands_for
+
+    def _aliases_that_wait(self) -> frozenset[ServiceKey]:
+        """The aliases of which a port has no clusters yet: what they stand for may have been compiled since."""
+        return frozenset(key for key in self.problems if self._target(key) is not None)
+
     def _seen_ports(self, key: ServiceKey) -> tuple[EndpointPort, ...] | None:
         """The ports of a service that have clusters, perhaps none; None: the view has no such service."""
         return None if self._view.service(key) is None else self._units.get(key, Unit()).ports
@@ -232,6 +263,11 @@ class ViewCompiler:
         service = self._view.service(key)
         if service is None:
             return Unit()
+        if service.stands_for is not None:
+            unit = compile_alias(service, self._units.get(service.stands_for, Unit()))
+            if unit.ports != service.ports:
+                self.problems[key] = f"service {key}: {service.stands_for} has not all of its clusters yet"
+            return unit
         unknown = sorted({owner.trust_domain for owner in service.owners} - self._roots.keys())
         if unknown:
             self.problems[key] = f"service {key}: no roots are known for trust domain {', '.join(unknown)}"
@@ -342,4 +378,4 @@ class ProxyConfig:
         for wanted in proxy.outbound_tcp:
             # While the service is not to be seen nobody listens: better refused than accepted and closed.
             if self._compiler.has_tcp(wanted.key, wanted.service_port):
-                yield outbound.outbound_tcp_listener(wanted)
+                yield outbound.outbound_tcp_listener(wanted, self._compiler.called_as(wanted.key))

@@ -79,7 +79,8 @@ def explain(
         else ""
     )
     vip = compiler.captured.vip(key)
-    reasons = Reasons(policies, caller.cluster, identity, key)
+    target = view.target(key)
+    reasons = Reasons(policies, caller.cluster, identity, target)
     said = _claims(view, service)
     return Explanation(
         service=str(key),
@@ -88,6 +89,7 @@ def explain(
         identity=identity,
         revision=view.revision,
         visible=service is not None,
+        stands_for="" if target == key else str(target),
         owners=tuple(_owners(reasons, view.tables, service)),
         type="" if service is None else service.type,
         session_affinity="" if service is None else service.affinity,
@@ -106,7 +108,7 @@ def _claims(view: ViewIndex, service: Service | None) -> list[Claim]:
     """What the visible owners say of a service; who decides comes first."""
     if service is None:
         return []
-    return sorted(view.claims(service.key, service.owners), key=lambda claim: claim.rank)
+    return sorted(view.claims(service.called_as, service.owners), key=lambda claim: claim.rank)
 
 
 def _conflicts(said: Sequence[Claim]) -> Iterator[ConflictFact]:

@@ -90,7 +90,7 @@ def envoy_ports(compiler: ViewCompiler, service: Service) -> tuple[EnvoyPortFact
             ),
         )
         for port in service.ports
-        for name in (names.service_cluster(service.key, port.service_port),)
+        for name in (names.service_cluster(service.called_as, port.service_port),)
         if name in compiler.shared("sidecar", CLUSTER)
     )
 

@@ -131,6 +131,7 @@ class Explanation(Explained, frozen=True, kw_only=True):
     identity: str  # The caller's SPIFFE ID; empty: the question names a cluster only.
     revision: int
     visible: bool
+    stands_for: str  # Of an alias: the service; empty otherwise.
     owners: tuple[OwnerFact, ...]  # Those that are visible in their order, then the others by name.
     # What the service is, and which visible owner's policy said so; empty where it is not visible.
     type: str

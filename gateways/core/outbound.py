@@ -95,10 +95,10 @@ def captured_listener(key: ServiceKey, port: EndpointPort, vip: str) -> XdsResou
     return _resource(listener)
 
 
-def outbound_tcp_listener(outbound: OutboundTcp) -> XdsResource:
-    """Return the listener of a local address that stands for one TCP port of a service."""
+def outbound_tcp_listener(outbound: OutboundTcp, called_as: ServiceKey) -> XdsResource:
+    """Return the listener of a local address that stands for one TCP port of a service, called as proxies know it."""
     name = names.outbound_tcp_listener(outbound.address, outbound.listen_port)
-    chain = FilterChain(filters=[_to_service(outbound.key, outbound.service_port, "outbound_tcp")])
+    chain = FilterChain(filters=[_to_service(called_as, outbound.service_port, "outbound_tcp")])
     return _resource(make_listener(name, outbound.address, outbound.listen_port, [chain]))
 
 

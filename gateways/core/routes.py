@@ -71,7 +71,11 @@ _VIRTUAL_HOSTS_TAG = b"\x12"  # Field 2 of RouteConfiguration.
 def virtual_hosts(service: Service) -> tuple[bytes, ...]:
     """Return the serialized virtual hosts of a service, without its bare name; none when it has no HTTP port."""
     return tuple(
-        serialize(_virtual_host(service.key, port, _domains(service.key, port.service_port, bare_port=bare)))
+        serialize(
+            _virtual_host(
+                service.key, service.called_as, port, _domains(service.key, port.service_port, bare_port=bare)
+            )
+        )
         for port, bare in _http_ports(service)
     )
 
@@ -82,6 +86,7 @@ def local_virtual_hosts(service: Service) -> tuple[bytes, ...]:
         serialize(
             _virtual_host(
                 service.key,
+                service.called_as,
                 port,
                 [
                     *_domains(service.key, port.service_port, bare_port=bare),
@@ -115,7 +120,7 @@ def service_routes(key: ServiceKey, port: EndpointPort) -> Any:
     """Return the routes of a listener that stands for one port of a service: all requests go there."""
     return RouteConfiguration(
         name=names.service_cluster(key, port.service_port),
-        virtual_hosts=[_virtual_host(key, port, ["*"])],
+        virtual_hosts=[_virtual_host(key, key, port, ["*"])],
         validate_clusters=BoolValue(value=False),
     )
 
@@ -164,8 +169,8 @@ def _with_port(spelling: str, service_port: int, *, bare_port: bool) -> list[str
     return [spelling, with_port] if bare_port else [with_port]
 
 
-def _virtual_host(key: ServiceKey, port: EndpointPort, domains: list[str]) -> Any:
-    cluster = names.service_cluster(key, port.service_port)
+def _virtual_host(key: ServiceKey, called_as: ServiceKey, port: EndpointPort, domains: list[str]) -> Any:
+    cluster = names.service_cluster(called_as, port.service_port)
     idempotent = HeaderMatcher(
         name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex=_IDEMPOTENT_METHODS))
     )

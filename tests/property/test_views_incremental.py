@@ -24,6 +24,7 @@ from tests.unit.discovery.builders import (
     endpoint,
     gateway,
     put,
+    put_alias,
     put_cluster_export,
     put_drain,
     put_export,
@@ -38,7 +39,7 @@ CLUSTERS = ("alpha", "beta", "delta", "gamma")
 DOMAINS = ("alpha.test", "beta.test", "gamma.test")
 NAMESPACES = ("pay", "shop")
 SERVICES = ("carts", "orders")
-ALL_KEYS = [ServiceKey(namespace, service) for namespace in NAMESPACES for service in SERVICES]
+ALL_KEYS = [ServiceKey(namespace, service) for namespace in NAMESPACES for service in ("also", *SERVICES)]
 
 some = st.lists(st.sampled_from(SERVICES), min_size=1, max_size=2).map(tuple) | st.just(("*",))
 places = st.sampled_from(("", "east", "west"))
@@ -132,6 +133,20 @@ def import_rows():
     )
 
 
+def alias_rows():
+    names = st.sampled_from((*SERVICES, "also"))
+    return st.builds(
+        lambda viewer, namespace, name, service, of: resource(
+            put_alias(viewer, namespace, name, service, of)
+        ),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from(NAMESPACES),
+        names,
+        names,
+        st.sampled_from(("", *NAMESPACES)),
+    )
+
+
 def endpoint_rows():
     port = st.builds(
         EndpointPort,
@@ -172,6 +187,7 @@ rows = st.one_of(
     grant_rows(),
     every_export_rows(),
     import_rows(),
+    alias_rows(),
     endpoint_rows(),
     drain_rows(),
     st.builds(lambda cluster, ready: gateway(cluster, ready=ready), st.sampled_from(CLUSTERS), st.booleans()),
@@ -278,6 +294,20 @@ class Oracle:
         return theirs in self.domains and exported and granted and self.takes(owner, key)
 
     def service(self, key: ServiceKey) -> Service | None:
+        found, name = self.real(key), key
+        for _ in range(8):
+            if found is not None:
+                break
+            alias = self.specs.get(
+                resource_key("ServiceAlias", name.service, scope=self.viewer, namespace=name.namespace)
+            )
+            if alias is None:
+                break
+            name = ServiceKey(alias.get("namespace", name.namespace), alias["service"])
+            found = self.real(name)
+        return found if found is None or name == key else replace(found, key=key, stands_for=name)
+
+    def real(self, key: ServiceKey) -> Service | None:
         if self.viewer not in self.clusters:
             return None
         theirs = [

@@ -83,6 +83,12 @@ def put_import(viewer: str, *, name: str = "import", **spec: object) -> Put:
     return put(key("ImportPolicy", name, scope=viewer), spec)
 
 
+def put_alias(viewer: str, namespace: str, name: str, service: str, of: str = "") -> Put:
+    """An alias NAMESPACE/NAME of cluster `viewer` for `service`, of namespace `of` if given."""
+    target = key("ServiceAlias", name, scope=viewer, namespace=namespace)
+    return put(target, {"service": service} | ({"namespace": of} if of else {}))
+
+
 def put_grant(owner: str, namespace: str, *services: str, name: str = "grant", **source: list[str]) -> Put:
     target = key("Grant", name, scope=owner, namespace=namespace)
     return put(target, {"services": list(services), "sources": [source]})

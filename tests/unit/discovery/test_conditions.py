@@ -15,6 +15,7 @@ from tests.unit.discovery.builders import (
     endpoint,
     founded,
     key,
+    put_alias,
     put_cluster,
     put_cluster_export,
     put_export,
@@ -214,3 +215,16 @@ def test_conditions_that_are_kept_up_are_those_of_a_fresh_look(found):
         fresh.reset(tables)
         fresh.look(100)
         assert fresh.writes(told.log.catalog.now_ms, 100) == []
+
+
+def test_an_alias_that_leads_back_to_itself_is_told_until_the_cycle_is_broken():
+    told = Told(founded())
+    first, second = put_alias("alpha", "web", "a", "b"), put_alias("alpha", "web", "b", "a")
+    told.log.accept("alpha", first)
+    assert told.write() == 0
+    told.log.accept("alpha", second)
+    assert told.write() == 2
+    assert told.conditions(first.key)["ResolvedRefs"][:2] == ("False", "AliasCycle")
+    told.log.accept("alpha", Delete(key=second.key))
+    assert told.write() == 1
+    assert told.conditions(first.key)["ResolvedRefs"] == ("True", "Resolved", "")

@@ -158,8 +158,8 @@ def test_a_service_that_cannot_be_called_yet_keeps_its_address_for_itself():
     config = ProxyConfig(compiled(view), CAPTURING)
     assert set(config.names(LISTENER)) == {"outbound"}
     listeners = CapturedListeners()
-    assert listeners.update({ORDERS: ()}) == frozenset()
-    assert listeners.update({ORDERS: (http_port(80),)}) == {f"{dns_address(view, ORDERS)}_80"}
+    assert listeners.update({ORDERS: ()}, {}) == frozenset()
+    assert listeners.update({ORDERS: (http_port(80),)}, {}) == {f"{dns_address(view, ORDERS)}_80"}
 
 
 def test_a_local_address_stands_for_a_tcp_service_while_there_is_one():
@@ -186,7 +186,7 @@ def test_an_http_port_has_no_local_tcp_address():
 
 
 def test_connecting_is_tried_again_and_with_pauses():
-    chain = decode(outbound.outbound_tcp_listener(TO_LEDGER)).filter_chains[0]
+    chain = decode(outbound.outbound_tcp_listener(TO_LEDGER, TO_LEDGER.key)).filter_chains[0]
     proxy = TcpProxy.FromString(chain.filters[-1].typed_config.value)
     assert proxy.max_connect_attempts.value == outbound.TCP_CONNECT_ATTEMPTS_MAX
     assert proxy.backoff_options.base_interval.nanos == 25_000_000
@@ -209,7 +209,7 @@ def test_following_changes_gives_what_starting_anew_gives(changes, few):
     followed, state = CapturedListeners(slots), {}
     mirror: dict[str, str] = {}
     for change in changes:
-        for name in followed.update(change):
+        for name in followed.update(change, {}):
             resource = followed.get(name)
             if resource is None:
                 mirror.pop(name, None)
@@ -217,10 +217,10 @@ def test_following_changes_gives_what_starting_anew_gives(changes, few):
                 mirror[name] = resource.version
         state |= change
     anew = CapturedListeners(slots)
-    anew.update(dict(sorted(state.items(), reverse=True)))
+    anew.update(dict(sorted(state.items(), reverse=True)), {})
     assert mirror == {name: anew.get(name).version for name in anew.names()}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("key", [ServiceKey("shop", "Not-A-Name"), ServiceKey("", "orders")])
 def test_a_name_that_dns_cannot_express_has_no_address(key):
-    assert CapturedListeners().update({key: (http_port(80),)}) == frozenset()
+    assert CapturedListeners().update({key: (http_port(80),)}, {}) == frozenset()
