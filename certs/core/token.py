@@ -38,7 +38,7 @@ class JoinToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `pin` is the hexadecimal SHA-256 of the SubjectPublicKeyInfo of the root of `trust_domain`.
     """
 
-    purpose: Literal["cluster", "agent", "gateway", "dns"]
+    purpose: Literal["cluster", "agent", "gateway", "dns", "controller"]
     secret: bytes
     federation: str
     cluster: str

@@ -26,11 +26,17 @@ class Agent:
         self.rows: set[bytes] = set()
         self.listing: dict[bytes, Endpoint] | None = None  # A list that is not complete yet.
         self.listing_incarnation = -1
+        self.heard_by: set[str] = set()  # Other controllers of the cluster that hear it now.
+
+    @property
+    def heard(self) -> bool:
+        """True while any controller of the cluster hears it, as far as is known here."""
+        return self.phase is Phase.LIVE or bool(self.heard_by)
 
     @property
     def replaceable(self) -> bool:
         """True when nothing is lost by forgetting it."""
-        return not self.rows and self.phase is not Phase.LIVE and self.listing is None
+        return not self.rows and not self.heard and self.listing is None
 
     def check_incarnation(self, name: str, incarnation: int) -> None:
         """Raise `StaleRevisionError` when a later start of this agent has been heard of."""

@@ -83,7 +83,7 @@ class ControllerSpec(Spec, frozen=True, kw_only=True):
     """One controller of a cluster: where peers and agents reach it, and what it must prove to be."""
 
     cluster: str
-    role: Literal["member", "witness"]
+    role: Literal["member", "witness", "mirror"]
     identity: str
     raft: str = ""  # host:port of the Raft transport.
     control: str = ""  # host:port of the gRPC port for agents, mirrors and xDS.
@@ -166,7 +166,7 @@ class GrantSpec(Spec, frozen=True, kw_only=True):
 class JoinTokenSpec(Spec, frozen=True, kw_only=True):
     """A one-time permission to join. The secret is nowhere in the catalog, only its SHA-256."""
 
-    purpose: Literal["cluster", "agent", "gateway", "dns"]
+    purpose: Literal["cluster", "agent", "gateway", "dns", "controller"]
     cluster: str  # The cluster that joins, or that the agent will belong to.
     secret_sha256: str
     expires_ms: int  # Federation time.
@@ -178,7 +178,7 @@ class JoinTokenSpec(Spec, frozen=True, kw_only=True):
 class AgentSpec(Spec, frozen=True, kw_only=True):
     """One enrolled agent, gateway or DNS process: which identities a controller may sign for it."""
 
-    role: Literal["agent", "gateway", "dns"]
+    role: Literal["agent", "gateway", "dns", "controller"]  # "controller": a mirror.
     namespace: str = ""  # For agents: of their workloads.
     service_account: str = ""
     workload_group: str = ""  # For agents: the group that they were enrolled by, if any.

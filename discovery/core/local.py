@@ -6,8 +6,9 @@
            +----------------- expire ----------------------+--> ended: its rows are removed
 
 A row goes only because its agent withdrew it, declared a complete list without it, or was expired by the
-runtime, which alone knows the time. An agent's list counts as a whole, when it is complete: until then its
-earlier rows stay. Between two versions of a row the larger (incarnation, sequence) wins, whichever path it
+runtime, which alone knows the time. An agent that another controller of the cluster hears is not expired here, and
+what it told that controller counts as if it had been said here (`hear`). An agent's list counts as a whole, when it
+is complete: until then its earlier rows stay. Between two versions of a row the larger (incarnation, sequence) wins, whichever path it
 took. Pure: no clock, no I/O. One thread writes; what `endpoints()` returned may be read from any.
 """
 
@@ -34,9 +35,11 @@ from federation.kernel.limits import COMMAND_BYTES_MAX, ENDPOINTS_PER_CLUSTER_MA
 
 AGENTS_MAX = 2 * ENDPOINTS_PER_CLUSTER_MAX  # Known at once, those included that ended or have no rows.
 ENDPOINTS_PER_AGENT_MAX = 10_000
+SILENCED_MAX = ENDPOINTS_PER_CLUSTER_MAX
 PUBLISH_ROWS_MAX = 256  # One batch: what applies in a few milliseconds.
 PUBLISH_BYTES_MAX = COMMAND_BYTES_MAX - 8 * 1024  # Leaves room for the rest of the command.
 
+GONE = (-1, -1)
 _REMOVAL_BYTES = 32  # A removed key's version and framing.
 
 _Edits: TypeAlias = dict[bytes, bytes | None]  # Rows set or removed by one call, not yet in the table.
@@ -55,6 +58,9 @@ class LocalTable:
         self.places: Places = frozenset()  # Where controllers listen: no endpoint may.
         self.quota = BUILT_IN
         self._usage = Usage()
+        # Rows that silence ended, not their agents, with the version that the catalog may still have of them; once it
+        # has lost them, GONE. One that the catalog shows again then is told by a controller that hears its agent.
+        self._silenced: dict[bytes, tuple[int, int]] = {}
 
     def endpoints(self) -> Table:
         """The merged rows, packed; this version never changes."""
@@ -119,6 +125,72 @@ class LocalTable:
             self._update(agent, declaration, kept, agent.rows - kept.keys(), edits)
         return Declared(changes=self._commit(edits), refused=tuple(refused))
 
+    def hear(
+        self,
+        controller: str,
+        agent: str,
+        position: tuple[int, int],
+        rows: Iterable[Endpoint],
+        spec: ClusterSpec,
+    ) -> tuple[Change, ...]:
+        """Take the whole list of an agent as another controller of the cluster heard it, up to `position`.
+
+        The newest list wins, whichever way it came; rows that this table would refuse are left out. Raises
+        `LimitExceededError` when there are too many; then nothing has changed.
+        """
+        known = self._agents.get(agent)
+        if known is None:
+            self._make_room_for_agent()
+            known = self._agents[agent] = Agent(Phase.UNHEARD)
+        if position < known.known_until or position[0] < known.newest_incarnation:
+            known.heard_by.add(controller)
+            return ()
+        listed = {
+            row.key.encode(): row
+            for row in rows
+            if row.agent == agent
+            and row.version <= position
+            and not endpoint_refusal(row, self._cluster, spec, self.places)
+            and self._is_free(row.key.encode(), agent)
+        }
+        self._check_room(known, known.rows | listed.keys())
+        known.heard_by.add(controller)
+        if known.phase is Phase.ENDED:
+            known.phase = Phase.UNHEARD
+        gone = known.rows - listed.keys() if position > known.known_until else set[bytes]()
+        edits: _Edits = {}
+        said = Declaration(agent=agent, incarnation=position[0], sequence=position[1])
+        self._update(known, said, listed, gone, edits)
+        return self._commit(edits)
+
+    def unhear(self, controller: str, agent: str) -> None:
+        """Another controller no longer hears the agent: its rows stay, and its lease here begins to run out."""
+        if (known := self._agents.get(agent)) is not None:
+            known.heard_by.discard(controller)
+
+    def forget(self, controller: str) -> None:
+        """Another controller cannot be heard itself: what it hears is unknown."""
+        for known in self._agents.values():
+            known.heard_by.discard(controller)
+
+    def heard_here(self, agent: str) -> tuple[tuple[int, int], tuple[Endpoint, ...]] | None:
+        """Return the list of an agent that is live here, and up to where it reaches: what `hear` takes elsewhere."""
+        known = self._agents.get(agent)
+        if known is None or known.phase is not Phase.LIVE:
+            return None
+        rows = (self._rows.get(key) for key in sorted(known.rows))
+        return known.known_until, tuple(unpack_endpoint(value) for value in rows if value is not None)
+
+    def has_ended(self, agent: str) -> bool:
+        """True for an agent whose lease ended, and of which nothing has come since."""
+        known = self._agents.get(agent)
+        return known is not None and known.phase is Phase.ENDED
+
+    def is_heard(self, agent: str) -> bool:
+        """True while this or another controller of the cluster hears the agent."""
+        known = self._agents.get(agent)
+        return known is not None and known.heard
+
     def agent_lost(self, agent: str) -> None:
         """The agent's stream ended: its rows stay, and its lease begins to run out."""
         known = self._agents.get(agent)
@@ -129,16 +201,16 @@ class LocalTable:
             known.phase = Phase.LOST
 
     def expire(self, agent: str) -> tuple[Change, ...]:
-        """The agent's lease has ended: remove its rows. Nothing happens to one that is live."""
+        """The agent's lease has ended: remove its rows. Nothing happens to one that anybody hears."""
         known = self._agents.get(agent)
-        if known is None or known.phase is Phase.LIVE:
+        if known is None or known.heard:
             return ()
         known.phase = Phase.ENDED
         edits: _Edits = {}
         for key in sorted(known.rows):
             row = self._row(key, edits)
             if row is not None:
-                known.known_until = max(known.known_until, row.version)
+                self._silence(key, row.version)
             edits[key] = None
         return self._commit(edits)
 
@@ -158,7 +230,11 @@ class LocalTable:
         for key, value in theirs.items():
             if value is not None:
                 self._adopt(unpack_endpoint(value), edits)
+                continue
+            if key in self._silenced:
+                self._silence(key, GONE)
             elif self._follows_removal(key):
+                self._silence(key, GONE)
                 edits[key] = None
         ours = self._commit(edits)
         for key, value in theirs.items():
@@ -185,6 +261,8 @@ class LocalTable:
             ours, theirs = self._rows.get(key), tables.endpoints.get(key)
             if ours == theirs:
                 del self._unpublished[key]
+                if key in self._silenced:
+                    self._silence(key, GONE)
                 continue
             if theirs is None and not creating:
                 continue
@@ -207,11 +285,14 @@ class LocalTable:
     def _may_replace(self, there: Endpoint, row: Endpoint | None) -> bool:
         """True when we know better than the catalog's row; False when `absorb` has yet to see that row."""
         if row is None:
+            silenced = self._silenced.get(there.key.encode())
+            if silenced is not None:
+                return there.version <= silenced
             agent = self._agents.get(there.agent)
             return agent is not None and there.version <= agent.known_until
         if row.agent == there.agent:
             return row.version >= there.version
-        return self._phase(row.agent) is Phase.LIVE
+        return self.is_heard(row.agent)
 
     def _make_room_for_agent(self) -> None:
         if len(self._agents) < AGENTS_MAX:
@@ -261,10 +342,15 @@ class LocalTable:
         if value is None:
             return
         holder = unpack_endpoint(value)
-        if holder.agent != agent and self._phase(holder.agent) is Phase.LIVE:
+        if holder.agent != agent and self.is_heard(holder.agent):
             raise NotAllowedError(
                 f"endpoint {holder.key.name} belongs to agent {holder.agent}, which is live"
             )
+
+    def _is_free(self, key: bytes, agent: str) -> bool:
+        value = self._rows.get(key)
+        holder = agent if value is None else unpack_endpoint(value).agent
+        return holder == agent or not self.is_heard(holder)
 
     def _still_free(
         self, listed: Mapping[bytes, Endpoint], agent: str, refused: _Refused
@@ -312,6 +398,8 @@ class LocalTable:
     ) -> None:
         """Merge rows and removals of an agent whose list is complete."""
         position = (said.incarnation, said.sequence)
+        for key in (*gone, *rows):
+            self._silenced.pop(key, None)
         for key in sorted(gone):
             row = self._row(key, edits)
             # A newer row than the message came another way: the agent has more to say.
@@ -328,7 +416,13 @@ class LocalTable:
         value = self._rows.get(key)
         if value is None or key in self._unpublished:
             return False  # What was removed was an older row than ours.
-        return self._phase(unpack_endpoint(value).agent) is not Phase.LIVE
+        return not self.is_heard(unpack_endpoint(value).agent)
+
+    def _silence(self, key: bytes, version: tuple[int, int]) -> None:
+        """Remember that silence ended a row; the oldest such memory goes when there are too many."""
+        if key not in self._silenced and len(self._silenced) >= SILENCED_MAX:
+            del self._silenced[next(iter(self._silenced))]
+        self._silenced[key] = version
 
     def _adopt(self, row: Endpoint, edits: _Edits) -> None:
         """Take a row that came another way than from its agent, unless we know better."""
@@ -338,21 +432,19 @@ class LocalTable:
             if row.version > there.version:
                 edits[key] = pack(row)
             return
-        if there is not None and self._phase(there.agent) is Phase.LIVE:
+        if there is not None and self.is_heard(there.agent):
             return  # Its agent is here and says so.
         agent = self._agents.get(row.agent)
+        silenced = self._silenced.get(key)
         if agent is None:
             self._make_room_for_agent()
-            self._agents[row.agent] = Agent(Phase.UNHEARD)
-        elif row.version <= agent.known_until:
-            return  # An echo of what its agent has withdrawn since.
+            agent = self._agents[row.agent] = Agent(Phase.UNHEARD)
+        elif row.version <= (agent.known_until if silenced is None else silenced):
+            return  # An echo of what its agent has withdrawn since, or silence ended.
         elif agent.phase is Phase.ENDED:
             agent.phase = Phase.UNHEARD
+        self._silenced.pop(key, None)
         edits[key] = pack(row)
-
-    def _phase(self, agent: str) -> Phase:
-        known = self._agents.get(agent)
-        return Phase.ENDED if known is None else known.phase
 
     def _row(self, key: bytes, edits: _Edits) -> Endpoint | None:
         value = edits[key] if key in edits else self._rows.get(key)

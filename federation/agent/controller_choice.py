@@ -51,7 +51,7 @@ class ControllerChoice:
         problems: list[str] = []
         for controller in self._usable(now_s):
             try:
-                channel = await self._connect(controller)
+                channel = await connect(controller, self._identity, self._directory)
             except IsthmusError as error:
                 problems.append(f"{controller.name}: {error.message}")
                 continue
@@ -65,7 +65,7 @@ class ControllerChoice:
             await asyncio.sleep(RETURN_CHECK_S)
             for controller in self._better():
                 try:
-                    channel = await self._connect(controller)
+                    channel = await connect(controller, self._identity, self._directory)
                 except IsthmusError:
                     continue  # Still away, as before.
                 await channel.close(None)
@@ -91,21 +91,23 @@ class ControllerChoice:
         }
         return sorted(controllers, key=lambda controller: controller.name in self._avoid_until_s)
 
-    async def _connect(self, controller: NamedController) -> grpc.aio.Channel:
-        channel = open_channel(
-            controller, self._identity, self._directory, message_bytes_max=XDS_MESSAGE_BYTES_MAX
-        )
-        where = controller.spec.control
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await _until_ready(channel, where)
-        except TimeoutError as error:
-            await channel.close(None)
-            raise UnavailableError(f"{where} does not answer within {CONNECT_TIMEOUT_S:g} s") from error
-        except BaseException:
-            await channel.close(None)
-            raise
-        return channel
+
+async def connect(
+    controller: NamedController, identity: LeafIdentity, directory: DirectoryStore
+) -> grpc.aio.Channel:
+    """Return a channel to a controller that has proved who it is; raises `UnavailableError` when it does not answer."""
+    channel = open_channel(controller, identity, directory, message_bytes_max=XDS_MESSAGE_BYTES_MAX)
+    where = controller.spec.control
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await _until_ready(channel, where)
+    except TimeoutError as error:
+        await channel.close(None)
+        raise UnavailableError(f"{where} does not answer within {CONNECT_TIMEOUT_S:g} s") from error
+    except BaseException:
+        await channel.close(None)
+        raise
+    return channel
 
 
 async def _until_ready(channel: grpc.aio.Channel, where: str) -> None:

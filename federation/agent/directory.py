@@ -99,12 +99,17 @@ def read_bundles(directory: Directory) -> Bundles:
 
 
 def own_controllers(directory: Directory, cluster: str) -> tuple[NamedController, ...]:
-    """Return the controllers that `cluster` registers with and that sign for it, by name.
+    """Return the controllers that `cluster` registers with and that sign for it, most preferred first.
 
-    Those of the cluster itself; of its home where it has none. Witnesses have no control port.
+    Those of the cluster itself, then those of its home, each group by name. Witnesses have no control port.
     """
     own = _controllers_of(directory, cluster)
-    return own or _controllers_of(directory, directory.homes.get(cluster, ""))
+    return (*own, *_controllers_of(directory, directory.homes.get(cluster, "")))
+
+
+def members_preferred(directory: Directory, cluster: str) -> tuple[NamedController, ...]:
+    """Return the controllers that hold the log, and so can be followed and asked to propose, as `preferred`."""
+    return tuple(one for one in preferred_controllers(directory, cluster) if one.spec.role == "member")
 
 
 def preferred_controllers(directory: Directory, cluster: str) -> tuple[NamedController, ...]:

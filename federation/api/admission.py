@@ -11,10 +11,10 @@ from certs.core.issuance import csr_public_key
 from certs.core.spiffe import SpiffeId, parse, system_id, system_identity, workload_id
 from certs.core.token import token_hash
 from certs.runtime.authority import Authority
-from discovery.core.catalog import Catalog
 from discovery.core.commands import ClaimToken, Put
 from discovery.core.kinds import (
     AgentSpec,
+    ControllerSpec,
     JoinTokenSpec,
     JoinTokenStatus,
     WorkloadGroupSpec,
@@ -30,6 +30,7 @@ from federation.api.messages import (
     JoinRequest,
 )
 from federation.api.proposer import Proposer
+from federation.api.reading import CatalogReader
 from federation.api.tokens import find_token, group_key, read_group, token_name
 from federation.kernel.errors import (
     AlreadyExistsError,
@@ -41,6 +42,9 @@ from federation.kernel.errors import (
 from federation.kernel.names import check_label
 from federation.kernel.versions import PROTOCOL_VERSION, speaks
 
+# A member's own leaf is its own authority's; a "controller" that asks is a mirror.
+SIGNED_FOR = frozenset({"agent", "gateway", "dns", "controller"})
+
 _log = structlog.get_logger("admission")
 
 
@@ -51,7 +55,7 @@ class Admission:
         self,
         *,
         cluster: str,
-        catalog: Catalog,
+        catalog: CatalogReader,
         proposer: Proposer,
         authority: Authority,
         voters: Callable[[], tuple[str, ...]],
@@ -63,7 +67,7 @@ class Admission:
         self._authority = authority
 
     async def enroll(self, request: EnrollRequest) -> EnrollReply:
-        """Give an agent, gateway or DNS process its identity; the same key may repeat a lost call.
+        """Give an agent, gateway, DNS process or mirror its identity; the same key may repeat a lost call.
 
         Raises NotAllowedError for a token that nobody gave out or that is for something else,
         PreconditionError for one that is used or expired, or whose workload group is another one by now.
@@ -79,6 +83,8 @@ class Admission:
             raise PreconditionError(
                 f"cluster {token.cluster} is served by {spec.home or token.cluster}, not by {self._cluster}"
             )
+        if token.purpose == "controller":
+            self._check_mirror_name(token.cluster, request.id)
         # Before the claim: a token must not be lost on a group that is gone.
         template = self._template(token)
         agent = AgentSpec(
@@ -223,6 +229,18 @@ class Admission:
             and all(row is not None and row.spec == put.spec for row, put in zip(rows, puts, strict=True))
         )
 
+    def _check_mirror_name(self, cluster: str, name: str) -> None:
+        """Raise AlreadyExistsError for the id of a member or witness: they would be one to everybody."""
+        row = self._catalog.tables.resource(ResourceKey("", "Controller", "", f"{cluster}-{name}"))
+        if row is None:
+            return
+        spec = decode_spec("Controller", row.spec, where=str(row.key))
+        assert isinstance(spec, ControllerSpec)
+        if spec.role != "mirror":
+            raise AlreadyExistsError(
+                f"id {name}: controller {row.key.name} is a {spec.role}: choose another id for a mirror"
+            )
+
     def _check_remote(self, request: JoinRequest) -> None:
         if request.spec.home != self._cluster:
             raise PreconditionError(
@@ -238,14 +256,14 @@ class Admission:
 class Signer:
     """Signs further leaves for whoever enrolled; needs no quorum (12 h of its outage are survived)."""
 
-    def __init__(self, *, catalog: Catalog, authority: Authority) -> None:
+    def __init__(self, *, catalog: CatalogReader, authority: Authority) -> None:
         self._catalog = catalog
         self._authority = authority
 
     async def sign(self, caller: SpiffeId, csr: bytes, identity: str) -> tuple[tuple[bytes, ...], int]:
         """Return a new chain for `identity` and its end (Unix ms): the caller's own, or its workloads'."""
         system = system_identity(caller)
-        if system is None or system.role not in ("agent", "gateway", "dns"):
+        if system is None or system.role not in SIGNED_FOR:
             raise NotAllowedError(f"{caller} may not ask for certificates")
         if caller.trust_domain != self._authority.trust_domain:
             raise NotAllowedError(f"{caller}: this controller signs for {self._authority.trust_domain} only")
@@ -258,6 +276,29 @@ class Signer:
             raise NotAllowedError(f"{caller} may not have the identity {wanted}")
         issued = await asyncio.to_thread(self._authority.sign_leaf, csr, wanted)
         return tuple(issued.chain_der), int(issued.not_after.timestamp() * 1000)
+
+    async def sign_asked(
+        self, peer: SpiffeId, csr: bytes, identity: str, asked_by: str
+    ) -> tuple[tuple[bytes, ...], int]:
+        """Sign for `peer`, or, where `peer` is a mirror, for the process that asked it.
+
+        A mirror asks for processes that it serves: of its own cluster and of remote ones whose home that is,
+        and for no controller.
+        """
+        if not asked_by:
+            return await self.sign(peer, csr, identity)
+        caller = parse(asked_by)
+        system, mirror = system_identity(caller), system_identity(peer)
+        tables = self._catalog.tables
+        if mirror is None or mirror.role != "controller" or peer.trust_domain != caller.trust_domain:
+            raise NotAllowedError(f"{peer} may not ask for certificates of others")
+        if agent_key(mirror.cluster, "controller", mirror.id).encode() not in tables.resources:
+            raise NotAllowedError(f"{peer} is not enrolled as a mirror, or was evicted")
+        if system is None or system.role == "controller":
+            raise NotAllowedError(f"{peer} may not ask for a certificate of {caller}")
+        if mirror.cluster not in (system.cluster, cluster_spec(tables, system.cluster).home):
+            raise NotAllowedError(f"{peer} does not serve cluster {system.cluster}, of which {caller} is")
+        return await self.sign(caller, csr, identity)
 
     @staticmethod
     def _workload(caller: SpiffeId, value: bytes) -> SpiffeId | None:

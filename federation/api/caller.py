@@ -64,8 +64,9 @@ def audited(audit: AuditTrail, verifier: Verifier) -> Middleware:
 def require_operator(identity: SpiffeId | None, tables: Tables, *, cluster: str) -> str:
     """Return the operator's name for the audit log.
 
-    An operator of `cluster` may do everything here, also for the remote clusters whose home it is. Raises
-    BadIdentityError for a nameless caller and NotAllowedError for anybody else.
+    An operator of `cluster` may do everything here, also for the remote clusters whose home it is; at a mirror of
+    a remote cluster those of its home may. Raises BadIdentityError for a nameless caller and NotAllowedError for
+    anybody else.
     """
     if identity is None:
         raise BadIdentityError(
@@ -78,6 +79,8 @@ def require_operator(identity: SpiffeId | None, tables: Tables, *, cluster: str)
         own = cluster_spec(tables, cluster)
     except NotFoundError as error:
         raise NotAllowedError(f"{identity}: cluster {cluster} has not joined yet") from error
-    if identity.trust_domain != own.trust_domain or system.cluster != cluster:
-        raise NotAllowedError(f"{identity} is an operator of another cluster, expected one of {cluster}")
+    if identity.trust_domain != own.trust_domain or system.cluster != (own.home or cluster):
+        raise NotAllowedError(
+            f"{identity} is an operator of another cluster, expected one of {own.home or cluster}"
+        )
     return str(identity)

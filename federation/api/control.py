@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import grpc
 import msgspec
@@ -10,11 +10,10 @@ import structlog
 
 from certs.core.spiffe import SpiffeId, SystemIdentity, system_identity, workload_id
 from certs.runtime.grpc_security import peer_identity
-from discovery.core.catalog import Catalog
 from discovery.core.declarations import Declaration
 from discovery.core.kinds import AgentSpec
 from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey
-from federation.api.admission import Signer, agent_key, read_agent
+from federation.api.admission import agent_key, read_agent
 from federation.api.audit import AuditTrail
 from federation.api.health import Health, check_asker
 from federation.api.messages import (
@@ -31,6 +30,7 @@ from federation.api.messages import (
     SignRequest,
     Welcome,
 )
+from federation.api.reading import CatalogReader
 from federation.api.registry import ClusterRegistry
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import (
@@ -55,6 +55,16 @@ _encoder = msgspec.msgpack.Encoder()
 _log = structlog.get_logger("control")
 
 
+class SignsFor(Protocol):
+    """Where certificates come from: a member's own authority, or the members that a mirror asks."""
+
+    async def sign_asked(
+        self, peer: SpiffeId, csr: bytes, identity: str, asked_by: str
+    ) -> tuple[tuple[bytes, ...], int]:
+        """Return a new chain for `identity` and its end (Unix ms), or raise why not."""
+        ...
+
+
 class ControlService:
     """Handlers of CONTROL_SERVICE. The peer was verified by the interceptor before anything here runs."""
 
@@ -62,8 +72,8 @@ class ControlService:
         self,
         *,
         name: str,
-        catalog: Catalog,
-        signer: Signer,
+        catalog: CatalogReader,
+        signer: SignsFor,
         registry: Callable[[str], ClusterRegistry | None],
         directories: Callable[[], AsyncIterator[Directory]],
         health: Callable[[], Awaitable[Health]],
@@ -107,7 +117,9 @@ class ControlService:
     async def _sign(self, request: bytes, context: Context) -> bytes:
         try:
             wanted = _decode_sign(request)
-            chain, not_after_ms = await self._signer.sign(peer_identity(), wanted.csr, wanted.identity)
+            chain, not_after_ms = await self._signer.sign_asked(
+                peer_identity(), wanted.csr, wanted.identity, wanted.caller
+            )
         except IsthmusError as error:
             return await _abort(context, error)
         return _encoder.encode(SignReply(chain=chain, not_after_ms=not_after_ms))

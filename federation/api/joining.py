@@ -60,7 +60,9 @@ def check_same(request: JoinRequest, directory: Directory) -> None:
             f"{where}: the root is not the one of {domain} in the catalog: put the saved root into the data directory"
         )
     wanted = request.controller
-    known = next((one for one in directory.controllers if one.spec.cluster == request.cluster), None)
+    known = next(
+        (one for one in directory.controllers if one.spec.cluster == request.cluster and one.spec.raft), None
+    )
     if wanted is None or known is None or known.name != wanted.name:
         raise PreconditionError(
             f"{where}: its controller is {known.name if known else 'none'} in the catalog,"

@@ -90,6 +90,7 @@ class SignRequest(Message, frozen=True, kw_only=True):
 
     csr: bytes
     identity: str  # The caller's own SPIFFE ID, or the workload identity of its enrollment.
+    caller: str = ""  # From a mirror: the process that asked it. Its SPIFFE ID.
 
 
 class SignReply(Message, frozen=True, kw_only=True):

@@ -9,17 +9,16 @@ from aiohttp import web
 
 from certs.core.verifier import Verifier
 from consensus.core.contract import Status
-from discovery.core.catalog import Catalog
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Endpoint, EndpointKey, ServiceKey, unpack_endpoint
 from discovery.core.tables import Tables
 from discovery.core.view import Owner, Service
-from federation.api.admission import Admission
 from federation.api.caller import caller_identity, require_operator
 from federation.api.counts import EndpointCounts, count_endpoints, sliced
 from federation.api.directory import build_directory, cluster_spec, resources
 from federation.api.lifecycle import drain_object, drains
-from federation.api.messages import EnrollRequest, JoinRequest
+from federation.api.messages import EnrollReply, EnrollRequest, JoinReply, JoinRequest
+from federation.api.reading import CatalogReader
 from federation.api.rest import json_response, read_body
 from federation.api.tokens import TokenReply, TokenRequest
 from federation.kernel.codec import MALFORMED
@@ -43,6 +42,18 @@ class ViewSource(Protocol):
         ...
 
 
+class LetsIn(Protocol):
+    """Who admits newcomers; `federation.api.admission` does."""
+
+    async def enroll(self, request: EnrollRequest) -> EnrollReply:
+        """Give a process its identity."""
+        ...
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Let a cluster in."""
+        ...
+
+
 class Operations:
     """Handlers of the /v1 paths of one controller."""
 
@@ -51,12 +62,12 @@ class Operations:
         *,
         id: str,  # noqa: A002 - the controller's
         cluster: str,
-        catalog: Catalog,
-        admission: Admission,
+        catalog: CatalogReader,
+        admission: LetsIn,
         verifier: Verifier,
         views: ViewSource,
         proxies: Callable[[], list[dict[str, object]]],
-        raft_status: Callable[[], Status],
+        standing: Callable[[], dict[str, object]],
         create_token: Callable[[TokenRequest], Awaitable[TokenReply]],
     ) -> None:
         self._id = id
@@ -66,7 +77,7 @@ class Operations:
         self._verifier = verifier
         self._views = views
         self._proxies = proxies
-        self._raft_status = raft_status
+        self._standing = standing
         self._create_token = create_token
 
     def routes(self) -> list[web.RouteDef]:
@@ -102,7 +113,6 @@ class Operations:
 
     async def _status(self, request: web.Request) -> web.Response:
         self._authorize(request)
-        raft = self._raft_status()
         tables = self._catalog.tables
         directory = build_directory(tables)
         return json_response(
@@ -113,18 +123,7 @@ class Operations:
                 "id": self._id,
                 "revision": tables.revision,
                 "protocol": PROTOCOL_VERSION,
-                "raft": {
-                    "role": raft.role,
-                    "term": raft.term,
-                    "leader": raft.leader,
-                    "commitIndex": raft.commit_index,
-                    "appliedIndex": raft.applied_index,
-                    "lastIndex": raft.last_index,
-                    "members": raft.members,
-                    "connected": raft.connected,
-                    "journalBytes": raft.journal_bytes,
-                    "lastLeaderContactMsAgo": raft.last_leader_contact_ms_ago,
-                },
+                **self._standing(),
                 "clusters": await _clusters(tables),
             }
         )
@@ -167,6 +166,24 @@ class Operations:
     def _authorize(self, request: web.Request) -> str:
         identity = caller_identity(request, self._verifier)
         return require_operator(identity, self._catalog.tables, cluster=self._cluster)
+
+
+def raft_standing(raft: Status) -> dict[str, object]:
+    """Return a member's place in the log as its status shows it."""
+    return {
+        "raft": {
+            "role": raft.role,
+            "term": raft.term,
+            "leader": raft.leader,
+            "commitIndex": raft.commit_index,
+            "appliedIndex": raft.applied_index,
+            "lastIndex": raft.last_index,
+            "members": raft.members,
+            "connected": raft.connected,
+            "journalBytes": raft.journal_bytes,
+            "lastLeaderContactMsAgo": raft.last_leader_contact_ms_ago,
+        }
+    }
 
 
 def parse_service_name(text: str) -> ServiceKey:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from discovery.core.catalog import Catalog
 from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, EndpointKey, unpack_endpoint
@@ -13,6 +12,8 @@ from discovery.core.poison import controller_places
 from discovery.core.quotas import BUILT_IN, quota_of
 from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
+from federation.api.heard import HEARD_ROWS_MAX, AgentHeard, Fellows, HeardFeed
+from federation.api.reading import CatalogReader
 
 _log = structlog.get_logger("registry")
 
@@ -26,15 +27,15 @@ LocalChanged = Callable[[str, tuple[Change, ...]], None]
 class ClusterRegistry:
     """The local table of one cluster, with the leases of its agents. Lives on the event loop.
 
-    A lease runs on this process's monotonic clock and is kept by hearing the agent; only its outcome,
-    the removal of endpoints, enters the log.
+    A lease runs on this process's monotonic clock and is kept by hearing the agent, here or, by the word of
+    another controller of the cluster, there; only its outcome, the removal of endpoints, enters the log.
     """
 
     def __init__(
         self,
         cluster: str,
         *,
-        catalog: Catalog,
+        catalog: CatalogReader,
         lease_ms: int,
         clock: Callable[[], float],
         changed: LocalChanged,
@@ -57,6 +58,9 @@ class ClusterRegistry:
         self._ends_s: dict[str, float] = {}
         self._heard_s = float("-inf")  # When the last of them gave a sign of life.
         self._sessions: dict[str, object] = {}
+        self.heard_here = HeardFeed(self._list_of)  # What other controllers of the cluster follow.
+        self.fellows = Fellows()  # Those controllers.
+        self._contested: set[str] = set()  # Agents that somebody hears, as the catalog shows, and we do not.
         self._seed()
 
     def rows(self) -> Iterable[tuple[bytes, bytes]]:
@@ -90,14 +94,35 @@ class ClusterRegistry:
         spec = cluster_spec(tables, self.cluster)
         self._learn(tables)
         declared = self._table.declare(declaration, spec)
+        self._contested.discard(declaration.agent)
+        self.heard_here.changed(declaration.agent)
         self._took(declared.changes)
         return declared
+
+    def hear(self, controller: str, heard: AgentHeard) -> None:
+        """Take what another controller of the cluster says of an agent: what it told it, or that it fell silent."""
+        if not heard.live:
+            self._table.unhear(controller, heard.agent)
+            return
+        tables = self._catalog.tables
+        spec = cluster_spec(tables, self.cluster)
+        self._learn(tables)
+        position = (heard.incarnation, heard.sequence)
+        changes = self._table.hear(controller, heard.agent, position, heard.rows, spec)
+        self._contested.discard(heard.agent)
+        if changes:
+            self._took(changes)
+
+    def forget(self, controller: str) -> None:
+        """Another controller of the cluster is not heard itself any more: its agents have one lease from now."""
+        self._table.forget(controller)
 
     def close(self, agent: str, session: object) -> None:
         """A stream of `agent` ended: its endpoints stay until its lease does."""
         if self._sessions.get(agent) is session:
             del self._sessions[agent]
             self._table.agent_lost(agent)
+            self.heard_here.changed(agent)
 
     def sweep(self) -> None:
         """End the leases that ran out; called every second or so."""
@@ -110,6 +135,9 @@ class ClusterRegistry:
         for agent, phase in self._table.agents().items():
             if phase in (Phase.ENDED, Phase.LIVE):
                 continue  # A live one has a stream, whose reader notices silence.
+            if self._table.is_heard(agent) or (agent in self._contested and self.fellows.missing):
+                self._ends_s[agent] = now + self.lease_ms / 1000
+                continue  # One controller's silence is an opinion: another one hears it.
             if now >= self._ends_s.setdefault(agent, now + self.lease_ms / 1000):
                 changes = self._table.expire(agent)
                 # Its rows may come back through the catalog, from a controller that hears it: a new lease then.
@@ -123,13 +151,22 @@ class ClusterRegistry:
         Self-preservation: what one observer lost all at once, it does not withdraw. An open stream is no sign of life: behind
         a broken link it stays open until its reader notices, for some later than for others.
         """
-        phases = [phase for phase in self._table.agents().values() if phase is not Phase.ENDED]
+        agents = {name: phase for name, phase in self._table.agents().items() if phase is not Phase.ENDED}
         heard_of_late = now_s - self._heard_s <= HEARD_LEASE_SHARE * self.lease_ms / 1000
-        return len(phases) > 1 and not (Phase.LIVE in phases and heard_of_late)
+        if Phase.LIVE in agents.values() and heard_of_late:
+            return False
+        if any(phase is not Phase.LIVE and self._table.is_heard(name) for name, phase in agents.items()):
+            return False
+        # One agent alone may well have died; not if the other controllers are not heard either.
+        return len(agents) > 1 or (len(agents) == 1 and self.fellows.all_missing)
 
     def absorb(self, changes: tuple[Change, ...]) -> None:
         """Follow what the catalog says of this cluster, from whichever controller it came."""
+        rows = (one.value for one in changes if one.table == "endpoints" and one.value is not None)
+        told = {unpack_endpoint(row).agent for row in rows}
+        ended = {agent for agent in told if self._table.has_ended(agent)}
         ours = self._table.absorb(changes)
+        self._contested |= {agent for agent in ended if not self._table.has_ended(agent)}
         if ours:
             self._changed(self.cluster, ours)
         self.dirty.set()
@@ -159,6 +196,16 @@ class ClusterRegistry:
             self._learnt = tables.resources
             self._table.places = controller_places(tables)
             self._table.quota = self.quota = quota_of(tables, self.cluster)
+
+    def _list_of(self, agent: str) -> AgentHeard:
+        """What the others are told of an agent."""
+        held = self._table.heard_here(agent)
+        if held is None:
+            return AgentHeard(agent=agent)
+        (incarnation, sequence), rows = held
+        if len(rows) > HEARD_ROWS_MAX:
+            return AgentHeard(agent=agent, live=True)  # The rows come by the log.
+        return AgentHeard(agent=agent, live=True, incarnation=incarnation, sequence=sequence, rows=rows)
 
     def _seed(self) -> None:
         """Begin with what the catalog holds of this cluster: its agents have one lease to come back."""

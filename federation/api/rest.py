@@ -15,12 +15,13 @@ import structlog
 from aiohttp import web
 
 from certs.core.verifier import Verifier
-from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete
-from discovery.core.kinds import GROUP, KINDS, VERSION, Kind
+from discovery.core.kinds import GROUP, KINDS, VERSION, ControllerSpec, Kind, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, unpack_resource
 from discovery.core.quotas import quota_of
 from discovery.core.rates import Bucket
+from discovery.core.tables import Tables
+from federation.api.admission import agent_key
 from federation.api.caller import caller_identity, require_operator
 from federation.api.directory import resource
 from federation.api.manifest import (
@@ -32,6 +33,7 @@ from federation.api.manifest import (
     to_put,
 )
 from federation.api.proposer import Proposer
+from federation.api.reading import CatalogReader
 from federation.api.watch import WATCHES_MAX, WatchHub
 from federation.kernel.errors import (
     HTTP_STATUS,
@@ -114,6 +116,16 @@ async def errors_to_status(request: web.Request, handler: Handler) -> web.Stream
         return status_response(error.status, f"{request.method} {request.path}: {error.reason.lower()}")
 
 
+def mirror_enrollment(key: ResourceKey, tables: Tables) -> ResourceKey | None:
+    """Return the Agent record of the mirror whose Controller this is: it goes with it. None for anything else."""
+    row = tables.resource(key) if key.kind == "Controller" else None
+    spec = None if row is None else decode_spec("Controller", row.spec, where=str(key))
+    if not isinstance(spec, ControllerSpec) or spec.role != "mirror":
+        return None
+    enrollment = agent_key(spec.cluster, "controller", key.name.removeprefix(f"{spec.cluster}-"))
+    return None if tables.resource(enrollment) is None else enrollment
+
+
 def _verbs(kind: Kind) -> list[str]:
     write = ("create", "update") if kind.writable else ()
     return ["get", "list", "watch", *write, *(("delete",) if kind.deletable else ())]
@@ -123,7 +135,13 @@ class ResourceApi:
     """Serves the catalog's resources to operators of one cluster."""
 
     def __init__(
-        self, *, cluster: str, catalog: Catalog, proposer: Proposer, watches: WatchHub, verifier: Verifier
+        self,
+        *,
+        cluster: str,
+        catalog: CatalogReader,
+        proposer: Proposer,
+        watches: WatchHub,
+        verifier: Verifier,
     ) -> None:
         self._cluster = cluster
         self._catalog = catalog
@@ -231,10 +249,12 @@ class ResourceApi:
         operator = self._authorize(request)
         self._pace()
         key = self._key(request)
-        if not KINDS[key.kind].deletable:
+        mirror = mirror_enrollment(key, self._catalog.tables)
+        if mirror is None and not KINDS[key.kind].deletable:
             raise NotAllowedError(f"{key}: {KINDS[key.kind].plural} cannot be deleted")
         expected = parse_revision(request.query.get("resourceVersion", ""), str(key))
-        outcome = await self._proposer.write(Delete(key=key, expected_revision=expected))
+        also = () if mirror is None else (Delete(key=mirror),)
+        outcome = await self._proposer.write(Delete(key=key, expected_revision=expected), *also)
         _log.info("resource_deleted", key=str(key), operator=operator, revision=outcome.revision)
         return json_response(
             {

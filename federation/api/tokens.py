@@ -27,7 +27,7 @@ TOKENS_COLLECTED_MAX = 32
 class TokenRequest(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/tokens: what the operator wants to let in."""
 
-    purpose: Literal["cluster", "agent", "gateway", "dns"]
+    purpose: Literal["cluster", "agent", "gateway", "dns", "controller"]
     cluster: str  # That joins, or that the process will belong to.
     namespace: str = ""  # Agents only: of their workloads.
     service_account: str = ""
@@ -89,7 +89,7 @@ async def create_token(
     endpoints = tuple(
         controller.spec.api
         for controller in directory.controllers
-        if controller.spec.cluster == cluster and controller.spec.api
+        if controller.spec.cluster == cluster and controller.spec.role == "member"  # A mirror lets nobody in.
     )
     secret = secrets.token_bytes(SECRET_BYTES)
     token = JoinToken(

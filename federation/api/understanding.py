@@ -8,7 +8,6 @@ import msgspec
 from aiohttp import web
 
 from certs.core.verifier import Verifier
-from discovery.core.catalog import Catalog
 from discovery.core.kinds import ClusterSpec
 from discovery.core.view import Service
 from discovery.core.views import ViewIndex
@@ -16,6 +15,7 @@ from federation.api.caller import caller_identity, require_operator
 from federation.api.directory import cluster_spec, resources
 from federation.api.health import Facts
 from federation.api.operations import parse_service_name
+from federation.api.reading import CatalogReader
 from federation.api.rest import json_response
 from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
 from gateways.core.compile import ViewCompiler
@@ -73,7 +73,7 @@ class Understanding:
         self,
         *,
         cluster: str,
-        catalog: Catalog,
+        catalog: CatalogReader,
         verifier: Verifier,
         views: ServedViews,
         facts: Callable[[], Awaitable[Facts]],

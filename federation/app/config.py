@@ -4,6 +4,7 @@ Durations are text with a unit ("15s"), addresses are host:port. Secrets are pat
 """
 
 import ipaddress
+from typing import Literal
 
 from federation.kernel.configfile import Section, host_port
 from federation.kernel.errors import IsthmusError
@@ -114,6 +115,37 @@ class ControllerConfig(Section, frozen=True, kw_only=True):
             raise ValueError(error.message) from error
         if self.cluster.role == "remote":
             raise ValueError("cluster.role: a remote cluster runs no controller")
+
+
+class MirrorListenSection(Section, frozen=True, kw_only=True):
+    """`[listen]` of a mirror: three ports, host:port each. Agents are told these addresses."""
+
+    control: str  # Agents, DNS processes, proxies and the cluster's other controllers (gRPC).
+    api: str  # Operators (HTTPS).
+    metrics: str  # Prometheus, /livez and /readyz (plain HTTP): keep it inside the cluster.
+
+    def __post_init__(self) -> None:
+        """Check that each is host:port."""
+        for key in ("control", "api", "metrics"):
+            host_port(getattr(self, key), f"listen.{key}")
+
+
+class MirrorConfig(Section, frozen=True, kw_only=True):
+    """A controller without a vote: `isthmus controller run --config FILE`. Its token says of which cluster it is."""
+
+    role: Literal["mirror"]
+    id: str  # Unique within the cluster, such as "m1".
+    data_dir: str
+    listen: MirrorListenSection
+    agents: AgentsSection = AgentsSection()
+    log: str = "info"
+
+    def __post_init__(self) -> None:
+        """Check the id."""
+        try:
+            check_label(self.id, "id")
+        except IsthmusError as error:
+            raise ValueError(error.message) from error
 
 
 class DnsConfig(Section, frozen=True, kw_only=True):

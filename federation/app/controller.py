@@ -24,15 +24,15 @@ from certs.runtime.grpc_security import (
 )
 from consensus.runtime.embedded import EmbeddedEngine
 from discovery.core.commands import Put
-from discovery.core.kinds import ClusterSpec, decode_spec
-from discovery.core.model import Change, EndpointKey, ResourceKey
-from discovery.core.tables import Tables
+from discovery.core.kinds import decode_spec
+from discovery.core.model import Change, ResourceKey
 from federation.agent.directory import DirectoryStore
 from federation.agent.folder_lock import hold_folder
-from federation.api.directory import DIRECTORY_KINDS, resources
+from federation.api.directory import DIRECTORY_KINDS
+from federation.api.forwarding import ForwardService
+from federation.api.heard_service import HeardService
 from federation.api.messages import Directory
 from federation.api.proposer import Proposer
-from federation.api.registry import ClusterRegistry
 from federation.api.watch import WatchHub
 from federation.app.audit_file import AuditFile, audited_catalog
 from federation.app.backup import BackupDesk, StateTaker
@@ -51,8 +51,8 @@ from federation.app.members import MemberDesk
 from federation.app.metrics import ControllerCollector
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal
-from federation.app.publisher import Publisher
 from federation.app.raft import make_engine, members_of, run_engine, snapshot_unix_ms
+from federation.app.served_clusters import Me, ServedClusters
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.app.tracing import TraceDesk
 from federation.kernel.errors import IsthmusError
@@ -63,7 +63,6 @@ from federation.replication.service import ReplicationService
 from gateways.runtime.compiled import CompiledSource
 from gateways.runtime.xds_service import XdsService
 
-SWEEP_S = 1.0
 CONTEXT_CHECK_S = 600.0
 ANNOUNCE_RETRY_S = 2.0
 
@@ -104,13 +103,17 @@ class Controller:
             verifier=self.verifier,
         )
         self.proposer = Proposer(self.engine, cluster=self.cluster, schema=self._command_schema)
-        self.registries: dict[str, ClusterRegistry] = {}
         self.feed = Feed(
             self.catalog,
             unix_ms=lambda: int(time.time() * 1000),
             leader_contact_age_ms=lambda: self.engine.status().last_leader_contact_ms_ago or 0,
         )
-        self.traces = TraceDesk(self.name, self.catalog, credentials, self.directory)
+        self.traces = TraceDesk(self.name, self.catalog, credentials.leaf, self.directory)
+        me = Me(self.name, self.cluster, duration_ms(config.agents.lease), credentials.leaf, self.directory)
+        self.served = ServedClusters(
+            me, catalog=self.catalog, proposer=self.proposer, feed=self.feed, tracer=self.traces.tracer
+        )
+        self.registries = self.served.registries
         self.source = CompiledSource()
         self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
         self.views = LiveViews(self.feed, self.source, self.traces.tracer)
@@ -142,7 +145,6 @@ class Controller:
         self.control = control_service(self)
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
-        self._publishers: asyncio.Queue[Publisher] = asyncio.Queue()
 
     @property
     def witness(self) -> bool:
@@ -184,10 +186,9 @@ class Controller:
 
     async def _serve(self, tasks: asyncio.TaskGroup) -> None:
         tasks.create_task(self.views.run(), name="controller/views")
-        tasks.create_task(self._run_publishers(), name="controller/publishers")
-        tasks.create_task(self._sweep(), name="controller/leases")
         tasks.create_task(self._keep_context(), name="controller/operator-context")
         self._learn()
+        tasks.create_task(self.served.run(), name="controller/served")
         await self._joined.wait()  # One that joins has nothing to serve before it has caught up.
         tasks.create_task(self._announce(), name="controller/announce")
         tasks.create_task(self.drains.run(), name="controller/drains")
@@ -207,18 +208,14 @@ class Controller:
         for change in changes:
             if change.table == "resources" and change.value is None:
                 self.control.evict(change.key)
-        for cluster, registry in self.registries.items():
-            mine = tuple(change for change in changes if _is_endpoint_of(change, cluster))
-            if mine:
-                registry.absorb(mine)
+        self.served.changed(changes)
 
     def _reset(self) -> None:
         """A snapshot of the leader replaced everything."""
         self.feed.reset()
         self.conditions.reset()
         self.watches.notify()
-        for registry in self.registries.values():
-            registry.absorb(_all_changed(self.catalog.tables, registry))
+        self.served.reset()
         self.control.evict_missing()
         self._learn()
 
@@ -246,38 +243,8 @@ class Controller:
         self.engine.allow(members_of(self.directory.current))
         if self.witness:
             return
-        for row, spec in resources(tables, "Cluster"):
-            assert isinstance(spec, ClusterSpec)
-            name = row.key.name
-            if spec.role != "witness":
-                self.views.want(name)
-            if name not in self.registries and self.cluster in (name, spec.home):
-                self._serve_cluster(name)
-
-    def _serve_cluster(self, cluster: str) -> None:
-        registry = ClusterRegistry(
-            cluster,
-            catalog=self.catalog,
-            lease_ms=duration_ms(self.config.agents.lease),
-            clock=time.monotonic,
-            changed=self._declared,
-        )
-        self.registries[cluster] = registry
-        self.feed.serve_local(cluster, registry.rows())
-        self._publishers.put_nowait(
-            Publisher(registry, holder=self.name, catalog=self.catalog, proposer=self.proposer)
-        )
-
-    def _declared(self, cluster: str, changes: tuple[Change, ...]) -> None:
-        known = self.catalog.tables.endpoints
-        self.traces.tracer.declared(change for change in changes if known.get(change.key) != change.value)
-        self.feed.local_changed(cluster, changes)
-
-    async def _run_publishers(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                publisher = await self._publishers.get()
-                tasks.create_task(publisher.run(), name="publisher")
+        for name in self.served.learn():
+            self.views.want(name)
 
     async def _keep_context(self) -> None:
         """The operator's certificate lives no longer than any other leaf: renew it while we run."""
@@ -288,21 +255,25 @@ class Controller:
                 _log.error("operator_context_not_renewed", reason=str(error))
             await asyncio.sleep(CONTEXT_CHECK_S)
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            for registry in self.registries.values():
-                registry.sweep()
-
     # -- ports -------------------------------------------------------------------------------------
 
     async def _serve_control(self) -> None:
         replication = ReplicationService(
             self.feed, tables=lambda: self.catalog.tables, tracer=self.traces.tracer
         )
+        heard = HeardService(tables=lambda: self.catalog.tables, registry=self.registries.get)
+        forwarded = ForwardService(
+            self.engine, tables=lambda: self.catalog.tables, schema=self._command_schema
+        )
         await serve_control(
             self.config.listen.control,
-            (self.control.handler(), replication.handler(), self.xds.handler()),
+            (
+                self.control.handler(),
+                replication.handler(),
+                heard.handler(),
+                forwarded.handler(),
+                self.xds.handler(),
+            ),
             verifier=self.verifier,
             leaf=self.credentials.leaf,
             bundles=self.directory.bundles,
@@ -375,18 +346,3 @@ def _hand_over(loop: asyncio.AbstractEventLoop, callback: object, *arguments: ob
 
 def _is_directory(change: Change) -> bool:
     return change.table == "resources" and ResourceKey.decode(change.key).kind in DIRECTORY_KINDS
-
-
-def _is_endpoint_of(change: Change, cluster: str) -> bool:
-    return change.table == "endpoints" and EndpointKey.decode(change.key).cluster == cluster
-
-
-def _all_changed(tables: Tables, registry: ClusterRegistry) -> tuple[Change, ...]:
-    """Return the endpoints of a cluster as if each had just changed, also those that are gone."""
-    there = {
-        key: value
-        for key, value in tables.endpoints.items()
-        if EndpointKey.decode(key).cluster == registry.cluster
-    }
-    gone = (Change("endpoints", key, None) for key, _ in registry.rows() if key not in there)
-    return (*(Change("endpoints", key, value) for key, value in there.items()), *gone)

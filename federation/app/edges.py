@@ -9,12 +9,12 @@ from federation.api.admission import Admission, Signer
 from federation.api.control import ControlService
 from federation.api.lifecycle import ClusterOperations
 from federation.api.member_operations import MemberOperations
-from federation.api.operations import Operations
+from federation.api.operations import Operations, raft_standing
 from federation.api.rest import ResourceApi
 from federation.api.tokens import TokenReply, TokenRequest, create_token
 from federation.api.tracing import Tracing
 from federation.api.understanding import Understanding
-from gateways.runtime.xds_service import XdsService
+from federation.app.proxies import describe_proxies
 
 if TYPE_CHECKING:
     from federation.app.controller import Controller
@@ -80,8 +80,8 @@ def _operations(controller: "Controller") -> Operations:
         ),
         verifier=controller.verifier,
         views=controller.views,
-        proxies=lambda: _proxies(controller.xds),
-        raft_status=controller.engine.status,
+        proxies=lambda: describe_proxies(controller.xds),
+        standing=lambda: raft_standing(controller.engine.status()),
         create_token=create,
     )
 
@@ -123,26 +123,3 @@ def _member_operations(controller: "Controller") -> MemberOperations:
         backup=controller.backups.serve,
         change_member=controller.members.change,
     )
-
-
-def _proxies(xds: XdsService) -> list[dict[str, object]]:
-    """Return one entry for each connected proxy, for `isthmus proxy status`."""
-    return [
-        {
-            "proxy": proxy.id,
-            "cluster": proxy.cluster,
-            "peer": proxy.peer,
-            "version": proxy.user_agent,
-            "kinds": [
-                {
-                    "kind": kind.type_url.rpartition(".")[2],
-                    "state": kind.status,
-                    "resources": kind.sent,
-                    "error": kind.error,
-                    "quarantined": kind.quarantined,
-                }
-                for kind in proxy.types
-            ],
-        }
-        for proxy in xds.status()
-    ]

@@ -1,6 +1,6 @@
 """The controller's figures, taken when Prometheus asks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol, get_args
 
 from prometheus_client import Metric
@@ -89,14 +89,7 @@ class ControllerCollector(Collector):
         yield from parts.traces.tracer.metrics()
         yield from _audit(parts.audit)
         yield from _quotas(parts.catalog, parts.registries)
-        agents = GaugeMetricFamily(
-            "isthmus_agents", "Agents by cluster and phase", labels=("cluster", "phase")
-        )
-        for cluster, registry in parts.registries.items():
-            phases = list(registry.agents().values())
-            for phase in ("unheard", "live", "lost", "ended"):
-                agents.add_metric((cluster, phase), phases.count(phase))
-        yield agents
+        yield agent_gauges(parts.registries)
         yield _gauge(
             "isthmus_identity_expiry_timestamp_seconds",
             "When the certificate of this controller expires",
@@ -141,6 +134,16 @@ def _audit(audit: AuditTrail) -> Iterator[Metric]:
         ("dropped", "Records that found no room in memory or on disk", audit.dropped),
     ):
         yield CounterMetricFamily(f"isthmus_audit_{name}", text, value=value)
+
+
+def agent_gauges(registries: Mapping[str, ClusterRegistry]) -> Metric:
+    """Return how many agents of each served cluster are in each phase."""
+    agents = GaugeMetricFamily("isthmus_agents", "Agents by cluster and phase", labels=("cluster", "phase"))
+    for cluster, registry in registries.items():
+        phases = list(registry.agents().values())
+        for phase in ("unheard", "live", "lost", "ended"):
+            agents.add_metric((cluster, phase), phases.count(phase))
+    return agents
 
 
 def _raft_gauges(status: Status) -> Iterator[Metric]:

@@ -72,14 +72,22 @@ async def serve_api(
     leaf: LeafIdentity,
     bundles: Callable[[], Bundles],
     listening: Listening,
+    headers: Callable[[], dict[str, str]] = dict,
 ) -> None:
     """Serve HTTPS until cancelled. Callers may come without a certificate: handlers decide.
+
+    `headers` gives what each answer says beside its own.
 
     Raises PreconditionError when the address cannot be listened on.
     """
     tls = RotatingServerContext(leaf, bundles, client="optional", send_root=True)
     app = web.Application(middlewares=[audited(audit, verifier), errors_to_status])
     app.add_routes(routes)
+
+    async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(headers())
+
+    app.on_response_prepare.append(add_headers)
     runner = web.AppRunner(
         app,
         access_log=None,

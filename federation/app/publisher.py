@@ -10,11 +10,11 @@ import random
 
 import structlog
 
-from discovery.core.catalog import Catalog
 from discovery.core.commands import AcquireLease, PublishEndpoints
 from discovery.core.publishing import publish_lease
 from discovery.core.rates import Bucket
 from federation.api.proposer import Proposer
+from federation.api.reading import CatalogReader
 from federation.api.registry import ClusterRegistry
 from federation.kernel.errors import IsthmusError, LimitExceededError, PreconditionError, UnavailableError
 
@@ -26,11 +26,15 @@ LIMITED_RETRY_S = 2.0  # Each try is an entry of the log.
 _log = structlog.get_logger("publisher")
 
 
+class HeldElsewhereError(UnavailableError):
+    """Another controller of the cluster publishes."""
+
+
 class Publisher:
     """Publishes one cluster's endpoints; without quorum it waits, and nothing of the cluster's own stops."""
 
     def __init__(
-        self, registry: ClusterRegistry, *, holder: str, catalog: Catalog, proposer: Proposer
+        self, registry: ClusterRegistry, *, holder: str, catalog: CatalogReader, proposer: Proposer
     ) -> None:
         self._registry = registry
         self._holder = holder
@@ -50,6 +54,11 @@ class Publisher:
             try:
                 await self._publish()
                 pause = _RETRY_MIN_S
+            except HeldElsewhereError as error:
+                # Its holder has the same to publish; what is left after that is for the next attempt.
+                _log.debug("publishing_left_to_another", cluster=self._registry.cluster, reason=error.message)
+                self._registry.dirty.set()
+                await asyncio.sleep(_RETRY_MAX_S * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             except IsthmusError as error:
                 _log.warning("publish_failed", cluster=self._registry.cluster, error=error.message)
                 self._fence = None  # It may be ours no longer.
@@ -118,6 +127,6 @@ class Publisher:
         if outcome.lease is None:
             raise PreconditionError(f"lease {name}: the log gave no answer to its acquisition")
         if not outcome.lease.granted:
-            raise UnavailableError(f"lease {name} is held by {outcome.lease.holder}")
+            raise HeldElsewhereError(f"lease {name} is held by {outcome.lease.holder}")
         self._fence = outcome.lease.fence
         return self._fence

@@ -108,7 +108,11 @@ def make_engine(
     """Return the engine of this controller; one that joins starts from the members that it was told of."""
     members = members_of(directory.current)
     controllers = directory.current.controllers
-    me = next(member_address(one) for one in controllers if one.spec.cluster == config.cluster.name)
+    me = next(
+        member_address(one)
+        for one in controllers
+        if one.spec.cluster == config.cluster.name and one.spec.raft
+    )
     bootstrap = (me,) if founding else tuple(member for member in members if member.id != me.id)
     return EmbeddedEngine(
         me,

@@ -5,12 +5,12 @@ import time
 
 import msgspec
 
-from discovery.core.catalog import Catalog
+from certs.runtime.identity import LeafIdentity
 from federation.agent.directory import DirectoryStore
 from federation.api.messages import NamedController
+from federation.api.reading import CatalogReader
 from federation.api.tracing import ControllerTrace, TraceAnswer, TraceQuestion, state_of
 from federation.app.asking import CONTROLLERS_ASKED_MAX, ask
-from federation.app.credentials import Credentials
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError, IsthmusError
 from federation.replication.traces import Tracer
@@ -25,14 +25,14 @@ class TraceDesk:
     def __init__(
         self,
         name: str,
-        catalog: Catalog,
-        credentials: Credentials,
+        catalog: CatalogReader,
+        leaf: LeafIdentity,
         directory: DirectoryStore,
     ) -> None:
         self.tracer = Tracer(clock=time.monotonic, unix_ms=lambda: time.time_ns() // 1_000_000)
         self._name = name
         self._catalog = catalog
-        self._credentials = credentials
+        self._leaf = leaf
         self._directory = directory
 
     def answer(self, question: bytes) -> bytes:
@@ -76,7 +76,7 @@ class TraceDesk:
             controller,
             "Trace",
             msgspec.msgpack.encode(TraceQuestion(revision=revision)),
-            leaf=self._credentials.leaf,
+            leaf=self._leaf,
             directory=self._directory,
         )
         try:

@@ -177,10 +177,10 @@ def token() -> None:
 )
 @click.option(
     "--purpose",
-    type=click.Choice(["cluster", "agent", "gateway", "dns"]),
+    type=click.Choice(["cluster", "agent", "gateway", "dns", "controller"]),
     default="cluster",
     show_default=True,
-    help="What the token lets in.",
+    help="What the token lets in; controller: a mirror of the cluster.",
 )
 @click.option("--namespace", default="", help="Agents: namespace of the workloads.")
 @click.option("--service-account", default="", help="Agents: service account of the workloads.")

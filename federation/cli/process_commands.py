@@ -4,6 +4,7 @@ Each command imports its process when it runs: a quick `isthmus get` must not wa
 """
 
 import asyncio
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +12,9 @@ from typing import Any, TypeVar
 import click
 
 from federation.agent.config import AgentConfig, GatewayConfig
-from federation.app.config import ControllerConfig, DnsConfig
-from federation.cli.session import config_option, read_config, read_token
+from federation.app.config import ControllerConfig, DnsConfig, MirrorConfig
+from federation.cli.session import config_option, read_config, read_text, read_token
+from federation.kernel.errors import InvalidInputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +27,14 @@ def token_options(command: F) -> F:
     return click.option("--token-file", type=click.Path(path_type=Path), help="File that holds it.")(command)
 
 
+def is_mirror(path: Path) -> bool:
+    """Return whether the configuration is a mirror's; what cannot be read is refused where it is read whole."""
+    try:
+        return tomllib.loads(read_text(path)).get("role") == "mirror"
+    except tomllib.TOMLDecodeError:
+        return False
+
+
 @click.group()
 def controller() -> None:
     """The control plane's process."""
@@ -32,8 +42,17 @@ def controller() -> None:
 
 @controller.command("run")
 @config_option
-def run_controller_command(config_path: Path) -> None:
-    """Run a controller until SIGTERM."""
+@token_options
+def run_controller_command(config_path: Path, token_text: str | None, token_file: Path | None) -> None:
+    """Run a controller until SIGTERM. A mirror (`role = "mirror"`) enrolls first if it never did."""
+    token = read_token(token_text, token_file)
+    if is_mirror(config_path):
+        from federation.app.mirror import run_mirror
+
+        asyncio.run(run_mirror(read_config(config_path, MirrorConfig), token))
+        return
+    if token is not None:
+        raise InvalidInputError("--token is for mirrors: a member or witness joins by isthmus cluster join")
     from federation.app.controller import run_controller
 
     asyncio.run(run_controller(read_config(config_path, ControllerConfig)))

@@ -9,6 +9,27 @@ from federation.cli.output import print_json, print_table, say
 from federation.cli.session import Session, context_option, output_option
 
 
+def _print_mirror(answer: dict[str, Any], output: str) -> None:
+    """Show a mirror: what it follows and how old its copy is; who votes only a member knows."""
+    if output == "json":
+        print_json(answer)
+        return
+    mirror = answer["mirror"]
+    print_table(
+        ("what", "value"),
+        [
+            ("federation", answer["federation"]),
+            ("controller", f"{answer['cluster']}/{answer['id']}"),
+            ("role", "mirror"),
+            ("follows", mirror["member"] or f"nobody: {mirror['error']}"),
+            ("revision", mirror["revision"]),
+            ("newest revision heard of", mirror["newestRevision"]),
+            ("copy up to date", "never" if mirror["ageMs"] is None else f"{mirror['ageMs']} ms ago"),
+            ("protocol", answer["protocol"]),
+        ],
+    )
+
+
 @click.command()
 @context_option
 @output_option
@@ -16,6 +37,9 @@ def status(context_directory: str, output: str) -> None:
     """Show the controller's place in the federation, its members, and problems."""
     session = Session(context_directory)
     answer = session.get("/v1/status")
+    if "mirror" in answer:
+        _print_mirror(answer, output)
+        return
     seen = session.get("/v1/doctor")
     problems = [finding for finding in seen["findings"] if finding["level"] == "problem"]
     if output == "json":

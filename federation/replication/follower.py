@@ -62,7 +62,8 @@ class Follower:
     """Keeps a `FollowerState` up to date; `run` ends only by cancellation.
 
     `sources` gives the controllers, most preferred first, at each attempt. `on_change` is called on the
-    event loop with each update, the first of which holds the whole copy (from disk, if `copy` has one).
+    event loop with each update that changed a row or the revision, the first of which holds the whole copy
+    (from disk, if `copy` has one).
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class Follower:
         self._jitter = jitter
         self._unix_ms = unix_ms
         self._synced_unix_ms: int | None = None
+        self._told_revision = -1
+        self._moved = asyncio.Event()
         self._following = ""
         self._last_error = ""
         self._moved = asyncio.Event()  # To a newer revision, by which it serves now.
@@ -186,7 +189,7 @@ class Follower:
         # An empty revision is kept too, so that a restart resumes behind it.
         if self._keeper is not None and self.state.complete and (first or isinstance(answer, _KEPT)):
             self._keeper.changed(update)
-        if first or not update.empty:
+        if first or not update.empty or (self.ready.is_set() and update.revision != self._told_revision):
             self._tell(update)
         if self.state.complete:
             self._moved.set()
@@ -207,8 +210,16 @@ class Follower:
             await asyncio.sleep(HOLD_INTERVAL_S)
 
     def _tell(self, update: Update) -> None:
+        self._told_revision = update.revision
         self._on_change(update)
         self.ready.set()
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def reached(self, revision: int) -> None:
+        """Wait until the copy has everything up to `revision`."""
+        while not self.ready.is_set() or self.state.revision < revision:
+            await self._moved.wait()
 
     def _image(self) -> Image | None:
         synced = self._synced_unix_ms

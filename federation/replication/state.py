@@ -46,6 +46,9 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     changes: tuple[Change, ...] = ()
     own: tuple[Change, ...] = ()
+    listed: bool = (
+        False  # The whole copy was replaced or restored: what led from one to the other is unknown.
+    )
 
     @property
     def empty(self) -> bool:
@@ -123,6 +126,7 @@ class FollowerState:
                 *_puts("endpoints", image.tables.endpoints.items()),
             ),
             own=tuple(_puts("endpoints", image.own.items())),
+            listed=True,
         )
 
     def apply(self, answer: FollowAnswer) -> Update:
@@ -195,13 +199,18 @@ class FollowerState:
             )
         tables = incoming.finish()
         self._snapshot = None
-        update = self._advance(tables, tuple(incoming.changes), incoming.own)
+        update = msgspec.structs.replace(
+            self._advance(tables, tuple(incoming.changes), incoming.own), listed=True
+        )
         if self.complete:
             return update
         self.complete, self.history = True, incoming.history
         # Own rows that came before the snapshot were not told to anybody: there was nothing to see them in.
         return Update(
-            revision=self.revision, changes=update.changes, own=tuple(_puts("endpoints", self.own.items()))
+            revision=self.revision,
+            changes=update.changes,
+            own=tuple(_puts("endpoints", self.own.items())),
+            listed=True,
         )
 
     def _delta(self, answer: Delta) -> Update:

@@ -23,6 +23,7 @@ from federation.api.audit import AuditTrail
 from federation.app import config as app_config
 from federation.app.dns import DnsCollector
 from federation.app.metrics import ControllerCollector
+from federation.app.mirror import MirrorCollector
 from federation.cli.main import cli
 from federation.kernel.configfile import Section
 from federation.replication.follower import FollowerStatus
@@ -151,6 +152,8 @@ SECTIONS = [
     app_config.ListenSection,
     app_config.RaftSection,
     app_config.AgentsSection,
+    app_config.MirrorConfig,
+    app_config.MirrorListenSection,
     app_config.JoinConfig,
     app_config.DnsConfig,
     agent_config.AgentConfig,
@@ -288,6 +291,20 @@ def agent_collector() -> Collector:
         proxy=ProxyStatus(state="ready", ready=True, age_s=1.0),
     )
     return StatusCollector(lambda: status)
+
+
+def mirror_collector() -> Collector:
+    status = FollowerStatus(
+        complete=True, source="c1", local=True, revision=1, newest_revision=1, age_ms=1, last_error=""
+    )
+    mirror = SimpleNamespace(
+        follower=SimpleNamespace(status=status),
+        feed=SimpleNamespace(subscribers=0),
+        xds=SimpleNamespace(status=tuple),
+        served=SimpleNamespace(registries={}),
+        leaf=SimpleNamespace(not_after=datetime.now(UTC)),
+    )
+    return MirrorCollector(mirror)  # type: ignore[arg-type]  # the parts that it reads
 
 
 def dns_collector() -> Collector:

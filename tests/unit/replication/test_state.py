@@ -150,7 +150,7 @@ class TestLocalList:
         state = FollowerState("alpha")
         state.apply(begin())
         assert state.apply(local_list(endpoint("x"))).empty
-        assert state.apply(SnapshotEnd(revision=5)) == Update(revision=5, own=(endpoint("x"),))
+        assert state.apply(SnapshotEnd(revision=5)) == Update(revision=5, own=(endpoint("x"),), listed=True)
 
     def test_an_unfinished_list_of_one_stream_is_not_continued_by_the_next(self) -> None:
         state = following(LocalRows(changes=(endpoint("x"),), first=True))

@@ -1,0 +1,173 @@
+"""What a mirror asks of a member: to propose its writes, and for a barrier.
+
+A mirror has no log. Its proposals travel as commands to a member, over mutual TLS; the member stamps them with
+the cluster in the mirror's certificate, whatever they say, and answers with what the state machine answered. An
+error of ours comes as an answer too, so that a mirror can tell "nothing happened" from a broken connection,
+after which it does not know.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import grpc
+import msgspec
+
+from certs.core.spiffe import SpiffeId, system_identity
+from certs.runtime.grpc_security import peer_identity
+from discovery.core.commands import (
+    AcquireLease,
+    PublishEndpoints,
+    Write,
+    decode_command,
+    encode_command,
+)
+from discovery.core.tables import Tables
+from federation.api.admission import agent_key
+from federation.api.health import check_asker
+from federation.api.messages import Message
+from federation.api.proposer import Log
+from federation.kernel.codec import MALFORMED
+from federation.kernel.errors import (
+    InvalidInputError,
+    IsthmusError,
+    NotAllowedError,
+    PreconditionError,
+    UnavailableError,
+)
+from federation.kernel.limits import COMMAND_BYTES_MAX
+
+FORWARD_SERVICE = "isthmus.v1.Forward"  # Methods Propose and Barrier, both unary.
+
+FORWARDED_MAX = 256  # At once, from all mirrors.
+TIMEOUT_MS_MAX = 10_000
+
+_FORWARDED = Write | PublishEndpoints | AcquireLease
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+_encoder = msgspec.msgpack.Encoder()
+
+
+class ForwardRequest(Message, frozen=True, kw_only=True):
+    """Forward/Propose: a command as the mirror made it. Forward/Barrier: without one."""
+
+    timeout_ms: int
+    command: bytes = b""
+
+
+class ForwardReply(Message, frozen=True, kw_only=True):
+    """What the state machine answered, or a barrier's revision; with a `code`, why neither."""
+
+    result: bytes = b""
+    revision: int = 0
+    code: int = 0
+    message: str = ""
+
+
+_request_decoder = msgspec.msgpack.Decoder(ForwardRequest)
+
+
+def check_mirror(peer: SpiffeId, tables: Tables) -> str:
+    """Return the cluster of a mirror; raises NotAllowedError for anybody but an enrolled one."""
+    check_asker(peer, tables)
+    system = system_identity(peer)
+    assert system is not None  # As `check_asker` found.
+    if agent_key(system.cluster, "controller", system.id).encode() not in tables.resources:
+        raise NotAllowedError(f"{peer} is not enrolled as a mirror, or was evicted")
+    return system.cluster
+
+
+class ForwardService:
+    """Handlers of FORWARD_SERVICE on a member. The peer was verified by the interceptor."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        tables: Callable[[], Tables],
+        schema: Callable[[], int],
+        peer: Callable[[], SpiffeId] = peer_identity,
+    ) -> None:
+        self._log = log
+        self._tables = tables
+        self._schema = schema
+        self._peer = peer
+        self._running = 0
+
+    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
+        """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
+        return grpc.method_handlers_generic_handler(
+            FORWARD_SERVICE,
+            {
+                "Propose": grpc.unary_unary_rpc_method_handler(self.propose),
+                "Barrier": grpc.unary_unary_rpc_method_handler(self.barrier),
+            },
+        )
+
+    async def propose(self, request: bytes, _context: Context) -> bytes:
+        """Commit a mirror's command in the name of its cluster."""
+        return await self._answer(request, self._propose)
+
+    async def barrier(self, request: bytes, _context: Context) -> bytes:
+        """Answer with a revision that holds every write finished before the call."""
+        return await self._answer(request, self._barrier)
+
+    async def _answer(
+        self, raw: bytes, act: Callable[[ForwardRequest, str], Awaitable[ForwardReply]]
+    ) -> bytes:
+        try:
+            if self._running >= FORWARDED_MAX:
+                raise UnavailableError(f"{FORWARDED_MAX} forwarded calls are running: use another member")
+            self._running += 1
+            try:
+                cluster = check_mirror(self._peer(), self._tables())
+                reply = await act(_decode(raw), cluster)
+            finally:
+                self._running -= 1
+        except IsthmusError as error:
+            reply = ForwardReply(code=int(error.code), message=error.message)
+        return _encoder.encode(reply)
+
+    async def _propose(self, request: ForwardRequest, cluster: str) -> ForwardReply:
+        if len(request.command) > COMMAND_BYTES_MAX:
+            raise InvalidInputError(
+                f"the forwarded command has {len(request.command)} bytes, at most {COMMAND_BYTES_MAX} are allowed"
+            )
+        command = decode_command(request.command)
+        if not isinstance(command.body, _FORWARDED):
+            raise NotAllowedError(f"a mirror may not propose a {type(command.body).__name__}")
+        schema = self._schema()
+        if command.schema > schema:
+            raise PreconditionError(
+                f"the forwarded command has schema {command.schema}, every controller can apply {schema}"
+            )
+        stamped = msgspec.structs.replace(command, proposer=cluster)
+        applied = await self._log.propose(encode_command(stamped), timeout_ms=_timeout_ms(request))
+        return ForwardReply(result=applied.result)
+
+    async def _barrier(self, request: ForwardRequest, _cluster: str) -> ForwardReply:
+        await self._log.read_barrier(timeout_ms=_timeout_ms(request))
+        return ForwardReply(revision=self._tables().revision)
+
+
+def encode_forward(request: ForwardRequest) -> bytes:
+    """Return the request's bytes."""
+    return _encoder.encode(request)
+
+
+def decode_forward_reply(data: bytes) -> ForwardReply:
+    """Read an answer; raises `InvalidInputError` on anything else."""
+    try:
+        return msgspec.msgpack.decode(data, type=ForwardReply)
+    except MALFORMED as error:
+        raise InvalidInputError(f"forwarded: the member's answer cannot be read: {error}") from error
+
+
+def _decode(raw: bytes) -> ForwardRequest:
+    try:
+        return _request_decoder.decode(raw)
+    except MALFORMED as error:
+        raise InvalidInputError(f"forwarded: the request cannot be read: {error}") from error
+
+
+def _timeout_ms(request: ForwardRequest) -> int:
+    return min(max(1, request.timeout_ms), TIMEOUT_MS_MAX)

@@ -1,0 +1,338 @@
+"""`isthmus controller run` with `role = "mirror"`: a controller without a vote and without a key of its domain.
+
+    members --> Follower --> MirrorCatalog --> Feed --> views, xDS, isthmus dns
+                   |              |
+               disk copy     ServedClusters <-- agents
+                                  |
+                     differences, writes: ForwardingLog --> a member
+
+It starts from its disk copy while no member can be reached, and says how old that is (F1); its own cluster goes
+on registering, resolving and calling meanwhile, and what changed is published when a member is back (F4).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from certs.core import spiffe
+from certs.core.verifier import Verifier
+from certs.runtime.clock import utc_now
+from certs.runtime.grpc_security import peer_identity
+from certs.runtime.identity import LeafIdentity
+from discovery.core.commands import Put
+from discovery.core.kinds import ControllerSpec, decode_spec
+from discovery.core.model import Change, ResourceKey
+from federation.agent.control import open_channel
+from federation.agent.directory import DirectoryStore, members_preferred
+from federation.agent.enrollment import IDENTITY_FOLDER, Enrollment, ensure_enrolled
+from federation.agent.folder_lock import hold_folder
+from federation.agent.identity import IdentityKeeper
+from federation.api.audit import AuditTrail
+from federation.api.control import ControlService
+from federation.api.directory import DIRECTORY_KINDS
+from federation.api.health import Health
+from federation.api.heard_service import HeardService
+from federation.api.messages import Directory
+from federation.api.proposer import Proposer
+from federation.api.watch import WatchHub
+from federation.app.audit_file import AuditFile
+from federation.app.config import MirrorConfig
+from federation.app.forwarding import ForwardingLog, ForwardingSigner
+from federation.app.learning import learn_directory
+from federation.app.live_views import LiveViews
+from federation.app.metrics import agent_gauges
+from federation.app.mirror_api import MirrorApi
+from federation.app.mirror_catalog import MirrorCatalog
+from federation.app.ports import serve_api, serve_control
+from federation.app.process import run_until_signal
+from federation.app.served_clusters import Me, ServedClusters
+from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
+from federation.app.tracing import TraceDesk
+from federation.kernel.errors import IsthmusError, PreconditionError
+from federation.kernel.units import duration_ms
+from federation.kernel.versions import PROTOCOL_VERSION, command_schema
+from federation.replication.disk_copy import DiskCopy
+from federation.replication.feed import Feed
+from federation.replication.follower import Follower
+from federation.replication.service import ReplicationService
+from federation.replication.source import GrpcSource, Source
+from federation.replication.state import FollowerState, Update
+from gateways.runtime.compiled import CompiledSource
+from gateways.runtime.xds_service import XdsService
+
+COPY_FOLDER = "catalog"
+ANNOUNCE_RETRY_S = 2.0
+
+_log = structlog.get_logger("mirror")
+
+
+async def run_mirror(config: MirrorConfig, token: str | None) -> None:
+    """Run a mirror until SIGTERM or SIGINT; it enrolls first, with `token`, if it never did.
+
+    Raises an `IsthmusError` for what makes running impossible: no identity and no token, a port that is taken, a
+    data directory in use.
+    """
+    set_up_logging(config.log)
+    await run_until_signal(_run(config, token))
+
+
+async def _run(config: MirrorConfig, token: str | None) -> None:
+    data_dir = Path(config.data_dir)
+    with hold_folder(data_dir):
+        enrollment = await ensure_enrolled(token, "controller", config.id, data_dir)
+        with contextlib.closing(DiskCopy.open(data_dir / COPY_FOLDER)) as copy:
+            await Mirror(
+                config,
+                enrollment,
+                directory=DirectoryStore.open(data_dir),
+                leaf=LeafIdentity.load(data_dir / IDENTITY_FOLDER),
+                copy=copy,
+            ).run()
+
+
+class Mirror:
+    """The parts of one mirror, wired; `run` ends by cancellation or the first error."""
+
+    def __init__(
+        self,
+        config: MirrorConfig,
+        enrollment: Enrollment,
+        *,
+        directory: DirectoryStore,
+        leaf: LeafIdentity,
+        copy: DiskCopy,
+    ) -> None:
+        self.config = config
+        self.cluster = enrollment.cluster
+        self.name = f"{self.cluster}-{config.id}"
+        self.identity = enrollment.identity
+        self.directory = directory
+        self.leaf = leaf
+        self.verifier = Verifier(directory.bundles, clock=utc_now)
+        state = FollowerState(self.cluster, history=enrollment.federation)
+        self.follower = Follower(state, sources=self._sources, on_change=self._changed, copy=copy)
+        self.catalog = MirrorCatalog(state)
+        self.feed = Feed(
+            self.catalog,
+            unix_ms=lambda: int(time.time() * 1000),
+            leader_contact_age_ms=lambda: self.follower.status.age_ms or 0,
+        )
+        self.log = ForwardingLog(self.cluster, leaf=leaf, directory=directory, reached=self.follower.reached)
+        self.proposer = Proposer(self.log, cluster=self.cluster, schema=self._command_schema)
+        self.audit = AuditTrail()
+        self.traces = TraceDesk(self.name, self.catalog, leaf, directory)
+        me = Me(self.name, self.cluster, duration_ms(config.agents.lease), leaf, directory)
+        self.served = ServedClusters(
+            me, catalog=self.catalog, proposer=self.proposer, feed=self.feed, tracer=self.traces.tracer
+        )
+        self.source = CompiledSource()
+        self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
+        self.views = LiveViews(self.feed, self.source, self.traces.tracer)
+        self.watches = WatchHub(self.catalog.history)
+        signer = ForwardingSigner(self.cluster, leaf=leaf, directory=directory)
+        self.keeper = IdentityKeeper(
+            leaf, spiffe.parse(enrollment.identity), directory=directory, sign=signer.sign
+        )
+        self.control = ControlService(
+            name=self.name,
+            catalog=self.catalog,
+            signer=signer,
+            registry=self.served.registries.get,
+            directories=self._directories,
+            health=_no_health,
+            trace=self.traces.answer,
+            audit=self.audit,
+        )
+        self._waiting_for = {"control", "api"}
+
+    async def run(self) -> None:
+        """Follow, serve, renew."""
+        metrics = CollectorRegistry()
+        metrics.register(MirrorCollector(self))
+        async with asyncio.TaskGroup() as tasks:
+            endpoint = MetricsEndpoint(self.config.listen.metrics, metrics, self.readiness)
+            tasks.create_task(endpoint.run(), name="mirror/metrics")
+            tasks.create_task(self.keeper.run(), name="mirror/identity")
+            file = AuditFile(Path(self.config.data_dir) / "audit", self.audit)
+            tasks.create_task(file.run(), name="mirror/audit")
+            tasks.create_task(self.follower.run(), name="mirror/follower")
+            await self.follower.ready.wait()
+            tasks.create_task(self.views.run(), name="mirror/views")
+            tasks.create_task(self.served.run(), name="mirror/served")
+            tasks.create_task(self._announce(), name="mirror/announce")
+            tasks.create_task(self._serve_control(), name="mirror/control")
+            tasks.create_task(self._serve_api(), name="mirror/api")
+
+    def readiness(self) -> tuple[bool, Facts]:
+        """Ready means: serves what it has. A member is not needed for that (invariant F1)."""
+        status = self.follower.status
+        missing = [
+            f"{port} is not served yet: there is no copy of the catalog" for port in sorted(self._waiting_for)
+        ]
+        return not missing, {
+            "role": "mirror",
+            "member": status.source,
+            "revision": status.revision,
+            "age_ms": status.age_ms,
+            "error": status.last_error if not status.source else "",
+            "missing": missing,
+        }
+
+    # -- following the catalog ---------------------------------------------------------------------
+
+    def _sources(self) -> Sequence[Source]:
+        return [
+            GrpcSource(one.name, partial(open_channel, one, self.leaf, self.directory))
+            for one in members_preferred(self.directory.current, self.cluster)
+        ]
+
+    def _changed(self, update: Update) -> None:
+        self.catalog.take(update)
+        if update.listed:
+            self.feed.reset()
+            self.served.reset()
+            self.control.evict_missing()
+        else:
+            if update.changes:
+                self.traces.tracer.committed(update.revision, update.changes)
+            self.feed.changed(update.revision, update.changes)
+            self.served.changed(update.changes)
+            for change in update.changes:
+                if change.table == "resources" and change.value is None:
+                    self.control.evict(change.key)
+        self.watches.notify()
+        if update.listed or any(_is_directory(change) for change in update.changes):
+            learn_directory(self.directory, self.catalog.tables)
+            for cluster in self.served.learn():
+                self.views.want(cluster)
+
+    async def _announce(self) -> None:
+        """Tell the federation where this mirror is now, and which protocol it speaks."""
+        key = ResourceKey("", "Controller", "", self.name)
+        wanted = ControllerSpec(
+            cluster=self.cluster,
+            role="mirror",
+            identity=self.identity,
+            control=self.config.listen.control,
+            api=self.config.listen.api,
+            protocol=PROTOCOL_VERSION,
+        )
+        while True:
+            row = self.catalog.tables.resource(key)
+            if row is not None and decode_spec("Controller", row.spec, where=str(key)) == wanted:
+                return
+            try:
+                await self.proposer.write(Put(key=key, spec=msgspec.json.encode(wanted)))
+            except IsthmusError as error:
+                _log.warning("not_announced", reason=error.message)
+                await asyncio.sleep(ANNOUNCE_RETRY_S)
+
+    # -- ports -------------------------------------------------------------------------------------
+
+    async def _serve_control(self) -> None:
+        replication = ReplicationService(
+            self.feed, tables=lambda: self.catalog.tables, tracer=self.traces.tracer
+        )
+        heard = HeardService(tables=lambda: self.catalog.tables, registry=self.served.registries.get)
+        await serve_control(
+            self.config.listen.control,
+            (self.control.handler(), replication.handler(), heard.handler(), self.xds.handler()),
+            verifier=self.verifier,
+            leaf=self.leaf,
+            bundles=self.directory.bundles,
+            listening=lambda: self._listens("control"),
+        )
+
+    async def _serve_api(self) -> None:
+        api = MirrorApi(
+            name=self.name,
+            cluster=self.cluster,
+            catalog=self.catalog,
+            proposer=self.proposer,
+            watches=self.watches,
+            verifier=self.verifier,
+            views=self.views,
+            xds=self.xds,
+            status=lambda: self.follower.status,
+        )
+        await serve_api(
+            self.config.listen.api,
+            api.routes(),
+            audit=self.audit,
+            verifier=self.verifier,
+            leaf=self.leaf,
+            bundles=self.directory.bundles,
+            listening=lambda: self._listens("api"),
+            headers=api.age_headers,
+        )
+
+    def _listens(self, port: str) -> None:
+        self._waiting_for.discard(port)
+        _log.info("listening", controller=self.name, port=port, address=getattr(self.config.listen, port))
+
+    async def _directories(self) -> AsyncIterator[Directory]:
+        directory = self.directory.current
+        yield directory
+        while True:
+            directory = await self.directory.newer_than(directory.revision)
+            yield directory
+
+    def _command_schema(self) -> int:
+        return command_schema(one.spec.protocol for one in self.directory.current.controllers)
+
+
+async def _no_health() -> Health:
+    raise PreconditionError("a mirror has no part in the log: ask a member, or this mirror's /readyz")
+
+
+def _is_directory(change: Change) -> bool:
+    return change.table == "resources" and ResourceKey.decode(change.key).kind in DIRECTORY_KINDS
+
+
+class MirrorCollector(Collector):
+    """A mirror's figures, taken when somebody asks."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        mirror = self._mirror
+        status = mirror.follower.status
+        for name, text, value in (
+            ("isthmus_replication_revision", "Catalog revision of the copy", status.revision),
+            (
+                "isthmus_replication_newest_revision",
+                "Newest catalog revision that a controller named",
+                status.newest_revision,
+            ),
+            ("isthmus_replication_connected", "1 while a controller is followed", int(bool(status.source))),
+            (
+                "isthmus_replication_followers",
+                "Processes that follow the catalog here",
+                mirror.feed.subscribers,
+            ),
+            ("isthmus_xds_proxies", "Proxies that are connected here", len(mirror.xds.status())),
+            (
+                "isthmus_identity_expiry_timestamp_seconds",
+                "When the certificate of this process expires",
+                mirror.leaf.not_after.timestamp(),
+            ),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
+        if status.age_ms is not None:
+            yield GaugeMetricFamily(
+                "isthmus_replication_age_seconds",
+                "Time since the copy was last known to be up to date",
+                value=status.age_ms / 1_000,
+            )
+        yield agent_gauges(mirror.served.registries)

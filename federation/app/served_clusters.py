@@ -1,0 +1,120 @@
+"""The clusters that a controller serves: their registries, publishing, leases, and the other controllers' word."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from certs.runtime.identity import LeafIdentity
+from discovery.core.kinds import ClusterSpec
+from discovery.core.model import Change, EndpointKey
+from discovery.core.tables import Tables
+from federation.agent.directory import DirectoryStore
+from federation.api.directory import resources
+from federation.api.proposer import Proposer
+from federation.api.reading import CatalogReader
+from federation.api.registry import ClusterRegistry
+from federation.app.fellows import FellowListener
+from federation.app.publisher import Publisher
+from federation.replication.feed import Feed
+from federation.replication.traces import Tracer
+
+SWEEP_S = 1.0
+
+
+class Me(NamedTuple):
+    """Which controller this is, and how it proves that to others."""
+
+    name: str  # CLUSTER-ID
+    cluster: str
+    lease_ms: int  # Of agents.
+    leaf: LeafIdentity
+    directory: DirectoryStore
+
+
+class ServedClusters:
+    """Serves the own cluster and the remote ones whose home it is; `run` ends only by cancellation."""
+
+    def __init__(
+        self, me: Me, *, catalog: CatalogReader, proposer: Proposer, feed: Feed, tracer: Tracer
+    ) -> None:
+        self.registries: dict[str, ClusterRegistry] = {}
+        self._me = me
+        self._catalog = catalog
+        self._proposer = proposer
+        self._feed = feed
+        self._tracer = tracer
+        self._publishers: asyncio.Queue[Publisher] = asyncio.Queue()  # Bounded by the number of clusters.
+        self._fellows = FellowListener(me.name, leaf=me.leaf, directory=me.directory)
+
+    def learn(self) -> Iterator[str]:
+        """Begin to serve clusters that the catalog shows now; yield every cluster that has views."""
+        for row, spec in resources(self._catalog.tables, "Cluster"):
+            assert isinstance(spec, ClusterSpec)
+            name = row.key.name
+            if spec.role != "witness":
+                yield name
+            if name not in self.registries and self._me.cluster in (name, spec.home):
+                self._serve(name)
+
+    def changed(self, changes: tuple[Change, ...]) -> None:
+        """Follow what the catalog says of the served clusters."""
+        for cluster, registry in self.registries.items():
+            mine = tuple(change for change in changes if _is_endpoint_of(change, cluster))
+            if mine:
+                registry.absorb(mine)
+
+    def reset(self) -> None:
+        """Follow a catalog that was replaced as a whole."""
+        for registry in self.registries.values():
+            registry.absorb(_all_changed(self._catalog.tables, registry))
+
+    async def run(self) -> None:
+        """Publish, end leases, and listen to the other controllers of the served clusters until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sweep(), name="served/leases")
+            tasks.create_task(self._fellows.run(), name="served/fellows")
+            while True:
+                publisher = await self._publishers.get()
+                tasks.create_task(publisher.run(), name="served/publisher")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for registry in self.registries.values():
+                registry.sweep()
+
+    def _declared(self, cluster: str, changes: tuple[Change, ...]) -> None:
+        known = self._catalog.tables.endpoints
+        self._tracer.declared(change for change in changes if known.get(change.key) != change.value)
+        self._feed.local_changed(cluster, changes)
+
+    def _serve(self, cluster: str) -> None:
+        registry = ClusterRegistry(
+            cluster,
+            catalog=self._catalog,
+            lease_ms=self._me.lease_ms,
+            clock=time.monotonic,
+            changed=self._declared,
+        )
+        self.registries[cluster] = registry
+        self._feed.serve_local(cluster, registry.rows())
+        self._fellows.serve(registry)
+        self._publishers.put_nowait(
+            Publisher(registry, holder=self._me.name, catalog=self._catalog, proposer=self._proposer)
+        )
+
+
+def _is_endpoint_of(change: Change, cluster: str) -> bool:
+    return change.table == "endpoints" and EndpointKey.decode(change.key).cluster == cluster
+
+
+def _all_changed(tables: Tables, registry: ClusterRegistry) -> tuple[Change, ...]:
+    """Return the endpoints of a cluster as if each had just changed, also those that are gone."""
+    there = {
+        key: value
+        for key, value in tables.endpoints.items()
+        if EndpointKey.decode(key).cluster == registry.cluster
+    }
+    gone = (Change("endpoints", key, None) for key, _ in registry.rows() if key not in there)
+    return (*(Change("endpoints", key, value) for key, value in there.items()), *gone)
