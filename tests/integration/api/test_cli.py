@@ -63,7 +63,7 @@ def test_an_object_is_created_configured_shown_and_deleted(isthmus: Run, tmp_pat
     shown = json.loads(ok(isthmus("get", "exportpolicies", "cli", "-n", "shop", "-o", "json")))
     assert shown == changed
     table = ok(isthmus("get", "exportpolicies")).splitlines()
-    assert table[0].split() == ["CLUSTER", "NAMESPACE", "NAME", "REVISION", "CREATED"]
+    assert table[0].split() == ["CLUSTER", "NAMESPACE", "NAME", "REVISION", "CREATED", "CONDITIONS"]
     assert ["alpha", "shop", "cli", shown["metadata"]["resourceVersion"]] in [
         row.split()[:4] for row in table
     ]
