@@ -113,11 +113,13 @@ class Histogram(Struct, kw_only=True):
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_US) + 1))
     sum_us: int = 0
+    longest_us: int = 0
 
     def observe(self, duration_us: int) -> None:
         """Count one duration."""
         self.counts[bisect_left(LATENCY_BOUNDS_US, duration_us)] += 1
         self.sum_us += duration_us
+        self.longest_us = max(self.longest_us, duration_us)
 
 
 class Counters(Struct, kw_only=True):
@@ -129,6 +131,7 @@ class Counters(Struct, kw_only=True):
     campaigns: int = 0
     leader_changes: int = 0  # Leaders that this member came to know, itself among them.
     journal_sync: Histogram = field(default_factory=Histogram)  # Write and fdatasync of a batch.
+    turn: Histogram = field(default_factory=Histogram)  # Of the engine's loop: nothing is heard meanwhile.
     commit: Histogram = field(default_factory=Histogram)  # From a command's proposal here to its result.
     snapshots_written: int = 0
     snapshots_installed: int = 0

@@ -12,6 +12,9 @@ from consensus.core.messages import PreVote, PreVoteAnswer
 from consensus.core.prevote import PreVoting
 from consensus.core.promises import Standing
 
+# Of the shortest election timeout: at least two heartbeats, and far enough apart for two members to differ.
+GONE_MIN, GONE_MAX = 0.4, 0.8
+
 
 class Elections:
     """One member's view. `timeout_s` is the shortest election timeout."""
@@ -21,14 +24,26 @@ class Elections:
         self.pre_voting = PreVoting(round_s=timeout_s)
         self._timeout_s = timeout_s
         self._called_until_s = 0.0
+        self._is_gone = False
 
     def hears_leader(self, now_s: float) -> bool:
-        """True while a leader spoke within the shortest election timeout."""
-        return self.heard_s is not None and now_s - self.heard_s < self._timeout_s
+        """True while a leader spoke within the shortest election timeout, and its connection stands."""
+        return not self._is_gone and self.heard_s is not None and now_s - self.heard_s < self._timeout_s
+
+    def gone(self, *, fraction: float) -> float:
+        """The connection to the leader broke: return for how many seconds it may still be heard, drawn by `fraction`.
+
+        A process that died closes its connections, and need not be waited for as for one that is only
+        silent. A leader that lives is heard within a heartbeat, a fifth of the timeout, over its own
+        connection to this member.
+        """
+        self._is_gone = True
+        return (GONE_MIN + (GONE_MAX - GONE_MIN) * fraction) * self._timeout_s
 
     def heard(self, now_s: float) -> None:
         """A leader spoke."""
         self.heard_s = now_s
+        self._is_gone = False
         self.pre_voting.end()
 
     def call(self, now_s: float) -> None:

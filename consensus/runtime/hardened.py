@@ -76,6 +76,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     _SyncObj__raftLeader: Any
     _SyncObj__otherNodes: Any
     _SyncObj__readonlyNodes: Any
+    _SyncObj__raftElectionDeadline: Any
 
     def __init__(
         self,
@@ -174,11 +175,13 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         others = [answers.get(node, 0.0) for node in self._SyncObj__otherNodes]
         return majority_time_s(others, self._clock.now_s())
 
-    @property
-    def complete_as_of_s(self) -> float | None:
-        """As of when the local state is complete, but for the time that a leader's word takes."""
-        if self.is_leader and self.has_finished_election:
-            self._freshness.told(self.commit_index, self.leader_contact_s or 0.0)
+    def complete_as_of_s(self, contact_s: float | None) -> float | None:
+        """As of when the local state is complete, but for the time that a leader's word takes.
+
+        `contact_s` is `leader_contact_s` of this moment.
+        """
+        if self.has_finished_election:
+            self._freshness.told(self.commit_index, contact_s or 0.0)
         return self._freshness.as_of_s(self._store.applied_index)
 
     def replicas(self) -> list[Replica]:
@@ -262,6 +265,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             self._SyncObj__connectedNodes.discard(node)
             if member_id == self.leader_id:
                 self._proposals.leader_lost()
+                deadline_s = self._clock.now_s() + self._elections.gone(fraction=self._clock.fraction())
+                self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, deadline_s)
         self._update_learners()
 
     def set_learners(self, member_ids: set[str]) -> None:

@@ -4,6 +4,7 @@ Each turn is one cycle: messages and proposals in, timers, one fdatasync, answer
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -200,7 +201,9 @@ class Member:
         replay_to = store.journal.commit_index
 
         def cycle() -> bool:
+            began_s = time.perf_counter()
             self.turn()
+            self._counters.turn.observe(int((time.perf_counter() - began_s) * 1e6))
             if not self._is_ready and self._store.applied_index >= replay_to and transport.listening.is_set():
                 self._is_ready = True
                 self._ready()
@@ -276,7 +279,7 @@ class Member:
         if leader is not None and (leader, term) != self._leadership:
             self._leadership = (leader, term)
             self._counters.leader_changes += 1
-        is_leader = raft.is_leader
+        is_leader, contact_s = raft.is_leader, raft.leader_contact_s
         journal = store.journal
         return View(
             id=self._settings.me.id,
@@ -293,8 +296,8 @@ class Member:
             problem=raft.problem,
             last_index=journal.last_index,
             replicas=tuple(raft.replicas()) if is_leader else (),
-            contact_s=raft.leader_contact_s,
-            complete_s=raft.complete_as_of_s,
+            contact_s=contact_s,
+            complete_s=raft.complete_as_of_s(contact_s),
             under_way_ms=0 if is_leader else self._settings.timing.round_trip_ms,
         )
 

@@ -99,6 +99,7 @@ class Transport:
         self._peers: dict[str, MemberAddress] = {}
         self._dialers: dict[str, tuple[MemberAddress, asyncio.Task[None]]] = {}
         self._outgoing: dict[str, asyncio.StreamWriter] = {}
+        self._encoded: tuple[Message | None, bytes] = (None, b"")  # What was sent last.
         self._connected: tuple[str, ...] = ()  # Their ids, asked for in each turn.
         self._incoming: dict[str, asyncio.WriteTransport] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -145,7 +146,9 @@ class Transport:
             )
             writer.transport.abort()
             return False
-        writer.write(encode_frame(message))
+        if message is not self._encoded[0]:  # Followers that lack the same get the same message.
+            self._encoded = (message, encode_frame(message))
+        writer.write(self._encoded[1])
         self._counters.frames_out += 1
         return True
 

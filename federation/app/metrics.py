@@ -208,6 +208,14 @@ def _raft_totals(counters: Counters) -> Iterator[Metric]:
         "isthmus_raft_journal_sync_seconds", "Write and fdatasync of the journal", counters.journal_sync
     )
     yield _histogram(
+        "isthmus_raft_turn_seconds", "One turn of the log's loop, its disk calls included", counters.turn
+    )
+    yield _gauge(
+        "isthmus_raft_longest_turn_seconds",
+        "The longest turn of the log's loop since the start",
+        counters.turn.longest_us / 1_000_000,
+    )
+    yield _histogram(
         "isthmus_raft_commit_seconds", "From a command's proposal here to its result", counters.commit
     )
 

@@ -1,0 +1,76 @@
+"""What makes the log prompt: a leader that died is not waited for, and news of a commit delays nobody."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from consensus.core.contract import Applied
+from consensus.core.elections import Elections
+from consensus.core.membership import KIND_NOOP
+from consensus.core.messages import Append, Appended
+from consensus.core.records import Entry
+from consensus.core.timing import Timing
+from consensus.runtime.clock import SYSTEM_CLOCK
+from tests.unit.consensus.test_hardened import Alpha, append
+
+
+@pytest.fixture
+def alpha(tmp_path: Path) -> Alpha:
+    return Alpha(tmp_path)
+
+
+def test_a_leader_whose_connection_broke_is_not_waited_for_as_long_as_a_silent_one(alpha: Alpha) -> None:
+    timing = Timing()
+    alpha.cycle(("beta", append(2, (1, 0))))
+    alpha.raft.peer_changed("gamma", False)
+    assert alpha.raft._hears_leader()
+    alpha.raft.peer_changed("beta", False)
+    gone_s = SYSTEM_CLOCK.now_s()
+    assert not alpha.raft._hears_leader()
+    deadline_s = alpha.raft._SyncObj__raftElectionDeadline
+    assert deadline_s < gone_s + timing.election_min_ms / 1000
+    # It lives: the next heartbeat comes over its own connection.
+    alpha.cycle(("beta", append(2, (1, 0))))
+    assert alpha.raft._hears_leader()
+    assert alpha.raft._SyncObj__raftElectionDeadline > deadline_s
+
+
+def test_a_member_waits_two_heartbeats_at_least_for_a_leader_whose_connection_broke() -> None:
+    timing = Timing(round_trip_ms=250)
+    elections = Elections(timeout_s=timing.election_min_ms / 1000)
+    waits_s = [elections.gone(fraction=fraction) for fraction in (0.0, 1.0)]
+    assert waits_s == sorted(waits_s)
+    assert waits_s[0] * 1000 >= 2 * timing.heartbeat_ms
+    assert waits_s[1] * 1000 < timing.election_min_ms
+
+
+def test_a_commit_is_told_by_a_notice_behind_the_cycle(alpha: Alpha) -> None:
+    alpha.settle()
+    alpha.propose()
+    alpha.cycle()
+    alpha.peers.sent.clear()
+    alpha.cycle(("beta", Appended(term=1, next_index=5, matched=True)))
+    assert isinstance(alpha.outcomes[0], Applied)
+    assert alpha.peers.take(Append) == [], "the caller comes first"
+    alpha.raft.announce()
+    alpha.raft.announce()
+    notices = [message for _to, message in alpha.peers.take(Append) if isinstance(message, Append)]
+    assert [(notice.is_notice, notice.commit_index) for notice in notices] == [(True, 4)] * 2
+
+
+@pytest.mark.parametrize(
+    ("prev", "answered"),
+    [
+        pytest.param((2, 1), False, id="held"),
+        pytest.param((3, 1), True, id="lacks-the-entry-in-front"),
+    ],
+)
+def test_a_notice_is_answered_only_by_who_lacks_an_entry(
+    alpha: Alpha, prev: tuple[int, int], answered: bool
+) -> None:
+    alpha.cycle(("beta", append(1, (1, 0), Entry(2, 1, KIND_NOOP))))
+    alpha.peers.sent.clear()
+    alpha.cycle(("beta", replace(append(1, prev, commit=2), is_notice=True)))
+    assert bool(alpha.peers.take(Appended)) is answered
+    assert alpha.raft.commit_index == (1 if answered else 2)
