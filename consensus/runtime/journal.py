@@ -8,6 +8,7 @@ goes on opens it anew, from what was durable before.
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from consensus.core.contract import Counters
@@ -28,7 +29,8 @@ from consensus.core.records import (
     encode_batch,
 )
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock, new_id
-from consensus.runtime.disk import FILE_DISK, Disk, naming_errors, read_file, replace_durably
+from consensus.runtime.disk import FILE_DISK, Disk, naming_errors, read_file
+from consensus.runtime.rewriting import Rewriting
 from federation.kernel.errors import CorruptError, UnavailableError
 
 FILE_NAME = "journal"
@@ -54,6 +56,7 @@ class Journal:
         self._counters = counters
         self._descriptor = -1
         self._failed = False
+        self._rewriting: Rewriting | None = None
         self._pending: list[Record] = []
         self._pending_bytes = 0
         self._commit_written = 0
@@ -126,6 +129,8 @@ class Journal:
         if index <= self.commit_index:
             raise CorruptError(f"a leader contradicts committed entry {index} of journal {self._path}")
         del self.entries[index - self.base.index - 1 :]
+        if self._rewriting is not None and self._rewriting.copied >= index:
+            self.begin_rewrite(self._rewriting.base)  # What is gone was copied already.
         self._pending.append(Truncate(index=index))
 
     def vote(self, term: int, voted_for: str | None) -> None:
@@ -159,50 +164,83 @@ class Journal:
             self._pending.append(Commit(index=self.commit_index))
         data = encode_batch(self._pending)
         began_s = time.perf_counter()
-        self._failed = True  # Until both calls have returned.
-        with naming_errors(self._path, "write"):
+        with self._final("write"):
             try:
                 self._disk.write(self._descriptor, data)
                 self._disk.sync_data(self._descriptor)
             except OSError:
                 self._cut_off_unsynced()
                 raise
-        self._failed = False
         self._counters.journal_sync.observe(int((time.perf_counter() - began_s) * 1e6))
         self.size_bytes += len(data)
         self._pending, self._pending_bytes = [], 0
         self._commit_written = self.commit_index
 
     def rewrite(self, base: Base, entries: list[Entry]) -> None:
-        """Replace the file by one that begins at `base`, durably; term and vote stay."""
-        self.commit_index = max(self.commit_index, base.index)
-        # Last, so that a file that lost its end does not claim a newer term than its entries.
-        last: list[Record] = [
-            Vote(term=self.term, voted_for=self.voted_for),
-            Commit(index=self.commit_index),
-            Promises(promises=self.promises),
-            Incarnation(id=self.incarnation, is_original=self.is_original),
-        ]
-        new = self._path.with_suffix(".new")
-        was_failed, self._failed = self._failed, True
-        if was_failed:
-            raise UnavailableError(f"journal {self._path} failed earlier; this member stops")
-        with naming_errors(new, "write"):
-            descriptor = self._disk.create(new)
-            size_bytes = _write_file(self._disk, descriptor, base, entries, last)
-            self._disk.sync(descriptor)
-            replace_durably(self._disk, new, self._path)
+        """Replace the file in one go by one that begins at `base` and holds `entries`; term and vote stay."""
+        self.begin_rewrite(base)
+        self.entries, self.base = entries, base
+        while not self.step_rewrite():
+            continue
+
+    @property
+    def is_rewriting(self) -> bool:
+        """True while `step_rewrite` has more to do."""
+        return self._rewriting is not None
+
+    def begin_rewrite(self, base: Base) -> None:
+        """Begin to replace the file by one that begins at `base`, which is in the log; the old one goes on."""
+        with self._final("rewrite"):
+            self._give_up_rewriting()
+            self._rewriting = Rewriting(self._disk, self._path, base)
+
+    def step_rewrite(self) -> bool:
+        """Copy the next slice; True when the new file is durable and has its name."""
+        new = self._rewriting
+        assert new is not None, "begin_rewrite comes first"
+        with self._final("rewrite"):
+            if not new.copy(self.entries, self.base.index + 1):
+                return False
+            self.commit_index = max(self.commit_index, new.base.index)
+            # Last, so that a file that lost its end does not claim a newer term than its entries.
+            descriptor = new.finish(
+                [
+                    Vote(term=self.term, voted_for=self.voted_for),
+                    Commit(index=self.commit_index),
+                    Promises(promises=self.promises),
+                    Incarnation(id=self.incarnation, is_original=self.is_original),
+                ]
+            )
+        self._rewriting = None
         self.close()
-        self._descriptor, self.size_bytes = descriptor, size_bytes
-        self.base, self.entries = base, entries
+        self._descriptor, self.size_bytes = descriptor, new.size_bytes
+        del self.entries[: new.base.index - self.base.index]
+        self.base = new.base
         self._pending, self._pending_bytes, self._commit_written = [], 0, self.commit_index
-        self._failed = False
+        return True
 
     def close(self) -> None:
-        """Give up the file; what was not flushed is lost, as in a crash."""
+        """Give up the files; what was not flushed is lost, as in a crash."""
+        with contextlib.suppress(OSError):
+            self._give_up_rewriting()
         if self._descriptor >= 0:
             self._disk.close(self._descriptor)
             self._descriptor = -1
+
+    @contextlib.contextmanager
+    def _final(self, action: str) -> Iterator[None]:
+        """Make a failure within the last thing that this journal does."""
+        if self._failed:
+            raise UnavailableError(f"journal {self._path} failed earlier; this member stops")
+        self._failed = True  # Until everything within has returned.
+        with naming_errors(self._path, action):
+            yield
+        self._failed = False
+
+    def _give_up_rewriting(self) -> None:
+        new, self._rewriting = self._rewriting, None
+        if new is not None:
+            new.give_up()
 
     def _cut_off_unsynced(self) -> None:
         """Keep later readers from pages that may never reach the disk although they can be read."""
@@ -262,23 +300,3 @@ class Journal:
 
 def _new_incarnation(clock: Clock) -> str:
     return f"{new_id(clock):013x}"
-
-
-def _write_file(disk: Disk, descriptor: int, base: Base, entries: list[Entry], last: list[Record]) -> int:
-    """Write a whole journal in batches of bounded size and return its length."""
-    data = FILE_HEADER + encode_batch([base])
-    disk.write(descriptor, data)
-    size_bytes = len(data)
-    batch: list[Record] = []
-    batch_bytes = 0
-    for entry in entries:
-        batch.append(entry)
-        batch_bytes += len(entry.command)
-        if batch_bytes > PENDING_BYTES_MAX:
-            data = encode_batch(batch)
-            disk.write(descriptor, data)
-            size_bytes += len(data)
-            batch, batch_bytes = [], 0
-    data = encode_batch([*batch, *last])
-    disk.write(descriptor, data)
-    return size_bytes + len(data)

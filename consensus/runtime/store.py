@@ -123,7 +123,7 @@ class Store:
     @property
     def is_writing_snapshot(self) -> bool:
         """True while `step_snapshot` has more to do."""
-        return self._writer is not None
+        return self._writer is not None or self.journal.is_rewriting
 
     def apply_next(self) -> tuple[Entry, bytes]:
         """Apply the entry after `applied_index` and return it with the state machine's result."""
@@ -144,7 +144,10 @@ class Store:
         return entry, result
 
     def step_snapshot(self) -> None:
-        """Begin a snapshot if the journal has grown enough, or write the next slice of one."""
+        """Begin a snapshot if the journal has grown enough, or write the next slice of it, or of the journal behind it."""
+        if self.journal.is_rewriting:
+            self.journal.step_rewrite()
+            return
         if self._writer is None:
             # Half the last snapshot: writing them costs at most twice what the log costs.
             enough = max(self._snapshot_after_bytes, self.snapshot_bytes // 2)
@@ -286,4 +289,4 @@ class Store:
         assert term is not None
         # The voters of a base matter only where no snapshot is; here one is.
         base = Base(index=keep_from - 1, term=term, voters=manifest.voters)
-        journal.rewrite(base, journal.entries[keep_from - journal.base.index - 1 :])
+        journal.begin_rewrite(base)

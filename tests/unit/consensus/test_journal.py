@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from consensus.core.contract import Counters
-from consensus.core.records import Base, Entry
+from consensus.core.records import Base, Entry, decode_file
 from consensus.runtime.disk import DirectoryLock
 from consensus.runtime.journal import PENDING_BYTES_MAX, Journal
+from consensus.runtime.rewriting import SLICE_BYTES
 from federation.kernel.errors import CorruptError, PreconditionError, UnavailableError
 from tests.unit.consensus.builders import ALPHA
 
@@ -113,6 +114,66 @@ def test_an_unfinished_rewrite_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "journal.new").write_bytes(b"half")
     assert opened(tmp_path).last_index == 2
     assert not (tmp_path / "journal.new").exists()
+
+
+def sliced(directory: Path) -> Journal:
+    """Return a journal of ten entries, of which a rewrite that begins behind entry 3 has copied some but not all."""
+    journal = opened(directory)
+    for index in range(2, 12):
+        journal.append(Entry(index, 1, bytes(SLICE_BYTES // 3)))
+    journal.flush()
+    journal.begin_rewrite(Base(index=3, term=1, voters=(ALPHA,)))
+    assert not journal.step_rewrite()
+    assert journal.is_rewriting
+    return journal
+
+
+def finish_rewrite(journal: Journal) -> None:
+    while not journal.step_rewrite():
+        continue
+    assert not journal.is_rewriting
+
+
+def test_what_happens_while_a_journal_is_rewritten_is_in_both_files(tmp_path: Path) -> None:
+    journal = sliced(tmp_path)
+    journal.vote(2, "beta")
+    journal.append(Entry(12, 2, b"\x00synced"))
+    journal.flush()
+    records, _good = decode_file((tmp_path / "journal").read_bytes(), "journal")
+    assert Entry(12, 2, b"\x00synced") in records
+    journal.append(Entry(13, 2, b"\x00pending"))
+    finish_rewrite(journal)
+    journal.close()
+    again = opened(tmp_path)
+    assert (again.base.index, again.last_index, again.last_term) == (3, 13, 2)
+    assert (again.term, again.voted_for) == (2, "beta")
+    assert again.entries == journal.entries
+
+
+def test_a_journal_whose_rewrite_was_given_up_is_as_before(tmp_path: Path) -> None:
+    sliced(tmp_path).close()
+    assert not (tmp_path / "journal.new").exists()
+    again = opened(tmp_path)
+    assert (again.base, again.last_index) == (FOUNDING, 11)
+
+
+def test_entries_that_a_leader_removes_while_they_are_copied_do_not_come_back(tmp_path: Path) -> None:
+    journal = sliced(tmp_path)
+    journal.truncate(5)
+    journal.append(Entry(5, 2, b"\x00other"))
+    finish_rewrite(journal)
+    journal.close()
+    again = opened(tmp_path)
+    assert [(entry.index, entry.term) for entry in again.entries] == [(4, 1), (5, 2)]
+
+
+def test_after_a_failed_slice_the_journal_promises_nothing_more(tmp_path: Path) -> None:
+    journal = sliced(tmp_path)
+    os.close(journal._rewriting._descriptor)  # type: ignore[union-attr] # sliced began one
+    with pytest.raises(UnavailableError, match="cannot rewrite"):
+        finish_rewrite(journal)
+    with pytest.raises(UnavailableError, match="failed earlier"):
+        journal.vote(2, "alpha")
 
 
 def test_after_a_failed_write_the_journal_promises_nothing_more(tmp_path: Path) -> None:
