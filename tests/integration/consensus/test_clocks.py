@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from consensus.runtime.clock import SYSTEM_CLOCK, SystemClock
 from discovery.core.catalog import Catalog
 from federation.api.proposer import Proposer
@@ -92,8 +94,12 @@ def test_a_leader_whose_clock_is_set_a_year_ahead_ticks_the_others_time(tmp_path
                 await eventually_async(
                     lambda: catalogs[follower].now_ms > SYSTEM_CLOCK.unix_ms() - DAY_MS, timeout_s=30
                 )
-                clocks[await cluster.leader()].ahead_ms = YEAR_MS
                 before_ms = catalogs[follower].now_ms
+                with capture_logs() as logs:
+                    clocks[await cluster.leader()].ahead_ms = YEAR_MS
+                    await eventually_async(
+                        lambda: any(line["event"] == "clock_is_off" for line in logs), timeout_s=30
+                    )
                 await eventually_async(lambda: catalogs[follower].now_ms >= before_ms + 2_000, timeout_s=30)
                 for catalog in catalogs.values():
                     assert catalog.now_ms < SYSTEM_CLOCK.unix_ms() + DAY_MS

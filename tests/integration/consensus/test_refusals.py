@@ -2,12 +2,14 @@
 
 import asyncio
 import ssl
-import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from consensus.core.membership import KIND_COMMAND, KIND_MEMBERSHIP
 from consensus.core.messages import LENGTH, Append, Hello, Ping, RequestVote, encode_frame
@@ -83,43 +85,74 @@ def append_of(command: bytes, index: int) -> bytes:
     )
 
 
-def raw(message: list[object]) -> bytes:
-    payload = msgspec.msgpack.encode(message)
-    return LENGTH.pack(len(payload)) + payload
-
-
 def as_beta(cluster: Cluster) -> ssl.SSLContext:
     return of_member(cluster, "beta")
 
 
-STRANGERS: dict[str, tuple[Callable[[Cluster], ssl.SSLContext | None], bytes]] = {
-    "plain text": (lambda _cluster: None, b"GET / HTTP/1.1\r\n\r\n"),
-    "no certificate": (no_certificate, BETA_HELLO),
-    "wrong CA": (of_other_ca, BETA_HELLO),
-    "right CA, unknown identity": (of_stranger, BETA_HELLO),
-    "right CA, no URI at all": (lambda cluster: cluster.ca.security(None).client_context(), BETA_HELLO),
-    "member claims another id": (lambda cluster: of_member(cluster, "gamma"), BETA_HELLO),
-    "TLS 1.2": (tls12, BETA_HELLO),
-    "other federation": (as_beta, hello(federation="other")),
-    "protocol too old": (as_beta, hello(version=0)),
-    "vote before hello": (as_beta, encode_frame(RequestVote(term=STRANGERS_TERM, last_index=9, last_term=9))),
-    "hello too long": (as_beta, struct.pack("<I", 1 << 20)),
-    "frame too long": (as_beta, BETA_HELLO + struct.pack("<I", FRAME_BYTES_MAX + 1)),
-    "garbage": (as_beta, BETA_HELLO + struct.pack("<I", 4) + b"\xff\xff\xff\xff"),
-    "not UTF-8": (as_beta, struct.pack("<I", 6) + b"\x91\xa4\xff\xff\xff\xff"),
-    "nested without end": (
-        as_beta,
-        BETA_HELLO + struct.pack("<I", 60_006) + b"\x92\xa4ping" + b"\x91" * 60_000,
+class Stranger(NamedTuple):
+    """Who connects, what he sends, and what the member says of it."""
+
+    context: Callable[[Cluster], ssl.SSLContext | None]
+    data: bytes
+    reason: str
+
+
+def in_frame(payload: bytes) -> bytes:
+    return LENGTH.pack(len(payload)) + payload
+
+
+STRANGERS = {
+    "plain text": Stranger(lambda _cluster: None, b"GET / HTTP/1.1\r\n\r\n", "http request"),
+    "no certificate": Stranger(no_certificate, BETA_HELLO, "peer did not return a certificate"),
+    "wrong CA": Stranger(of_other_ca, BETA_HELLO, "unable to get local issuer certificate"),
+    "right CA, unknown identity": Stranger(
+        of_stranger, BETA_HELLO, "spiffe://alpha.test/ns/shop/sa/cart is not a member that alpha knows"
     ),
-    "pickle": (as_beta, BETA_HELLO + struct.pack("<I", 9) + b"cos\nx\n(tR"),
-    "an entry of a kind that nobody writes": (as_beta, BETA_HELLO + append_of(b"\x7f", 2)),
-    "an entry of a membership that is none": (as_beta, BETA_HELLO + append_of(KIND_MEMBERSHIP + b"\xc1", 2)),
-    "entries with a gap": (as_beta, BETA_HELLO + append_of(KIND_COMMAND, 3)),
-    "a proposal of a kind that there is not": (
-        as_beta,
-        BETA_HELLO + raw(["propose", 1, "restore", b"", 1_000]),
+    "right CA, no URI at all": Stranger(
+        lambda cluster: cluster.ca.security(None).client_context(), BETA_HELLO, "peer cannot be verified"
     ),
-    "second hello": (as_beta, BETA_HELLO + BETA_HELLO),
+    "member claims another id": Stranger(
+        lambda cluster: of_member(cluster, "gamma"), BETA_HELLO, "says that it is member beta, it is gamma"
+    ),
+    "TLS 1.2": Stranger(tls12, BETA_HELLO, "unsupported protocol"),
+    "other federation": Stranger(
+        as_beta, hello(federation="other"), "beta belongs to federation 'other', not 'test'"
+    ),
+    "protocol too old": Stranger(as_beta, hello(version=0), "peer beta speaks protocol 0, expected"),
+    "vote before hello": Stranger(
+        as_beta,
+        encode_frame(RequestVote(term=STRANGERS_TERM, last_index=9, last_term=9)),
+        "first frame of beta is RequestVote, expected Hello",
+    ),
+    "hello too long": Stranger(
+        as_beta, LENGTH.pack(1 << 20), "frame of 1048576 bytes, expected at most 4096"
+    ),
+    "frame too long": Stranger(
+        as_beta, BETA_HELLO + LENGTH.pack(FRAME_BYTES_MAX + 1), f"expected at most {FRAME_BYTES_MAX}"
+    ),
+    "garbage": Stranger(as_beta, BETA_HELLO + in_frame(b"\xff" * 4), "frame of 4 bytes is not a message"),
+    "not UTF-8": Stranger(as_beta, in_frame(b"\x91\xa4\xff\xff\xff\xff"), "can't decode byte 0xff"),
+    "nested without end": Stranger(
+        as_beta,
+        BETA_HELLO + in_frame(b"\x93\xa4ping\x00" + b"\x91" * 60_000),
+        "maximum recursion depth exceeded",
+    ),
+    "pickle": Stranger(as_beta, BETA_HELLO + in_frame(b"cos\nx\n(tR."), "frame of 10 bytes is not a message"),
+    "an entry of a kind that nobody writes": Stranger(
+        as_beta, BETA_HELLO + append_of(b"\x7f", 2), "entry 2 has kind b'\\x7f'"
+    ),
+    "an entry of a membership that is none": Stranger(
+        as_beta, BETA_HELLO + append_of(KIND_MEMBERSHIP + b"\xc1", 2), "log entry is not a membership change"
+    ),
+    "entries with a gap": Stranger(
+        as_beta, BETA_HELLO + append_of(KIND_COMMAND, 3), "entry 3 of term 1000 follows entry 1 of term 0"
+    ),
+    "a proposal of a kind that there is not": Stranger(
+        as_beta,
+        BETA_HELLO + in_frame(msgspec.msgpack.encode(["propose", 1, "restore", b"", 1_000])),
+        "Invalid enum value 'restore'",
+    ),
+    "second hello": Stranger(as_beta, BETA_HELLO + BETA_HELLO, "peer beta sent a second hello"),
 }
 
 
@@ -127,14 +160,23 @@ def test_who_is_not_a_member_is_closed_and_the_members_go_on(tmp_path: Path) -> 
     async def scenario() -> None:
         async with cluster_of(tmp_path, *FOUNDERS) as cluster:
             leader = await cluster.leader()
-            alpha = cluster.members["alpha"].engine
-            for name, (context, data) in STRANGERS.items():
+            alpha, address = cluster.members["alpha"].engine, cluster.addresses["alpha"].address
+
+            async def told(name: str, stranger: Stranger) -> bool:
                 refused = alpha.counters().connections_refused
-                assert await is_refused(cluster.addresses["alpha"].address, context(cluster), data), name
+                with capture_logs() as logs:
+                    assert await is_refused(address, stranger.context(cluster), stranger.data), name
+                    await eventually_async(
+                        lambda: alpha.counters().connections_refused > refused,
+                        timeout_s=20,
+                        message=f"{name} is counted",
+                    )
+                return any(stranger.reason in str(line.get("reason")) for line in logs)
+
+            for name, stranger in STRANGERS.items():
+                # Not every refusal is written to the log: a stranger must not fill it.
                 await eventually_async(
-                    lambda before=refused: alpha.counters().connections_refused > before,
-                    timeout_s=20,
-                    message=f"{name} is counted",
+                    partial(told, name, stranger), timeout_s=30, interval_s=0.2, message=stranger.reason
                 )
                 await cluster.write(leader, name.encode())
             assert all(running.engine.status().term < STRANGERS_TERM for running in cluster.members.values())
