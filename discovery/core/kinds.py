@@ -252,6 +252,7 @@ class VerdictStatus(Spec, frozen=True, kw_only=True):
     """How it came about. Lease times are those of `discovery.core.leases.LeaseTime`."""
 
     changes: tuple[VerdictChange, ...] = ()  # Oldest first; the last VERDICT_CHANGES_MAX.
+    flips: int = 0  # How often the state changed.
     deaths_lease_ms: tuple[int, ...] = ()  # The last times that it was found dead.
     held_lease_ms: int | None = None  # Since when all evidence says dead, and damping says wait.
 
@@ -321,6 +322,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     scoped: bool  # True: lives in a cluster and is owned by it; False: belongs to the federation.
     writable: bool  # False: only joining, tokens and controllers write it.
     deletable: bool = True  # False: leaves only with its cluster.
+    schema: int = 1  # Of the first commands that may write it: older builds do not know the kind.
 
 
 KINDS: dict[str, Kind] = {
@@ -340,10 +342,10 @@ KINDS: dict[str, Kind] = {
         Kind(name="ServiceAlias", plural="servicealiases", spec=ServiceAliasSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="Grant", plural="grants", spec=GrantSpec, namespaced=True, scoped=True, writable=True),
         Kind(name="WorkloadGroup", plural="workloadgroups", spec=WorkloadGroupSpec, namespaced=True, scoped=True, writable=True),
-        Kind(name="Observation", plural="observations", spec=ObservationSpec, namespaced=False, scoped=True, writable=False, deletable=False),
+        Kind(name="Observation", plural="observations", spec=ObservationSpec, namespaced=False, scoped=True, writable=False, deletable=False, schema=2),
         Kind(name="Verdict", plural="verdicts", spec=VerdictSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="Quota", plural="quotas", spec=QuotaSpec, namespaced=False, scoped=False, writable=True),
-        Kind(name="LossPolicy", plural="losspolicies", spec=LossPolicySpec, namespaced=True, scoped=True, writable=True),
+        Kind(name="LossPolicy", plural="losspolicies", spec=LossPolicySpec, namespaced=True, scoped=True, writable=True, schema=2),
     )
 }  # fmt: skip
 

@@ -36,6 +36,21 @@ _VERDICTS = resource_prefix(FEDERATION_SCOPE, "Verdict")
 _JUDGED_KINDS = frozenset({b"Observation", b"Cluster"})
 
 
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What is held of one cluster, and how it came about."""
+
+    spec: VerdictSpec
+    status: VerdictStatus
+
+
+def read_verdicts(tables: Tables) -> dict[str, Verdict]:
+    """What is held of each cluster of which anything was ever missed, by name."""
+    return {
+        row.key.name: Verdict(spec=_spec(row), status=_status(row))
+        for row in tables.list_resources(FEDERATION_SCOPE, "Verdict")
+    }
+
+
 def verdict_key(cluster: str) -> ResourceKey:
     """The key of what is held of a cluster."""
     return ResourceKey(FEDERATION_SCOPE, "Verdict", "", cluster)
@@ -133,7 +148,10 @@ def _settle_one(
             state=state, at_ms=since_ms, control_lost_by=spec.control_lost_by, data_lost_by=spec.data_lost_by
         )
         changes = (*changes, news)[-VERDICT_CHANGES_MAX:]
-    _put(draft, subject, row, spec, msgspec.structs.replace(status, changes=changes, held_lease_ms=held))
+    status = msgspec.structs.replace(
+        status, changes=changes, flips=status.flips + changed, held_lease_ms=held
+    )
+    _put(draft, subject, row, spec, status)
 
 
 def _put(draft: Draft, subject: str, row: Resource | None, spec: VerdictSpec, status: VerdictStatus) -> None:
@@ -147,6 +165,7 @@ def _put(draft: Draft, subject: str, row: Resource | None, spec: VerdictSpec, st
             revision=draft.index,
             generation=1,
             created_ms=draft.now_ms,
+            created_revision=draft.index,
             spec=raw,
             status=raw_status,
         )

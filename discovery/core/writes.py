@@ -8,6 +8,7 @@ import msgspec
 from discovery.core.commands import ClaimToken, Delete, Operation, Put
 from discovery.core.draft import Draft
 from discovery.core.kinds import (
+    KINDS,
     QUOTA_RESOURCES,
     AnySpec,
     ClusterSpec,
@@ -74,6 +75,8 @@ def _check_founding(proposer: str, operations: tuple[Operation, ...]) -> None:
 
 def _put(draft: Draft, proposer: str, put: Put) -> None:
     check_resource_key(put.key)
+    if draft.schema < KINDS[put.key.kind].schema:
+        raise PreconditionError(f"{put.key}: not every controller knows this kind: finish the upgrade first")
     if put.key.scope:
         joined(draft, put.key.scope)
     row = draft.resource(put.key)

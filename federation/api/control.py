@@ -99,6 +99,7 @@ class ControlService:
                 "Sign": grpc.unary_unary_rpc_method_handler(self._sign),
                 "Health": grpc.unary_unary_rpc_method_handler(self._say_health),
                 "Trace": grpc.unary_unary_rpc_method_handler(self._say_trace),
+                "Alive": grpc.unary_unary_rpc_method_handler(self._say_alive),
                 "Register": grpc.stream_stream_rpc_method_handler(self._register),
             },
         )
@@ -137,6 +138,14 @@ class ControlService:
             return self._trace(request)
         except IsthmusError as error:
             return await _abort(context, error)
+
+    async def _say_alive(self, _request: bytes, context: Context) -> bytes:
+        """Answer controllers of other clusters: that is all they want to know, once a second."""
+        try:
+            check_asker(peer_identity(), self._catalog.tables)
+        except IsthmusError as error:
+            return await _abort(context, error)
+        return b""
 
     async def _register(self, requests: AsyncIterator[bytes], context: Context) -> None:
         peer = peer_identity()

@@ -43,9 +43,19 @@ def examine(facts: Facts) -> tuple[Finding, ...]:
     found: list[Finding] = []
     for name, check in _CHECKS.items():
         findings = list(check(facts))
-        found += findings or [Finding(check=name, level="ok", subject="all", message="nothing found")]
+        found += findings or [nothing_found(name)]
+    return worst_first(found)
+
+
+def nothing_found(check: str) -> Finding:
+    """Return the result of a check that found nothing."""
+    return Finding(check=check, level="ok", subject="all", message="nothing found")
+
+
+def worst_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the findings in the order in which they are shown."""
     order = {"problem": 0, "warning": 1, "ok": 2}
-    return tuple(sorted(found, key=lambda finding: order[finding.level]))
+    return tuple(sorted(findings, key=lambda finding: order[finding.level]))
 
 
 def problems(findings: Sequence[Finding]) -> list[Finding]:

@@ -10,6 +10,7 @@ from discovery.core.catalog import Catalog
 from federation.api.caller import caller_identity, require_operator
 from federation.api.doctor import Finding, examine, problems
 from federation.api.health import Facts, MemberHealth
+from federation.api.liveness import examine_clusters
 from federation.api.rest import json_response
 
 _log = structlog.get_logger("api")
@@ -46,7 +47,7 @@ class MemberOperations:
     async def _doctor(self, request: web.Request) -> web.Response:
         self._authorize(request)
         facts = await self._facts()
-        findings = examine(facts)
+        findings = examine_clusters(self._catalog.tables, examine(facts))
         return json_response(
             {
                 "healthy": not problems(findings),

@@ -17,6 +17,7 @@ from federation.api.caller import caller_identity, require_operator
 from federation.api.counts import EndpointCounts, count_endpoints, sliced
 from federation.api.directory import build_directory, cluster_spec, resources
 from federation.api.lifecycle import drain_object, drains
+from federation.api.liveness import ALWAYS_WELL, states
 from federation.api.messages import EnrollReply, EnrollRequest, JoinReply, JoinRequest
 from federation.api.reading import CatalogReader
 from federation.api.rest import json_response, read_body
@@ -201,6 +202,7 @@ async def _clusters(tables: Tables) -> list[dict[str, object]]:
     counts = await count_endpoints(tables.endpoints)
     drained = drains(tables)
     controllers = build_directory(tables).controllers
+    verdicts = states(tables)
     found = []
     for row, spec in resources(tables, "Cluster"):
         assert isinstance(spec, ClusterSpec)
@@ -221,6 +223,7 @@ async def _clusters(tables: Tables) -> list[dict[str, object]]:
                 "drain": drain_object(row.key.name, drained[row.key.name])
                 if row.key.name in drained
                 else None,
+                **verdicts.get(row.key.name, ALWAYS_WELL),
             }
         )
     return found

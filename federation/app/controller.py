@@ -47,8 +47,10 @@ from federation.app.founding import controller_of
 from federation.app.health import HealthDesk
 from federation.app.learning import learn_directory
 from federation.app.live_views import LiveViews
+from federation.app.liveness_metrics import LivenessCollector
 from federation.app.members import MemberDesk
 from federation.app.metrics import ControllerCollector
+from federation.app.observer import Observer
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal
 from federation.app.raft import make_engine, members_of, run_engine, snapshot_unix_ms
@@ -143,6 +145,7 @@ class Controller:
         )
         self.drains = self._drain_desk()
         self.control = control_service(self)
+        self.observer = self._observer()
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
 
@@ -155,6 +158,7 @@ class Controller:
         """Serve until cancelled."""
         metrics = CollectorRegistry()
         metrics.register(ControllerCollector(self))
+        metrics.register(LivenessCollector(self.catalog, self.observer))
         loop = asyncio.get_running_loop()
         # In the Raft thread: hand over and return.
         self.catalog.on_change(lambda *news: _hand_over(loop, self._changed, *news))
@@ -181,6 +185,7 @@ class Controller:
             if self.witness:
                 self._learn()
                 self._waiting_for.clear()
+                tasks.create_task(self.observer.run(), name="controller/observer")
                 return
             await self._serve(tasks)
 
@@ -193,6 +198,7 @@ class Controller:
         tasks.create_task(self._announce(), name="controller/announce")
         tasks.create_task(self.drains.run(), name="controller/drains")
         tasks.create_task(self.conditions.run(), name="controller/conditions")
+        tasks.create_task(self.observer.run(), name="controller/observer")
         tasks.create_task(self._serve_control(), name="controller/control")
         tasks.create_task(self._serve_api(), name="controller/api")
 
@@ -256,6 +262,20 @@ class Controller:
             await asyncio.sleep(CONTEXT_CHECK_S)
 
     # -- ports -------------------------------------------------------------------------------------
+
+    def _observer(self) -> Observer:
+        return Observer(
+            self.cluster,
+            catalog=self.catalog,
+            engine=self.engine,
+            proposer=self.proposer,
+            registries=self.registries,
+            identity=self.credentials.leaf,
+            directory=self.directory,
+            verifier=self.verifier,
+            round_trip_ms=duration_ms(self.config.raft.round_trip),
+            clock=time.monotonic,
+        )
 
     async def _serve_control(self) -> None:
         replication = ReplicationService(

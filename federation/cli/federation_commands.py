@@ -11,6 +11,7 @@ from certs.core.token import parse_token
 from federation.api.tokens import TokenRequest, check_request
 from federation.app.config import ControllerConfig, JoinConfig
 from federation.cli.lifecycle_commands import drain, traffic, undrain
+from federation.cli.liveness_output import observers, print_history, since, state_of
 from federation.cli.output import print_json, print_table, say
 from federation.cli.session import (
     Session,
@@ -118,7 +119,7 @@ def _is_remote(path: Path) -> bool:
 @context_option
 @output_option
 def list_clusters(context_directory: str, output: str) -> None:
-    """List the clusters that joined."""
+    """List the clusters that joined, and whether they are alive."""
     answer = Session(context_directory).get("/v1/status")
     if output == "json":
         print_json(answer["clusters"])
@@ -131,7 +132,7 @@ def list_clusters(context_directory: str, output: str) -> None:
 @context_option
 @output_option
 def cluster_status(name: str | None, context_directory: str, output: str) -> None:
-    """Show clusters with their controllers, endpoints and gateways."""
+    """Show clusters with their state, controllers, endpoints and gateways; of one also its last states."""
     answer = Session(context_directory).get("/v1/status")
     clusters = [one for one in answer["clusters"] if name in (None, one["name"])]
     if not clusters:
@@ -140,6 +141,8 @@ def cluster_status(name: str | None, context_directory: str, output: str) -> Non
         print_json(clusters)
         return
     _print_clusters(clusters)
+    if name is not None:
+        print_history(clusters[0])
 
 
 cluster.add_command(drain)
@@ -148,11 +151,27 @@ cluster.add_command(undrain)
 
 def _print_clusters(clusters: list[dict[str, object]]) -> None:
     print_table(
-        ("name", "role", "trust domain", "region", "home", "controllers", "endpoints", "gateways", "traffic"),
+        (
+            "name",
+            "role",
+            "state",
+            "since",
+            "missed by",
+            "trust domain",
+            "region",
+            "home",
+            "controllers",
+            "endpoints",
+            "gateways",
+            "traffic",
+        ),
         [
             (
                 one["name"],
                 one["role"],
+                state_of(one),
+                since(one),
+                observers(one),
                 one["trustDomain"],
                 one["region"],
                 one["home"],

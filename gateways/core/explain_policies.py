@@ -50,6 +50,9 @@ class Reasons:
         if owner == self.viewer:
             return "own cluster: what is registered is seen"
         if self.policies.shows(owner, self.viewer, self.key):
+            on_loss = self.policies.on_loss(owner, self.viewer, self.key)
+            if on_loss != "keep":
+                return f"{owner} is dead, and a LossPolicy of {owner}/{self.key.namespace} says {on_loss}"
             by = self._exporting(owner)
             if self._is_own_trust_domain(owner):
                 return f"exported by {by}; same trust domain: no Grant needed"

@@ -18,6 +18,7 @@ from discovery.core.model import (
     unpack_resource,
 )
 from discovery.core.tables import EMPTY_TABLES
+from discovery.core.verdicts import verdict_key
 from discovery.core.view import Admission, AdmittedSource, Gateway, Owner, Service
 from discovery.core.views import ViewIndex
 from tests.unit.discovery.builders import (
@@ -168,6 +169,30 @@ def endpoint_rows():
     )
 
 
+def loss_rows():
+    return st.builds(
+        lambda owner, namespace, services, choice, name: resource(
+            put(
+                resource_key("LossPolicy", name, scope=owner, namespace=namespace),
+                {"services": services, "onLoss": choice},
+            )
+        ),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from(NAMESPACES),
+        some,
+        st.sampled_from(("keep", "last-resort", "withdraw")),
+        st.sampled_from("ab"),
+    )
+
+
+def verdict_rows():
+    return st.builds(
+        lambda cluster, state: resource(put(verdict_key(cluster), {"state": state, "sinceMs": 1})),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from(("ok", "dead", "data-degraded")),
+    )
+
+
 # What nearly always matters, drawn often enough to come, go and come back.
 COMMON = [
     *(resource(put(resource_key("Cluster", name), {"role": "primary", "trustDomain": f"{name}.test"})) for name in ("alpha", "beta", "gamma")),
@@ -190,6 +215,8 @@ rows = st.one_of(
     alias_rows(),
     endpoint_rows(),
     drain_rows(),
+    loss_rows(),
+    verdict_rows(),
     st.builds(lambda cluster, ready: gateway(cluster, ready=ready), st.sampled_from(CLUSTERS), st.booleans()),
 )
 steps = st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=4)
@@ -293,6 +320,15 @@ class Oracle:
         granted = ours == theirs or bool(self.sources(owner, key, ours))
         return theirs in self.domains and exported and granted and self.takes(owner, key)
 
+    def loss(self, owner: str, key: ServiceKey) -> str:
+        verdict = self.specs.get(verdict_key(owner))
+        if owner == self.viewer or verdict is None or verdict["state"] != "dead":
+            return "keep"
+        policies = self.policies("LossPolicy", owner, key)
+        named = [spec for spec in policies if key.service in spec["services"]]
+        choices = [spec["onLoss"] for spec in named or policies]
+        return min(choices, key=("keep", "last-resort", "withdraw").index, default="keep")
+
     def service(self, key: ServiceKey) -> Service | None:
         found, name = self.real(key), key
         for _ in range(8):
@@ -316,7 +352,7 @@ class Oracle:
         owners = [
             self.owner(name, [row for row in theirs if row.key.cluster == name])
             for name in sorted({row.key.cluster for row in theirs})
-            if self.sees(name, key)
+            if self.sees(name, key) and self.loss(name, key) != "withdraw"
         ]
         if not owners:
             return None

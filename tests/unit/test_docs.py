@@ -22,6 +22,7 @@ from federation.agent.status import AgentStatus, EndpointStatus, LeafStatus, Pro
 from federation.api.audit import AuditTrail
 from federation.app import config as app_config
 from federation.app.dns import DnsCollector
+from federation.app.liveness_metrics import LivenessCollector
 from federation.app.metrics import ControllerCollector
 from federation.app.mirror import MirrorCollector
 from federation.cli.main import cli
@@ -217,13 +218,21 @@ def test_every_key_of_a_configuration_is_documented_with_its_type_and_default(se
 
 
 @pytest.mark.parametrize(
-    "spec", [kinds.WorkloadGroupSpec, kinds.GroupPort, kinds.GroupProbe], ids=lambda spec: spec.__name__
+    ("document", "spec"),
+    [
+        *(
+            ("workloadgroup.md", spec)
+            for spec in (kinds.WorkloadGroupSpec, kinds.GroupPort, kinds.GroupProbe)
+        ),
+        *(("liveness.md", spec) for spec in (kinds.ObservationSpec, kinds.VerdictSpec, kinds.LossPolicySpec)),
+    ],
+    ids=lambda one: getattr(one, "__name__", one),
 )
-def test_every_field_of_a_workload_group_is_documented(spec: type[kinds.Spec]) -> None:
+def test_every_field_of_a_spec_is_documented(document: str, spec: type[kinds.Spec]) -> None:
     info = msgspec.inspect.type_info(spec)
     assert isinstance(info, msgspec.inspect.StructType)
 
-    table = rows(REFERENCE / "workloadgroup.md")[spec.__name__]
+    table = rows(REFERENCE / document)[spec.__name__]
     assert [(row[0].strip("`"), row[1], row[2]) for row in table] == [described(one) for one in info.fields]
     assert all(row[3] for row in table)
 
@@ -272,6 +281,11 @@ def controller_collector() -> Collector:
             credentials=SimpleNamespace(leaf=SimpleNamespace(not_after=datetime.now(UTC))),
         )
     )
+
+
+def liveness_collector() -> Collector:
+    observer = SimpleNamespace(minds={}, suspended=(False, False))
+    return LivenessCollector(Catalog(), observer)  # type: ignore[arg-type]  # the parts that it reads
 
 
 def agent_collector() -> Collector:
@@ -331,6 +345,7 @@ def dns_collector() -> Collector:
     ("heading", "collector"),
     [
         pytest.param("Controller", controller_collector, id="controller"),
+        pytest.param("Liveness", liveness_collector, id="liveness"),
         pytest.param("Agent and gateway", agent_collector, id="agent"),
         pytest.param("DNS", dns_collector, id="dns"),
     ],

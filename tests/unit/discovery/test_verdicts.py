@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from discovery.core.catalog import Catalog
-from discovery.core.commands import Delete, Put
+from discovery.core.commands import Command, Delete, Put, Write, encode_command
 from discovery.core.kinds import VerdictSpec, VerdictStatus
 from discovery.core.model import Change
 from discovery.core.verdicts import (
@@ -226,6 +226,7 @@ def test_history_and_deaths_are_bounded():
         live(log)
     assert len(status(log).changes) == VERDICT_CHANGES_MAX
     assert status(log).changes[-1].state == "ok"
+    assert status(log).flips > VERDICT_CHANGES_MAX
 
 
 def test_only_what_changed_is_written():
@@ -245,3 +246,12 @@ def test_a_remote_cluster_goes_silent_with_its_home_and_comes_back_with_it():
     assert state(log, "delta") == "control-lost"
     log.accept("beta", withdraw("beta", "alpha"))
     assert state(log, "delta") == "ok"
+
+
+def test_an_older_schema_knows_no_observations():
+    """A member of the build before would refuse them, and answer unlike the others."""
+    log = three()
+    body = Write(operations=(observe("alpha", "beta"),))
+    outcome = log.entry(encode_command(Command(request_id="old", proposer="alpha", body=body, schema=1)))
+    assert (outcome.code, verdict(log)) == (Code.FAILED_PRECONDITION, None)
+    assert "not every controller knows this kind" in outcome.message

@@ -4,6 +4,7 @@ import pytest
 
 from discovery.core.model import Change, Endpoint, EndpointPort, Resource, ServiceKey, pack
 from discovery.core.tables import EMPTY_TABLES, Tables
+from discovery.core.verdicts import verdict_key
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import InvalidInputError
 from gateways.core.compile import ViewCompiler
@@ -20,6 +21,8 @@ from gateways.core.explained import Explanation, OwnerFact
 from tests.unit.discovery.builders import (
     endpoint,
     gateway,
+    key,
+    put,
     put_cluster,
     put_export,
     put_grant,
@@ -95,6 +98,19 @@ def test_an_owner_is_seen_by_a_policy_or_not_seen_for_want_of_one(rows, visible,
     assert fact.order == (0 if visible else None)
     if not visible:
         assert [(one.called, one.why) for one in fact.endpoints] == [("no", why)]
+
+
+@pytest.mark.parametrize(("choice", "visible"), [("withdraw", False), ("last-resort", True)])
+def test_what_the_death_of_an_owner_did_is_told(choice, visible):
+    verdict = resource(put(verdict_key("beta"), {"state": "dead", "sinceMs": 1}))
+    policy = put(
+        key("LossPolicy", "loss", scope="beta", namespace="shop"), {"services": ["*"], "onLoss": choice}
+    )
+    found = owner("alpha", endpoint("beta"), EXPORT, GRANT, verdict, resource(policy))
+    assert (found.visible, found.why) == (
+        visible,
+        f"beta is dead, and a LossPolicy of beta/shop says {choice}",
+    )
 
 
 def test_an_owner_whose_roots_are_unknown_is_not_seen():

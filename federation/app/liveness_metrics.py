@@ -1,0 +1,63 @@
+"""What the federation holds of each cluster, and what this controller sees of the others, as figures."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from discovery.core.catalog import Catalog
+from discovery.core.kinds import ClusterState
+from discovery.core.verdicts import read_verdicts
+from federation.api.directory import resources
+from federation.app.observer import Observer
+
+STATES: tuple[ClusterState, ...] = get_args(ClusterState)
+
+
+class LivenessCollector(Collector):
+    """Reads the catalog and the observer; nothing is counted here."""
+
+    def __init__(self, catalog: Catalog, observer: Observer) -> None:
+        self._catalog = catalog
+        self._observer = observer
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        tables = self._catalog.tables
+        verdicts = read_verdicts(tables)
+        state = GaugeMetricFamily(
+            "isthmus_cluster_state", "1 for the state that a cluster is in", labels=("cluster", "state")
+        )
+        flips = CounterMetricFamily(
+            "isthmus_cluster_state_changes", "Changes of a cluster's state", labels=("cluster",)
+        )
+        for row, _ in resources(tables, "Cluster"):
+            verdict = verdicts.get(row.key.name)
+            held = "ok" if verdict is None else verdict.spec.state
+            for each in STATES:
+                state.add_metric((row.key.name, each), int(held == each))
+            flips.add_metric((row.key.name,), 0 if verdict is None else verdict.status.flips)
+        yield state
+        yield flips
+        yield from self._seen()
+
+    def _seen(self) -> Iterator[Metric]:
+        missed = GaugeMetricFamily(
+            "isthmus_observer_missed",
+            "1 for a plane of a cluster that this one misses",
+            labels=("cluster", "plane"),
+        )
+        for cluster, mind in sorted(self._observer.minds.items()):
+            for plane, opinion in (("control", mind.control), ("data", mind.data)):
+                missed.add_metric((cluster, plane), int(opinion.sight == "lost"))
+        yield missed
+        suspended = GaugeMetricFamily(
+            "isthmus_observer_suspended",
+            "1 while so many are missed in a plane that the fault must be this cluster's own",
+            labels=("plane",),
+        )
+        for plane, is_suspended in zip(("control", "data"), self._observer.suspended, strict=True):
+            suspended.add_metric((plane,), int(is_suspended))
+        yield suspended

@@ -1,0 +1,266 @@
+"""This cluster's eyes on the others: probes both planes of each, and says in the catalog what it misses.
+
+One task for each other cluster asks its controllers and its gateways about once a second; one task compares
+what is seen with what this cluster has said (`Observation`) and writes the difference. What follows from it
+is decided by the state machine (`discovery.core.verdicts`).
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from certs.core.verifier import Verifier
+from certs.runtime.identity import LeafIdentity
+from consensus.core.contract import Status
+from discovery.core.catalog import Catalog
+from discovery.core.commands import Delete, Put, Write
+from discovery.core.kinds import ClusterSpec, ObservationSpec, decode_spec
+from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, ResourceKey, ServiceKey
+from discovery.core.opinion import (
+    FAILURES_MIN,
+    Mind,
+    Opinion,
+    strained,
+    suspended_planes,
+    wanted_observation,
+)
+from discovery.core.tables import Tables
+from discovery.core.view import Gateway
+from federation.agent.directory import DirectoryStore
+from federation.api.directory import resources
+from federation.api.messages import NamedController
+from federation.api.proposer import Proposer
+from federation.api.registry import ClusterRegistry
+from federation.app.controller_probe import ControllersProbe
+from federation.app.gateway_probe import GatewaysProbe
+from federation.kernel.errors import IsthmusError, NotFoundError
+
+INTERVAL_S = 1.0
+# A plane that has just failed is asked again sooner: what is lost should be known within seconds.
+SUSPECT_INTERVAL_S = 0.5
+JITTER = 0.1
+TIMEOUT_S = 1.0
+# A first question takes three round trips: connection, handshake, answer.
+ROUND_TRIPS_PER_PROBE = 4
+PROBES_AT_ONCE_MAX = 64
+# What could not be said is tried again so soon; what takes longer is compared anew.
+SAY_RETRY_S = 0.5
+SAY_TIMEOUT_MS = 3_000
+SAID_AT_ONCE_MAX = 100
+
+_GATEWAYS = ServiceKey(SYSTEM_NAMESPACE, GATEWAY_SERVICE)
+
+_log = structlog.get_logger("observer")
+
+
+class Engine(Protocol):
+    """What is asked of the engine."""
+
+    def status(self) -> Status:
+        """Its own view."""
+        ...
+
+
+class Observer:
+    """Watches every other joined cluster for one controller."""
+
+    def __init__(
+        self,
+        cluster: str,
+        *,
+        catalog: Catalog,
+        engine: Engine,
+        proposer: Proposer,
+        registries: Mapping[str, ClusterRegistry],
+        identity: LeafIdentity,
+        directory: DirectoryStore,
+        verifier: Verifier,
+        round_trip_ms: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.minds: dict[str, Mind] = {}  # What is seen of each other cluster.
+        self._cluster = cluster
+        self._catalog = catalog
+        self._engine = engine
+        self._proposer = proposer
+        self._registries = registries
+        self._identity = identity
+        self._directory = directory
+        self._verifier = verifier
+        self._timeout_s = TIMEOUT_S + ROUND_TRIPS_PER_PROBE * round_trip_ms / 1000
+        self._clock = clock
+        self._strain = 0
+        self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
+        self._news = asyncio.Event()
+
+    @property
+    def suspended(self) -> tuple[bool, bool]:
+        """Whether control plane and data path look lost of so many that nothing is said."""
+        return suspended_planes(self.minds)
+
+    async def run(self) -> None:
+        """Observe until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._say(), name="observer/say")
+            while True:
+                for subject in self._clusters().keys() - self.minds.keys():
+                    self.minds[subject] = Mind()
+                    tasks.create_task(self._watch(subject), name=f"observer/{subject}")
+                await asyncio.sleep(INTERVAL_S)
+
+    # -- seeing ------------------------------------------------------------------------------------
+
+    async def _watch(self, subject: str) -> None:
+        controllers = ControllersProbe(identity=self._identity, directory=self._directory)
+        gateways = GatewaysProbe(subject, verifier=self._verifier)
+        await asyncio.sleep(INTERVAL_S * random.random())  # noqa: S311 - not all clusters at one moment
+        try:
+            while (spec := self._clusters().get(subject)) is not None:
+                due_s = self._clock()
+                async with self._at_once:
+                    began_s = self._clock()
+                    await self._look(subject, spec, controllers, gateways)
+                took_s = self._clock() - began_s
+                self._strain = strained(self._strain, 1000 * (took_s - self._timeout_s))
+                pause_s = self._interval_s(subject) * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
+                await self._sleep(max(0.0, due_s + pause_s - self._clock()))
+        finally:
+            del self.minds[subject]
+            gateways.close()
+            await controllers.close()
+
+    async def _sleep(self, pause_s: float) -> None:
+        began_s = self._clock()
+        await asyncio.sleep(pause_s)
+        self._strain = strained(self._strain, 1000 * (self._clock() - began_s - pause_s))
+
+    def _interval_s(self, subject: str) -> float:
+        mind = self.minds[subject]
+        suspect = any(
+            opinion.sight == "heard" and opinion.contradictions for opinion in (mind.control, mind.data)
+        )
+        return SUSPECT_INTERVAL_S if suspect else INTERVAL_S
+
+    async def _look(
+        self, subject: str, spec: ClusterSpec, controllers: ControllersProbe, gateways: GatewaysProbe
+    ) -> None:
+        """Take one look at both planes."""
+        async with asyncio.TaskGroup() as tasks:
+            hears = tasks.create_task(self._hears(subject, spec, controllers), name="observer/control")
+            reaches = tasks.create_task(self._reaches(subject, spec, gateways), name="observer/data")
+        before = self.minds[subject]
+        # The agents of a remote cluster are heard three times in a lease.
+        patience = self._lease_looks(subject) if spec.home == self._cluster else FAILURES_MIN
+        mind = Mind(
+            control=self._after(before.control, hears.result(), patience),
+            data=self._after(before.data, reaches.result(), FAILURES_MIN),
+        )
+        self.minds[subject] = mind
+        if (mind.control.sight, mind.data.sight) != (before.control.sight, before.data.sight):
+            _log.info("sight_changed", cluster=subject, control=mind.control.sight, data=mind.data.sight)
+            self._news.set()
+
+    def _after(self, opinion: Opinion, answered: bool | None, failures_min: int) -> Opinion:
+        if answered is None:
+            return Opinion(sight="nothing")
+        return opinion.after(
+            answered, now_ms=int(self._clock() * 1000), strain=self._strain, failures_min=failures_min
+        )
+
+    def _lease_looks(self, subject: str) -> int:
+        registry = self._registries.get(subject)
+        lease_ms = 0 if registry is None else registry.lease_ms
+        return max(FAILURES_MIN, int(lease_ms / 1000 / INTERVAL_S))
+
+    async def _hears(self, subject: str, spec: ClusterSpec, probe: ControllersProbe) -> bool | None:
+        """Whether the control plane of a cluster gives a sign of life; None: it is not ours to see."""
+        controllers = self._controllers(subject)
+        if spec.role == "witness":
+            status = self._engine.status()
+            return subject in status.connected if subject in status.members else None
+        if asked := tuple(one for one in controllers if one.spec.control):
+            return await probe.ask(asked, timeout_s=self._timeout_s)
+        registry = self._registries.get(subject) if spec.home == self._cluster else None
+        phases = {} if registry is None else registry.agents()
+        return "live" in phases.values() if phases else None
+
+    async def _reaches(self, subject: str, spec: ClusterSpec, probe: GatewaysProbe) -> bool | None:
+        """Whether a gateway of a cluster answers; None: it has none."""
+        gateways = _gateways(self._catalog.tables, subject)
+        bundle = self._directory.bundles().get(spec.trust_domain)
+        if not gateways or bundle is None:
+            return None
+        return await probe.ask(gateways, bundle, timeout_s=self._timeout_s)
+
+    def _controllers(self, subject: str) -> list[NamedController]:
+        return [one for one in self._directory.current.controllers if one.spec.cluster == subject]
+
+    def _clusters(self) -> dict[str, ClusterSpec]:
+        found = {}
+        for row, spec in resources(self._catalog.tables, "Cluster"):
+            assert isinstance(spec, ClusterSpec)
+            if row.key.name != self._cluster:
+                found[row.key.name] = spec
+        return found
+
+    # -- saying ------------------------------------------------------------------------------------
+
+    async def _say(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAY_RETRY_S):
+                    await self._news.wait()
+            self._news.clear()
+            differences = self.differences()[:SAID_AT_ONCE_MAX]
+            if not differences or self._engine.status().leader is None:
+                continue  # Without a leader nothing would be heard: by the time it is, it may be wrong.
+            try:
+                await self._write(differences)
+            except IsthmusError as error:
+                _log.info("observation_postponed", reason=error.message)
+                await asyncio.sleep(SAY_RETRY_S)
+
+    async def _write(self, operations: list[Put | Delete]) -> None:
+        try:
+            await self._proposer.propose(Write(operations=tuple(operations)), timeout_ms=SAY_TIMEOUT_MS)
+        except NotFoundError:
+            return  # Another start of ours took it back already.
+        _log.info("observation_said", subjects=[operation.key.name for operation in operations])
+
+    def differences(self) -> list[Put | Delete]:
+        """Return what has to be written so that the catalog says what is seen."""
+        said: dict[str, ObservationSpec] = {}
+        for row in self._catalog.tables.list_resources(self._cluster, "Observation"):
+            spec = decode_spec("Observation", row.spec, where=str(row.key))
+            assert isinstance(spec, ObservationSpec)
+            said[row.key.name] = spec
+        suspended = self.suspended
+        found: list[Put | Delete] = []
+        for subject, mind in sorted(self.minds.items()):
+            before = said.get(subject)
+            wanted = wanted_observation(mind, before, suspended)
+            key = ResourceKey(self._cluster, "Observation", "", subject)
+            if wanted is None and before is not None:
+                found.append(Delete(key=key))
+            elif wanted is not None and wanted != before:
+                found.append(Put(key=key, spec=msgspec.json.encode(wanted)))
+        return found
+
+
+def _gateways(tables: Tables, cluster: str) -> tuple[Gateway, ...]:
+    return tuple(
+        Gateway(
+            name=endpoint.key.name,
+            address=endpoint.address,
+            port=endpoint.ports[0].listen_port,
+            identity=endpoint.identity,
+            ready=endpoint.ready,
+        )
+        for endpoint in tables.list_endpoints(_GATEWAYS, cluster)
+        if endpoint.ports
+    )

@@ -1,0 +1,80 @@
+"""A cluster dies, or one observer loses sight of it: what three real controllers make of it, and DNS with them."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chaos.faults.network import one_way
+from chaos.lab.namespaces import Namespaces, why_not
+from chaos.lab.topology import routed_topology
+from tests.integration.liveness.world import Addresses, World, world_at
+from tests.support.loopback import LoopbackBlock
+
+CLUSTERS = routed_topology("10.83")[:3]
+
+
+def serve_orders(world: World) -> None:
+    """Every cluster has a gateway; beta alone has an instance of `orders`, which alpha's DNS knows."""
+    for name in world.addresses:
+        world.start_parts(name, "gateway")
+    world.start_parts("beta", "agent")
+    world.share_orders("beta", on_loss="withdraw")
+    world.start_dns("alpha")
+    world.until(lambda: world.ask_dns("alpha") == "NOERROR", "alpha's DNS knows orders of beta")
+
+
+def test_a_killed_cluster_is_found_dead_and_withdrawn_until_it_returns(
+    tmp_path: Path, loopback: Callable[[], LoopbackBlock]
+) -> None:
+    block = loopback()
+    hosts = {
+        name: Addresses(
+            controller=block.host(10 * n + 1), gateway=block.host(10 * n + 2), dns=block.host(10 * n + 3)
+        )
+        for n, name in enumerate(("alpha", "beta", "gamma"))
+    }
+    with world_at(tmp_path, hosts) as world:
+        serve_orders(world)
+        killed_s = time.monotonic()
+        world.kill("beta")
+        world.until(lambda: world.ask_dns("alpha") == "NXDOMAIN", "orders is withdrawn from alpha's DNS")
+        print(f"withdrawn {time.monotonic() - killed_s:.2f} s after the kill")
+        verdict = world.verdict("beta")
+        assert (verdict["state"], verdict["controlLostBy"], verdict["dataLostBy"]) == (
+            "dead",
+            ["alpha", "gamma"],
+            ["alpha", "gamma"],
+        )
+        world.start_controller("beta")
+        world.start_parts("beta", "gateway", "agent")
+        world.until(lambda: world.ask_dns("alpha") == "NOERROR", "orders is back in alpha's DNS")
+        world.until(lambda: world.verdict("beta")["state"] == "ok", "nobody misses beta")
+
+
+def test_what_one_observer_cannot_hear_is_not_dead(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    assert why_not() == ""
+    hosts = {
+        one.name: Addresses(controller=one.controller, gateway=one.gateway, dns=one.dns) for one in CLUSTERS
+    }
+    round_trip = f"{CLUSTERS[0].round_trip_ms}ms"
+    with (
+        Namespaces(CLUSTERS) as networks,
+        world_at(tmp_path, hosts, place=networks, round_trip=round_trip) as world,
+    ):
+        serve_orders(world)
+
+        def missed_by_alpha() -> bool:
+            verdict = world.verdict("beta", asked="gamma")
+            return (verdict.get("controlLostBy"), verdict.get("dataLostBy")) == (["alpha"], ["alpha"])
+
+        with one_way(networks, "beta", "alpha"):
+            world.until(missed_by_alpha, "alpha says that it misses beta in both planes")
+            assert world.verdict("beta", asked="gamma")["state"] == "data-degraded"
+        world.until(lambda: world.verdict("beta")["state"] == "ok", "alpha hears beta again")
+        assert "dead" not in [change["state"] for change in world.verdict("beta")["changes"]]
+        assert world.ask_dns("alpha") == "NOERROR"

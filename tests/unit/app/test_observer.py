@@ -1,0 +1,104 @@
+"""What an observer says: the difference between what it sees and what the catalog says that it saw."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from discovery.core.commands import Delete, Put
+from discovery.core.opinion import Mind, Opinion
+from federation.app.liveness_metrics import LivenessCollector
+from federation.app.observer import Observer
+from tests.unit.discovery.builders import Log, key
+from tests.unit.discovery.test_verdicts import observe, state, three
+
+HEARD, LOST, UNKNOWN = Opinion(sight="heard"), Opinion(sight="lost"), Opinion()
+
+
+def observer(log: Log, cluster: str = "alpha", **minds: Mind) -> Observer:
+    absent: Any = SimpleNamespace()
+    made = Observer(
+        cluster,
+        catalog=log.catalog,
+        engine=absent,
+        proposer=absent,
+        registries={},
+        identity=absent,
+        directory=absent,
+        verifier=absent,
+        round_trip_ms=1,
+        clock=lambda: 0.0,
+    )
+    made.minds.update(minds)
+    return made
+
+
+def say(log: Log, one: Observer, cluster: str) -> list[Put | Delete]:
+    """Let an observer write what it has to, and return that."""
+    operations = one.differences()
+    if operations:
+        log.accept(cluster, *operations)
+    return operations
+
+
+def test_a_change_of_mind_is_written_once_and_taken_back_once():
+    log = three()
+    minds = {"beta": Mind(control=LOST, data=LOST), "gamma": Mind(control=HEARD, data=HEARD)}
+    one = observer(log, **minds)
+    assert [operation.key for operation in say(log, one, "alpha")] == [
+        key("Observation", "beta", scope="alpha")
+    ]
+    assert state(log) == "data-degraded"
+    assert say(log, one, "alpha") == []
+    one.minds["beta"] = Mind(control=HEARD, data=LOST)
+    assert isinstance(say(log, one, "alpha")[0], Put)
+    one.minds["beta"] = Mind(control=HEARD, data=HEARD)
+    assert say(log, one, "alpha") == [Delete(key=key("Observation", "beta", scope="alpha"))]
+    assert state(log) == "ok"
+
+
+def test_two_observers_are_enough():
+    log = three()
+    for name in ("alpha", "gamma"):
+        say(log, observer(log, name, beta=Mind(control=LOST, data=LOST)), name)
+    assert state(log) == "dead"
+
+
+def test_an_observer_that_starts_leaves_what_it_said_until_it_has_seen_for_itself():
+    log = three()
+    log.accept("alpha", observe("alpha", "beta"))
+    one = observer(log, beta=Mind(control=UNKNOWN, data=UNKNOWN))
+    assert one.differences() == []
+    one.minds["beta"] = Mind(control=HEARD, data=UNKNOWN)
+    (changed,) = say(log, one, "alpha")
+    assert isinstance(changed, Put)
+    assert state(log) == "data-degraded"
+
+
+def test_an_observer_that_misses_everybody_says_nothing_and_takes_back_what_returns():
+    log = three()
+    log.accept("alpha", observe("alpha", "beta"))
+    one = observer(log, beta=Mind(control=LOST, data=LOST), gamma=Mind(control=LOST, data=LOST))
+    assert one.suspended == (True, True)
+    assert one.differences() == []
+    one.minds["beta"] = Mind(control=HEARD, data=HEARD)
+    assert [type(operation) for operation in one.differences()] == [Delete, Put]
+
+
+def test_verdicts_and_sights_are_figures():
+    log = three()
+    for name in ("alpha", "gamma"):
+        log.accept(name, observe(name, "beta"))
+    registry = CollectorRegistry()
+    registry.register(LivenessCollector(log.catalog, observer(log, beta=Mind(control=HEARD, data=LOST))))
+    lines = generate_latest(registry).decode().splitlines()
+    for line in (
+        'isthmus_cluster_state{cluster="beta",state="dead"} 1.0',
+        'isthmus_cluster_state{cluster="beta",state="ok"} 0.0',
+        'isthmus_cluster_state{cluster="delta",state="ok"} 1.0',
+        'isthmus_cluster_state_changes_total{cluster="beta"} 2.0',
+        'isthmus_observer_missed{cluster="beta",plane="control"} 0.0',
+        'isthmus_observer_missed{cluster="beta",plane="data"} 1.0',
+        'isthmus_observer_suspended{plane="data"} 0.0',
+    ):
+        assert line in lines
