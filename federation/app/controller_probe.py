@@ -12,6 +12,7 @@ from federation.agent.directory import DirectoryStore
 from federation.api.messages import CONTROL_SERVICE, NamedController
 from federation.kernel.errors import IsthmusError
 
+# So many are asked at once; where there are more and none answers, the next ones in the next round.
 CONTROLLERS_ASKED_MAX = 3
 # The channel shows our certificate of the moment when it was made.
 CHANNEL_AGE_MAX_S = 600.0
@@ -31,18 +32,25 @@ class ControllersProbe:
     def __init__(self, *, identity: LeafIdentity, directory: DirectoryStore) -> None:
         self._identity = identity
         self._directory = directory
+        self._first = 0  # Where the next round begins.
         self._channels: dict[str, tuple[NamedController, grpc.aio.Channel, float]] = {}
 
     async def ask(self, controllers: tuple[NamedController, ...], *, timeout_s: float) -> bool:
         """Return whether one of the `controllers`, which all have a control port, answers within the time."""
-        asked = controllers[:CONTROLLERS_ASKED_MAX]
+        count = len(controllers)
+        asked = [
+            controllers[(self._first + offset) % count] for offset in range(min(count, CONTROLLERS_ASKED_MAX))
+        ]
         for name in self._channels.keys() - {one.name for one in asked}:
             await self._close(name)
         async with asyncio.TaskGroup() as tasks:
             answers = [
                 tasks.create_task(self._ask_one(one, timeout_s), name=f"observe/{one.name}") for one in asked
             ]
-        return any(task.result() for task in answers)
+        answered = any(task.result() for task in answers)
+        if not answered:
+            self._first = (self._first + CONTROLLERS_ASKED_MAX) % count
+        return answered
 
     async def close(self) -> None:
         """Close all channels."""

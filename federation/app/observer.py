@@ -20,7 +20,13 @@ from consensus.core.contract import Status
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Put, Write
 from discovery.core.kinds import ClusterSpec, ObservationSpec, decode_spec
-from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, ResourceKey, ServiceKey
+from discovery.core.model import (
+    FEDERATION_SCOPE,
+    GATEWAY_SERVICE,
+    SYSTEM_NAMESPACE,
+    ResourceKey,
+    ServiceKey,
+)
 from discovery.core.opinion import (
     FAILURES_MIN,
     Mind,
@@ -29,16 +35,16 @@ from discovery.core.opinion import (
     suspended_planes,
     wanted_observation,
 )
+from discovery.core.ownership import cluster_key
 from discovery.core.tables import Tables
 from discovery.core.view import Gateway
 from federation.agent.directory import DirectoryStore
-from federation.api.directory import resources
-from federation.api.messages import NamedController
+from federation.api.messages import Directory, NamedController
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.app.controller_probe import ControllersProbe
 from federation.app.gateway_probe import GatewaysProbe
-from federation.kernel.errors import IsthmusError, NotFoundError
+from federation.kernel.errors import InvalidInputError, IsthmusError, NotFoundError
 
 INTERVAL_S = 1.0
 # A plane that has just failed is asked again sooner: what is lost should be known within seconds.
@@ -95,6 +101,7 @@ class Observer:
         self._timeout_s = TIMEOUT_S + ROUND_TRIPS_PER_PROBE * round_trip_ms / 1000
         self._clock = clock
         self._strain = 0
+        self._known: tuple[Directory, dict[str, tuple[NamedController, ...]]] | None = None
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
         self._news = asyncio.Event()
 
@@ -108,9 +115,11 @@ class Observer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._say(), name="observer/say")
             while True:
-                for subject in self._clusters().keys() - self.minds.keys():
-                    self.minds[subject] = Mind()
-                    tasks.create_task(self._watch(subject), name=f"observer/{subject}")
+                for row in self._catalog.tables.list_resources(FEDERATION_SCOPE, "Cluster"):
+                    subject = row.key.name
+                    if subject != self._cluster and subject not in self.minds:
+                        self.minds[subject] = Mind()
+                        tasks.create_task(self._watch(subject), name=f"observer/{subject}")
                 await asyncio.sleep(INTERVAL_S)
 
     # -- seeing ------------------------------------------------------------------------------------
@@ -120,13 +129,12 @@ class Observer:
         gateways = GatewaysProbe(subject, verifier=self._verifier)
         await asyncio.sleep(INTERVAL_S * random.random())  # noqa: S311 - not all clusters at one moment
         try:
-            while (spec := self._clusters().get(subject)) is not None:
+            while cluster_key(subject).encode() in self._catalog.tables.resources:
                 due_s = self._clock()
-                async with self._at_once:
-                    began_s = self._clock()
-                    await self._look(subject, spec, controllers, gateways)
-                took_s = self._clock() - began_s
-                self._strain = strained(self._strain, 1000 * (took_s - self._timeout_s))
+                try:
+                    await self._look(subject, controllers, gateways)
+                except InvalidInputError as error:  # Its record is of a newer build.
+                    _log.warning("not_observed", cluster=subject, reason=error.message)
                 pause_s = self._interval_s(subject) * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
                 await self._sleep(max(0.0, due_s + pause_s - self._clock()))
         finally:
@@ -141,23 +149,24 @@ class Observer:
 
     def _interval_s(self, subject: str) -> float:
         mind = self.minds[subject]
-        suspect = any(
-            opinion.sight == "heard" and opinion.contradictions for opinion in (mind.control, mind.data)
-        )
+        suspect = any(opinion.contradictions for opinion in (mind.control, mind.data))
         return SUSPECT_INTERVAL_S if suspect else INTERVAL_S
 
-    async def _look(
-        self, subject: str, spec: ClusterSpec, controllers: ControllersProbe, gateways: GatewaysProbe
-    ) -> None:
-        """Take one look at both planes."""
-        async with asyncio.TaskGroup() as tasks:
-            hears = tasks.create_task(self._hears(subject, spec, controllers), name="observer/control")
-            reaches = tasks.create_task(self._reaches(subject, spec, gateways), name="observer/data")
+    async def _look(self, subject: str, controllers: ControllersProbe, gateways: GatewaysProbe) -> None:
+        """Take one look at both planes; raises `InvalidInputError` for a Cluster that cannot be read."""
+        spec = self._catalog.tables.cluster(subject)
+        if spec is None:
+            return
+        async with self._at_once:
+            began_s = self._clock()
+            async with asyncio.TaskGroup() as tasks:
+                hears = tasks.create_task(self._hears(subject, spec, controllers), name="observer/control")
+                reaches = tasks.create_task(self._reaches(subject, spec, gateways), name="observer/data")
+        took_s = self._clock() - began_s
+        self._strain = strained(self._strain, 1000 * (took_s - self._timeout_s))
         before = self.minds[subject]
-        # The agents of a remote cluster are heard three times in a lease.
-        patience = self._lease_looks(subject) if spec.home == self._cluster else FAILURES_MIN
         mind = Mind(
-            control=self._after(before.control, hears.result(), patience),
+            control=self._after(before.control, hears.result(), self._patience(subject)),
             data=self._after(before.data, reaches.result(), FAILURES_MIN),
         )
         self.minds[subject] = mind
@@ -172,19 +181,19 @@ class Observer:
             answered, now_ms=int(self._clock() * 1000), strain=self._strain, failures_min=failures_min
         )
 
-    def _lease_looks(self, subject: str) -> int:
-        registry = self._registries.get(subject)
+    def _patience(self, subject: str) -> int:
+        """How many silent looks at a control plane are needed: agents are given the time of their lease."""
+        registry = None if self._controllers(subject) else self._registries.get(subject)
         lease_ms = 0 if registry is None else registry.lease_ms
-        return max(FAILURES_MIN, int(lease_ms / 1000 / INTERVAL_S))
+        return max(FAILURES_MIN, int(lease_ms / 1000 / SUSPECT_INTERVAL_S))
 
     async def _hears(self, subject: str, spec: ClusterSpec, probe: ControllersProbe) -> bool | None:
         """Whether the control plane of a cluster gives a sign of life; None: it is not ours to see."""
-        controllers = self._controllers(subject)
         if spec.role == "witness":
             status = self._engine.status()
             return subject in status.connected if subject in status.members else None
-        if asked := tuple(one for one in controllers if one.spec.control):
-            return await probe.ask(asked, timeout_s=self._timeout_s)
+        if controllers := self._controllers(subject):
+            return await probe.ask(controllers, timeout_s=self._timeout_s)
         registry = self._registries.get(subject) if spec.home == self._cluster else None
         phases = {} if registry is None else registry.agents()
         return "live" in phases.values() if phases else None
@@ -197,16 +206,16 @@ class Observer:
             return None
         return await probe.ask(gateways, bundle, timeout_s=self._timeout_s)
 
-    def _controllers(self, subject: str) -> list[NamedController]:
-        return [one for one in self._directory.current.controllers if one.spec.cluster == subject]
-
-    def _clusters(self) -> dict[str, ClusterSpec]:
-        found = {}
-        for row, spec in resources(self._catalog.tables, "Cluster"):
-            assert isinstance(spec, ClusterSpec)
-            if row.key.name != self._cluster:
-                found[row.key.name] = spec
-        return found
+    def _controllers(self, subject: str) -> tuple[NamedController, ...]:
+        """The controllers of a cluster that have a control port."""
+        directory = self._directory.current
+        if self._known is None or self._known[0] is not directory:
+            by_cluster: dict[str, tuple[NamedController, ...]] = {}
+            for one in directory.controllers:
+                if one.spec.control:
+                    by_cluster[one.spec.cluster] = (*by_cluster.get(one.spec.cluster, ()), one)
+            self._known = (directory, by_cluster)
+        return self._known[1].get(subject, ())
 
     # -- saying ------------------------------------------------------------------------------------
 

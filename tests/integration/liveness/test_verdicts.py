@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.faults.network import one_way
+from chaos.faults.network import cut_off, one_way
 from chaos.lab.namespaces import Namespaces, why_not
 from chaos.lab.topology import routed_topology
 from tests.integration.liveness.world import Addresses, World, world_at
@@ -22,7 +22,9 @@ def serve_orders(world: World) -> None:
         world.start_parts(name, "gateway")
     world.start_parts("beta", "agent")
     world.share_orders("beta", on_loss="withdraw")
-    world.start_dns("alpha")
+    for name in ("alpha", "beta"):
+        world.start_dns(name)
+    world.until(lambda: world.ask_dns("beta") == "NOERROR", "beta's DNS knows its own orders")
     world.until(lambda: world.ask_dns("alpha") == "NOERROR", "alpha's DNS knows orders of beta")
 
 
@@ -54,7 +56,7 @@ def test_a_killed_cluster_is_found_dead_and_withdrawn_until_it_returns(
         world.until(lambda: world.verdict("beta")["state"] == "ok", "nobody misses beta")
 
 
-def test_what_one_observer_cannot_hear_is_not_dead(tmp_path: Path) -> None:
+def test_what_one_observer_cannot_hear_is_not_dead_and_what_nobody_hears_is(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     assert why_not() == ""
@@ -78,3 +80,14 @@ def test_what_one_observer_cannot_hear_is_not_dead(tmp_path: Path) -> None:
         world.until(lambda: world.verdict("beta")["state"] == "ok", "alpha hears beta again")
         assert "dead" not in [change["state"] for change in world.verdict("beta")["changes"]]
         assert world.ask_dns("alpha") == "NOERROR"
+
+        began_s = time.monotonic()
+        with cut_off(networks, "beta"):
+            world.until(lambda: world.ask_dns("alpha") == "NXDOMAIN", "nobody hears beta: it is withdrawn")
+            print(f"withdrawn {time.monotonic() - began_s:.2f} s after it was cut off")
+            assert world.verdict("beta")["state"] == "dead"
+            assert world.ask_dns("beta") == "NOERROR"  # Its own services it sees as they are (F4).
+        world.until(lambda: world.ask_dns("alpha") == "NOERROR", "orders is back in alpha's DNS")
+        # By now it has read what was held of it meanwhile.
+        world.until(lambda: world.verdict("beta", asked="beta").get("changes"), "beta has caught up")
+        assert world.ask_dns("beta") == "NOERROR"
