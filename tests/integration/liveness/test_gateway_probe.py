@@ -27,7 +27,7 @@ class Domains:
     """beta, whose gateways are asked, and alpha, which is known too and has no business there."""
 
     def __init__(self, folder: Path) -> None:
-        self.beta, self.alpha = TestDomain("beta.example", folder), TestDomain("alpha.example", folder)
+        self.beta, self.alpha = TestDomain("beta.test", folder), TestDomain("alpha.test", folder)
         self.verifier = Verifier(lambda: bundles_of(self.alpha, self.beta), clock=utc_now)
 
     def probe(self) -> GatewaysProbe:
