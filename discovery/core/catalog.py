@@ -17,6 +17,8 @@ from discovery.core.commands import (
     LeaseGrant,
     Outcome,
     PublishEndpoints,
+    RemoveCluster,
+    SweepRemoved,
     Tick,
     Write,
     decode_command,
@@ -30,6 +32,7 @@ from discovery.core.ownership import check_federation_writer, check_speaks_for
 from discovery.core.poison import controller_places, controllers_of
 from discovery.core.publishing import publish, publish_lease
 from discovery.core.quotas import check_growth
+from discovery.core.removal import remove, sweep
 from discovery.core.snapshots import State, decode_snapshot, encode_snapshot
 from discovery.core.tables import EMPTY_TABLES, Tables, resource_prefix
 from discovery.core.usage import Usage
@@ -236,6 +239,11 @@ class Catalog:
                     settle(draft, self._lease_time.now_ms)
             case PublishEndpoints() as batch:
                 publish(draft, command.proposer, batch, self._leases.get(publish_lease(batch.cluster)))
+            case RemoveCluster() as removal:
+                remove(draft, command.proposer, removal)
+                settle(draft, self._lease_time.now_ms)
+            case SweepRemoved() as batch_of_rows:
+                sweep(draft, command.proposer, batch_of_rows)
             case AcquireLease() as request:
                 grant = self._acquire(draft, command.proposer, request)
             case Tick(now_ms=now_ms):

@@ -66,13 +66,28 @@ class AcquireLease(msgspec.Struct, frozen=True, kw_only=True, tag="lease"):
     ttl_ms: int
 
 
+class RemoveCluster(msgspec.Struct, frozen=True, kw_only=True, tag="remove-cluster"):
+    """Take a cluster out of the federation: at once for everybody; its rows are deleted by `SweepRemoved`."""
+
+    cluster: str
+    removed_by: str  # SPIFFE ID of the operator.
+    forced: bool = False  # Although it is not drained.
+
+
+class SweepRemoved(msgspec.Struct, frozen=True, kw_only=True, tag="sweep-removed"):
+    """Delete some of the rows that a removed cluster left."""
+
+    cluster: str
+    rows_max: int
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
     """Federation time as a majority's clocks show it, told by the leader; never runs backwards, an older one changes nothing."""
 
     now_ms: int
 
 
-Body: TypeAlias = Write | PublishEndpoints | AcquireLease | Tick
+Body: TypeAlias = Write | PublishEndpoints | AcquireLease | RemoveCluster | SweepRemoved | Tick
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):

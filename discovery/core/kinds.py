@@ -70,6 +70,7 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     network: str = ""  # Clusters on the same non-empty network reach each other's endpoints directly.
     home: str = ""  # For a remote cluster: the primary whose controllers serve it.
     ranges: tuple[str, ...] = ()  # CIDRs that its endpoints and gateways may use.
+    epoch: int = 1  # Grows when the name is taken again after its cluster was removed.
 
 
 class TrustDomainSpec(Spec, frozen=True, kw_only=True):
@@ -110,6 +111,18 @@ class DrainSpec(Spec, frozen=True, kw_only=True):
         False  # Whether services that nobody else serves hinder it or not: it is never rolled back.
     )
     rolled_back: str = ""  # Why it was given up, its whole share being its own again.
+
+
+class RemovedClusterSpec(Spec, frozen=True, kw_only=True):
+    """A cluster that was removed, named by it: its name is taken again by a join of the next epoch only."""
+
+    epoch: int
+    role: Role
+    trust_domain: str
+    removed_ms: int  # Federation time.
+    removed_by: str  # SPIFFE ID of the operator.
+    forced: bool = False  # It was not drained.
+    swept: bool = False  # All its rows are deleted.
 
 
 class ExportPolicySpec(Spec, frozen=True, kw_only=True):
@@ -297,6 +310,7 @@ AnySpec: TypeAlias = (
     | ControllerSpec
     | MemberSpec
     | DrainSpec
+    | RemovedClusterSpec
     | ExportPolicySpec
     | ClusterExportPolicySpec
     | ImportPolicySpec
@@ -334,6 +348,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="Controller", plural="controllers", spec=ControllerSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="Member", plural="members", spec=MemberSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="Drain", plural="drains", spec=DrainSpec, namespaced=False, scoped=False, writable=False, deletable=False),
+        Kind(name="RemovedCluster", plural="removedclusters", spec=RemovedClusterSpec, namespaced=False, scoped=False, writable=False),
         Kind(name="JoinToken", plural="jointokens", spec=JoinTokenSpec, namespaced=False, scoped=False, writable=False),
         Kind(name="Agent", plural="agents", spec=AgentSpec, namespaced=False, scoped=True, writable=False),
         Kind(name="ExportPolicy", plural="exportpolicies", spec=ExportPolicySpec, namespaced=True, scoped=True, writable=True),

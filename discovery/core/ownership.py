@@ -15,6 +15,7 @@ from discovery.core.kinds import (
     MemberSpec,
     ObservationSpec,
     QuotaSpec,
+    RemovedClusterSpec,
     decode_spec,
 )
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
@@ -60,6 +61,21 @@ def drains(draft: Draft) -> dict[str, DrainSpec]:
         assert isinstance(spec, DrainSpec)
         found[row.key.name] = spec
     return found
+
+
+def removed_key(name: str) -> ResourceKey:
+    """The key of what is remembered of a removed cluster."""
+    return ResourceKey(FEDERATION_SCOPE, "RemovedCluster", "", name)
+
+
+def removed_spec(draft: Draft, name: str) -> RemovedClusterSpec | None:
+    """What is remembered of a removed cluster of this name, also when another one has the name by now."""
+    row = draft.resource(removed_key(name))
+    if row is None:
+        return None
+    spec = decode_spec("RemovedCluster", row.spec, where=str(row.key))
+    assert isinstance(spec, RemovedClusterSpec)
+    return spec
 
 
 def check_federation_writer(draft: Draft, proposer: str) -> None:
@@ -110,6 +126,8 @@ def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) ->
         case ObservationSpec():
             _check_observer(draft, proposer, key)
             return key.scope
+        case RemovedClusterSpec():
+            raise NotAllowedError(f"{key}: it follows from the removal of a cluster, nobody writes it")
         case _ if key.kind == "Verdict":
             raise NotAllowedError(f"{key}: a verdict follows from observations, nobody writes it")
         case _ if key.kind == "TrustDomain":
@@ -152,6 +170,7 @@ def check_cluster_change(name: str, old: ClusterSpec, new: ClusterSpec) -> None:
         ("role", old.role, new.role),
         ("trust domain", old.trust_domain, new.trust_domain),
         ("home", old.home, new.home),
+        ("epoch", old.epoch, new.epoch),
     ):
         if before != after:
             raise AlreadyExistsError(
@@ -167,7 +186,20 @@ def _check_joins_or_speaks(draft: Draft, proposer: str, cluster: str, key: Resou
         check_speaks_for(draft, proposer, cluster, str(key))
 
 
+def _check_epoch(draft: Draft, name: str, spec: ClusterSpec) -> None:
+    """A name that was a removed cluster's is taken by the next epoch alone, once nothing is left of the last one."""
+    removed = removed_spec(draft, name)
+    if removed is not None and not removed.swept:
+        raise PreconditionError(
+            f"cluster {name} was removed, and its records are still being deleted: try again in a moment"
+        )
+    expected = 1 if removed is None else removed.epoch + 1
+    if spec.epoch != expected:
+        raise PreconditionError(f"cluster {name}: epoch is {spec.epoch}, expected {expected}")
+
+
 def _check_new_cluster(draft: Draft, proposer: str, name: str, spec: ClusterSpec) -> None:
+    _check_epoch(draft, name, spec)
     others = clusters(draft)
     if len(others) >= CLUSTERS_MAX:
         raise PreconditionError(

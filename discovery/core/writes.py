@@ -28,6 +28,7 @@ from discovery.core.ownership import (
     cluster_spec,
     clusters,
     joined,
+    removed_spec,
 )
 from discovery.core.poison import check_labels, check_resource_is_plain
 from discovery.core.rules import check_resource_key, check_status
@@ -210,7 +211,7 @@ def _check_replace(draft: Draft, proposer: str, row: Resource, put: Put, spec: A
             raise AlreadyExistsError(
                 f"{row.key} is {old.identity} of cluster {old.cluster}: choose another name"
             )
-        case _ if row.key.kind == "Federation":
+        case _ if row.key.kind in ("Federation", "RemovedCluster"):
             raise PreconditionError(f"{row.key} never changes")
         case _:
             pass
@@ -228,6 +229,9 @@ def _delete(draft: Draft, proposer: str, delete: Delete) -> None:
     check_change(draft, proposer, row.key, row.owner)
     if row.key.kind == "Federation":
         raise PreconditionError(f"{row.key} cannot be deleted")
+    removed = removed_spec(draft, row.key.name) if row.key.kind == "RemovedCluster" else None
+    if removed is not None and not removed.swept:
+        raise PreconditionError(f"{row.key}: what the cluster had is still being deleted")
     if row.key.kind == "TrustDomain" and any(
         spec.trust_domain == row.key.name for spec in clusters(draft).values()
     ):

@@ -1,0 +1,210 @@
+"""Removing a cluster: who may, when; that it is gone at once, deleted in batches, and its name remembered."""
+
+import pytest
+
+from discovery.core.commands import AcquireLease, Delete, PublishEndpoints, RemoveCluster, SweepRemoved
+from discovery.core.kinds import RemovedClusterSpec, decode_spec
+from discovery.core.model import EndpointKey, ServiceKey
+from discovery.core.views import ViewIndex
+from federation.kernel.errors import Code
+from tests.unit.discovery.builders import (
+    Log,
+    endpoint,
+    founded,
+    gateway,
+    key,
+    put,
+    put_cluster,
+    put_controller,
+    put_drain,
+    put_export,
+    put_grant,
+    put_token,
+    put_trust_domain,
+)
+
+OK = 0
+ADMIN = "spiffe://alpha.test/isthmus/alpha/operator/admin"
+ORDERS = ServiceKey("shop", "orders")
+
+
+def federation(endpoints: int = 3) -> Log:
+    """alpha, beta and alpha's remote delta; beta has services that alpha sees, and a member that was removed."""
+    log = founded()
+    log.accept("beta", put_export("beta", "shop", "*"), put_grant("beta", "shop", "*"))
+    log.accept("beta", put_token("agent-token", "beta", "b" * 64))
+    rows = [endpoint("beta", f"orders-{number}") for number in range(endpoints)]
+    assert log.publish("beta", *rows, gateway("beta")).code == OK
+    log.accept("alpha", put(key("Member", "beta"), {"standing": "removed"}), put_drain("beta", 0))
+    return log
+
+
+def removal(cluster: str = "beta", *, forced: bool = False) -> RemoveCluster:
+    return RemoveCluster(cluster=cluster, removed_by=ADMIN, forced=forced)
+
+
+def tombstone(log: Log, cluster: str = "beta") -> RemovedClusterSpec:
+    row = log.catalog.tables.resource(key("RemovedCluster", cluster))
+    assert row is not None
+    spec = decode_spec("RemovedCluster", row.spec, where="test")
+    assert isinstance(spec, RemovedClusterSpec)
+    return spec
+
+
+def sweep_all(log: Log, rows_max: int = 2) -> int:
+    """Sweep to the end; return how many batches it took."""
+    batches = 0
+    while not tombstone(log).swept:
+        assert log.send("alpha", SweepRemoved(cluster="beta", rows_max=rows_max)).code == OK
+        batches += 1
+    return batches
+
+
+def of_beta(log: Log) -> list[str]:
+    """Every row that speaks of beta but what is remembered of it."""
+    tables = log.catalog.tables
+    found = [str(one) for one in map(bytes.decode, tables.resources) if "beta" in one]
+    found += [one.decode() for one in tables.endpoints if EndpointKey.decode(one).cluster == "beta"]
+    return [one.replace("\0", "/") for one in found if "RemovedCluster" not in one]
+
+
+def test_a_removed_cluster_is_in_nobodys_view_at_once_and_then_deleted_in_batches():
+    log = federation(endpoints=5)
+    view = ViewIndex("alpha")
+    view.reset(log.catalog.tables)
+    assert list(view.services()) == [ORDERS]
+    assert log.send("alpha", removal()).code == OK
+    changes = [change for _, changes in log.catalog.history(view.revision) for change in changes]
+    assert len(changes) < 10
+    assert ORDERS in view.update(log.catalog.tables, changes)
+    assert list(view.services()) == []
+    assert "beta.test" not in view.trust_domains()
+    assert not tombstone(log).swept
+    assert sweep_all(log) == (2 + 6) / 2
+    assert of_beta(log) == []
+    assert log.catalog.usage.count("endpoints", "beta") == 0
+
+
+def test_a_batch_deletes_no_more_than_it_says_and_may_be_repeated():
+    log = federation(endpoints=5)
+    log.send("alpha", removal())
+    before = len(of_beta(log))
+    log.send("alpha", SweepRemoved(cluster="beta", rows_max=3))
+    assert len(of_beta(log)) == before - 3
+    sweep_all(log)
+    revision = log.catalog.revision
+    assert log.send("alpha", SweepRemoved(cluster="beta", rows_max=3)).code == OK
+    assert log.catalog.revision == revision
+
+
+@pytest.mark.parametrize("rows_max", [0, 1_001])
+def test_a_batch_has_a_bound(rows_max):
+    log = federation()
+    log.send("alpha", removal())
+    assert log.send("alpha", SweepRemoved(cluster="beta", rows_max=rows_max)).code == Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("proposer", "command", "code", "message"),
+    [
+        pytest.param("beta", removal(), Code.PERMISSION_DENIED, "does not remove itself", id="itself"),
+        pytest.param("delta", removal(), Code.PERMISSION_DENIED, "is remote", id="by-a-remote"),
+        pytest.param("alpha", removal("mars"), Code.NOT_FOUND, "has not joined", id="unknown"),
+        pytest.param("alpha", removal("No Name"), Code.INVALID_ARGUMENT, "No Name", id="no-name"),
+        pytest.param("beta", removal("alpha"), Code.FAILED_PRECONDITION, "home of cluster delta", id="a-home"),
+        pytest.param("beta", removal("alpha", forced=True), Code.FAILED_PRECONDITION, "home of cluster delta", id="a-home-by-force"),
+    ],
+)  # fmt: skip
+def test_who_is_not_removed(proposer, command, code, message):
+    log = federation()
+    revision = log.catalog.revision
+    outcome = log.send(proposer, command)
+    assert (outcome.code, message in outcome.message) == (code, True), outcome
+    assert log.catalog.revision == revision
+
+
+def undrain(log: Log) -> None:
+    log.accept("alpha", Delete(key=key("Drain", "beta")))
+
+
+def rolled_back(log: Log) -> None:
+    log.accept("alpha", put_drain("beta", 100, rolledBack="nobody else"))
+
+
+def half_way(log: Log) -> None:
+    log.accept("alpha", put_drain("beta", 25))
+
+
+def vote_again(log: Log) -> None:
+    log.accept("alpha", put(key("Member", "beta"), {"standing": "voter"}))
+
+
+@pytest.mark.parametrize(
+    ("happened", "message", "forced"),
+    [
+        pytest.param(undrain, "is not drained", OK, id="not-drained"),
+        pytest.param(half_way, "is not drained", OK, id="half-way"),
+        pytest.param(rolled_back, "is not drained", OK, id="rolled-back"),
+        pytest.param(vote_again, "isthmus member remove beta first", Code.FAILED_PRECONDITION, id="it-votes"),
+    ],
+)
+def test_it_is_drained_and_has_no_vote_first(happened, message, forced):
+    log = federation()
+    happened(log)
+    refused = log.send("alpha", removal())
+    assert (refused.code, message in refused.message) == (Code.FAILED_PRECONDITION, True), refused
+    assert log.send("alpha", removal(forced=True)).code == forced
+
+
+def test_what_has_no_endpoints_needs_no_drain():
+    log = founded()
+    assert log.send("alpha", removal("delta")).code == OK
+
+
+# Impostors: the same name, an old epoch, the state of before.
+
+
+def test_what_the_old_cluster_writes_is_refused():
+    log = federation()
+    held = log.lease("publish/beta", "beta-1", proposer="beta").lease
+    assert held is not None
+    log.send("alpha", removal())
+    stale = PublishEndpoints(cluster="beta", fence=held.fence, put=(endpoint("beta", version=(9, 9)),))
+    assert log.send("beta", stale).code == Code.FAILED_PRECONDITION
+    assert log.write("beta", put_export("beta", "shop", "x", name="n")).code == Code.FAILED_PRECONDITION
+    assert log.write("beta", put_controller("beta-1", "beta")).code == Code.FAILED_PRECONDITION
+    assert log.write("beta", put_token("t", "beta", "c" * 64)).code == Code.FAILED_PRECONDITION
+    lease = AcquireLease(name="publish/beta", holder="beta-1", ttl_ms=1_000)
+    assert log.send("beta", lease).code == Code.FAILED_PRECONDITION
+    assert log.tick(10**9, "beta").code == Code.PERMISSION_DENIED
+
+
+def test_the_name_is_taken_again_by_the_next_epoch_alone_once_nothing_is_left():
+    log = federation()
+    log.send("alpha", removal())
+    early = log.write("alpha", put_cluster("beta", epoch=2))
+    assert (early.code, "still being deleted" in early.message) == (Code.FAILED_PRECONDITION, True)
+    sweep_all(log)
+    for epoch in (1, 3):
+        assert log.write("alpha", put_cluster("beta", epoch=epoch)).code == Code.FAILED_PRECONDITION
+    log.accept("alpha", put_cluster("beta", epoch=2), put_trust_domain("beta.test"))
+    assert log.write("beta", put_cluster("beta", epoch=1)).code == Code.ALREADY_EXISTS
+    log.send("alpha", removal(forced=True))
+    assert tombstone(log).epoch == 2
+
+
+def test_a_new_name_begins_at_epoch_one():
+    assert founded().write("alpha", put_cluster("gamma", epoch=2)).code == Code.FAILED_PRECONDITION
+
+
+def test_what_is_remembered_is_not_written_and_only_forgotten_when_nothing_is_left():
+    log = federation()
+    log.send("alpha", removal())
+    spec = {"epoch": 9, "role": "primary", "trustDomain": "x", "removedMs": 0, "removedBy": "x"}
+    assert log.write("alpha", put(key("RemovedCluster", "beta"), spec)).code == Code.FAILED_PRECONDITION
+    assert log.write("alpha", put(key("RemovedCluster", "gamma"), spec)).code == Code.PERMISSION_DENIED
+    forget = Delete(key=key("RemovedCluster", "beta"))
+    assert log.write("alpha", forget).code == Code.FAILED_PRECONDITION
+    sweep_all(log)
+    assert log.write("delta", forget).code == Code.PERMISSION_DENIED
+    assert log.write("alpha", forget).code == OK
