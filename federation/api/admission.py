@@ -23,6 +23,7 @@ from discovery.core.kinds import (
 from discovery.core.model import ResourceKey, pack, unpack_resource
 from federation.api.directory import build_directory, cluster_spec
 from federation.api.joining import check_proof, check_same, primary_records
+from federation.api.lifecycle import next_epoch
 from federation.api.messages import (
     EnrollReply,
     EnrollRequest,
@@ -126,10 +127,11 @@ class Admission:
             raise NotAllowedError(f"the token is for cluster {token.cluster}, not for {request.cluster}")
         if request.again:
             return await self._join_again(request, token)
+        spec = msgspec.structs.replace(request.spec, epoch=next_epoch(self._catalog.tables, request.cluster))
         puts = [
             Put(
                 key=ResourceKey("", "Cluster", "", request.cluster),
-                spec=msgspec.json.encode(request.spec),
+                spec=msgspec.json.encode(spec),
                 expected_revision=0,
             )
         ]
@@ -151,7 +153,7 @@ class Admission:
         else:
             revision = outcome.revision
             _log.info("cluster_joined", cluster=request.cluster, role=request.spec.role, revision=revision)
-        return JoinReply(directory=build_directory(self._catalog.tables), revision=revision)
+        return JoinReply(directory=build_directory(self._catalog.tables), revision=revision, epoch=spec.epoch)
 
     async def _join_again(self, request: JoinRequest, token: JoinTokenSpec) -> JoinReply:
         """Let a cluster back in that proves its root, with a controller whose log is gone or of no use.
@@ -162,8 +164,12 @@ class Admission:
         claimant = check_proof(request)
         tables = self._catalog.tables
         try:
-            cluster_spec(tables, request.cluster)
+            epoch = cluster_spec(tables, request.cluster).epoch
         except NotFoundError as error:
+            if next_epoch(tables, request.cluster) > 1:
+                raise PreconditionError(
+                    f"cluster {request.cluster} was removed: join with an empty data directory, and leave --again out"
+                ) from error
             raise PreconditionError(
                 f"cluster {request.cluster} never joined, or did so after the backup that was restored:"
                 " leave --again out"
@@ -179,7 +185,9 @@ class Admission:
             ClaimToken(secret_sha256=token.secret_sha256, purpose="cluster", claimant=claimant)
         )
         _log.info("cluster_joined_again", cluster=request.cluster, revision=outcome.revision)
-        return JoinReply(directory=build_directory(self._catalog.tables), revision=outcome.revision)
+        return JoinReply(
+            directory=build_directory(self._catalog.tables), revision=outcome.revision, epoch=epoch
+        )
 
     def _token(self, secret: bytes, purpose: str) -> JoinTokenSpec:
         token = find_token(self._catalog.tables, secret)

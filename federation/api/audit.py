@@ -23,6 +23,8 @@ from discovery.core.commands import (
     Outcome,
     PublishEndpoints,
     Put,
+    RemoveCluster,
+    SweepRemoved,
     Tick,
     Write,
 )
@@ -217,6 +219,10 @@ def _action(body: Body) -> str:
             return "publish"
         case AcquireLease():
             return "lease"
+        case RemoveCluster():
+            return "remove-cluster"
+        case SweepRemoved():
+            return "sweep-removed"
         case Tick():
             return "tick"
 
@@ -234,6 +240,8 @@ def _objects(body: Body) -> tuple[str, ...]:
             return named[:OBJECTS_NAMED_MAX]
         case AcquireLease(name=name, holder=holder):
             return (f"{name[:ACTOR_CHARS_MAX]} by {holder[:ACTOR_CHARS_MAX]}",)
+        case RemoveCluster(cluster=cluster) | SweepRemoved(cluster=cluster):
+            return (cluster[:ACTOR_CHARS_MAX],)
         case Tick(now_ms=now_ms):
             return (str(now_ms),)
 
@@ -244,7 +252,7 @@ def _count(body: Body) -> int:
             return len(operations)
         case PublishEndpoints(put=put, remove=remove):
             return len(put) + len(remove)
-        case AcquireLease() | Tick():
+        case AcquireLease() | RemoveCluster() | SweepRemoved() | Tick():
             return 1
 
 

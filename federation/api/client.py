@@ -85,6 +85,16 @@ class ApiClient:
 
         return cls(token.endpoints, context=pinned_client_context, identify=identify)
 
+    @classmethod
+    def of_stranger(cls, address: str, *, cluster: str, bundles: Callable[[], Bundles]) -> "ApiClient":
+        """For a process that shows no certificate, and knows the controllers of `cluster` by their roots."""
+        verifier = Verifier(bundles, clock=utc_now)
+
+        def identify(connection: ssl.SSLSocket) -> SpiffeId:
+            return _controller_of(verify_peer(connection, verifier, "server"), cluster=cluster)
+
+        return cls([address], context=pinned_client_context, identify=identify)
+
     def call(self, method: str, path: str, body: bytes = b"", *, timeout_s: float = TIMEOUT_S) -> bytes:
         """Return the answer's body; raises the error that the API answered with.
 

@@ -1,6 +1,6 @@
 """The calls under /v1/clusters: draining a cluster and giving it its traffic back."""
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -9,15 +9,19 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
 from discovery.core.drains import state_of
-from discovery.core.kinds import DRAIN_EVERY_MS_MAX, DrainSpec
+from discovery.core.kinds import DRAIN_EVERY_MS_MAX, DrainSpec, RemovedClusterSpec, decode_spec
+from discovery.core.model import ResourceKey
 from discovery.core.tables import Tables
 from federation.api.caller import caller_identity, require_operator
-from federation.api.directory import resources
+from federation.api.directory import resource, resources
 from federation.api.rest import json_response, read_body
 from federation.kernel.codec import MALFORMED
-from federation.kernel.errors import InvalidInputError
+from federation.kernel.errors import InvalidInputError, NotFoundError
+from federation.kernel.names import check_label
 
 _REQUEST_BYTES_MAX = 4 * 1024
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("api")
 
@@ -28,6 +32,28 @@ class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", fo
     step_percent: int = 25
     every_ms: int = 10_000
     force: bool = False
+
+
+class RemoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/clusters/NAME/remove."""
+
+    force: bool = False
+
+
+class Removal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answer to GET /v1/removed/NAME: whoever had this name at this epoch or before was removed."""
+
+    epoch: int
+    removed_unix_ms: int
+    removed_by: str
+
+
+class Removals(Protocol):
+    """What removes clusters; `federation.app.removing` does."""
+
+    async def remove(self, cluster: str, operator: str, *, force: bool) -> str:
+        """Remove it and say so."""
+        ...
 
 
 class Drains(Protocol):
@@ -49,11 +75,14 @@ class Drains(Protocol):
 class ClusterOperations:
     """Handlers of these paths of one controller, for operators of its cluster."""
 
-    def __init__(self, *, cluster: str, catalog: Catalog, verifier: Verifier, drains: Drains) -> None:
+    def __init__(
+        self, *, cluster: str, catalog: Catalog, verifier: Verifier, drains: Drains, removals: Removals
+    ) -> None:
         self._cluster = cluster
         self._catalog = catalog
         self._verifier = verifier
         self._drains = drains
+        self._removals = removals
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of these calls."""
@@ -61,6 +90,8 @@ class ClusterOperations:
             web.get("/v1/clusters/{cluster}/drain", self._state),
             web.post("/v1/clusters/{cluster}/drain", self._drain),
             web.post("/v1/clusters/{cluster}/undrain", self._undrain),
+            web.post("/v1/clusters/{cluster}/remove", self._remove),
+            web.get("/v1/removed/{cluster}", self._removed),
         ]
 
     async def _state(self, request: web.Request) -> web.Response:
@@ -79,6 +110,16 @@ class ClusterOperations:
         cluster = request.match_info["cluster"]
         await self._drains.undrain(cluster, operator)
         return json_response({"message": f"cluster {cluster} has its whole share of the traffic again"})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        operator = self._authorize(request)
+        wanted = await _read(request, RemoveRequest)
+        message = await self._removals.remove(request.match_info["cluster"], operator, force=wanted.force)
+        return json_response({"message": message})
+
+    async def _removed(self, request: web.Request) -> web.Response:
+        """For everybody: who was removed has no certificate that anybody believes, and must be told."""
+        return json_response(read_removal(self._catalog.tables, request.match_info["cluster"]))
 
     def _authorize(self, request: web.Request) -> str:
         identity = caller_identity(request, self._verifier)
@@ -105,14 +146,35 @@ def drain_object(cluster: str, drain: DrainSpec) -> dict[str, object]:
     }
 
 
-async def _read_drain(request: web.Request) -> DrainRequest:
-    body = await read_body(request, _REQUEST_BYTES_MAX)
+def read_removal(tables: Tables, cluster: str) -> Removal:
+    """Return what is remembered of a removed cluster; raises NotFoundError for a name that never was one's."""
+    check_label(cluster, "cluster")
+    row = resource(tables, ResourceKey("", "RemovedCluster", "", cluster))
+    spec = decode_spec("RemovedCluster", row.spec, where=str(row.key))
+    assert isinstance(spec, RemovedClusterSpec)
+    return Removal(epoch=spec.epoch, removed_unix_ms=spec.removed_ms, removed_by=spec.removed_by)
+
+
+def next_epoch(tables: Tables, cluster: str) -> int:
+    """Return the epoch at which a new cluster may take this name."""
     try:
-        wanted = msgspec.json.decode(body or b"{}", type=DrainRequest)
-    except MALFORMED as error:
-        raise InvalidInputError(f"{request.path}: {error}") from error
+        return read_removal(tables, cluster).epoch + 1
+    except NotFoundError:
+        return 1
+
+
+async def _read_drain(request: web.Request) -> DrainRequest:
+    wanted = await _read(request, DrainRequest)
     if not 1 <= wanted.step_percent <= 100:
         raise InvalidInputError(f"stepPercent is {wanted.step_percent}, expected 1 to 100")
     if not 0 <= wanted.every_ms <= DRAIN_EVERY_MS_MAX:
         raise InvalidInputError(f"everyMs is {wanted.every_ms}, expected 0 to {DRAIN_EVERY_MS_MAX}, a day")
     return wanted
+
+
+async def _read(request: web.Request, schema: type[T]) -> T:
+    body = await read_body(request, _REQUEST_BYTES_MAX)
+    try:
+        return msgspec.json.decode(body or b"{}", type=schema)
+    except MALFORMED as error:
+        raise InvalidInputError(f"{request.path}: {error}") from error

@@ -82,6 +82,7 @@ class JoinReply(Message, frozen=True, kw_only=True):
 
     directory: Directory
     revision: int
+    epoch: int = 1  # Of the cluster: grows when its name was a removed cluster's.
     protocol: int = PROTOCOL_VERSION
 
 

@@ -46,6 +46,7 @@ class ClusterRegistry:
         self.published_version = 0  # The log's quorum holds everything up to this version...
         self.published_revision = 0  # ... and this is the newest revision that said so.
         self.dirty = asyncio.Event()  # There may be something to publish.
+        self.retired = False  # The cluster was removed: there is nobody to publish for.
         self._published = asyncio.Event()
         self._catalog = catalog
         self._clock = clock
@@ -62,6 +63,11 @@ class ClusterRegistry:
         self.fellows = Fellows()  # Those controllers.
         self._contested: set[str] = set()  # Agents that somebody hears, as the catalog shows, and we do not.
         self._seed()
+
+    def retire(self) -> None:
+        """The cluster was removed: whoever publishes for it ends."""
+        self.retired = True
+        self.dirty.set()
 
     def rows(self) -> Iterable[tuple[bytes, bytes]]:
         """The merged rows of now."""

@@ -54,6 +54,7 @@ from federation.app.observer import Observer
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal
 from federation.app.raft import make_engine, members_of, run_engine, snapshot_unix_ms
+from federation.app.removed import RemovalWatch, check_not_removed
 from federation.app.served_clusters import Me, ServedClusters
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.app.tracing import TraceDesk
@@ -79,6 +80,7 @@ async def run_controller(config: ControllerConfig) -> None:
     """
     set_up_logging(config.log)
     with hold_folder(Path(config.data_dir)):
+        check_not_removed(Path(config.data_dir), config.cluster.name)
         credentials = Credentials.open(config)
         try:
             await run_until_signal(Controller(config, credentials).run())
@@ -182,6 +184,7 @@ class Controller:
                 standings=lambda: self.directory.current.standings,
             )
             tasks.create_task(duties.run(), name="controller/duties")
+            tasks.create_task(self._removal_watch().run(), name="controller/removal")
             if self.witness:
                 self._learn()
                 self._waiting_for.clear()
@@ -314,6 +317,15 @@ class Controller:
     def _listens(self, port: str) -> None:
         self._waiting_for.discard(port)
         _log.info("listening", controller=self.name, port=port, address=getattr(self.config.listen, port))
+
+    def _removal_watch(self) -> RemovalWatch:
+        return RemovalWatch(
+            self.cluster,
+            Path(self.config.data_dir),
+            catalog=self.catalog,
+            directory=self.directory,
+            status=self.engine.status,
+        )
 
     def _drain_desk(self) -> DrainDesk:
         return DrainDesk(

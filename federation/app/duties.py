@@ -8,8 +8,9 @@ import structlog
 
 from consensus.core.contract import Consensus, MemberAddress
 from discovery.core.catalog import Catalog
-from discovery.core.commands import Delete, Tick
-from discovery.core.kinds import Standing
+from discovery.core.commands import Delete, SweepRemoved, Tick
+from discovery.core.kinds import RemovedClusterSpec, Standing, decode_spec
+from discovery.core.tables import Tables
 from federation.api.doctor import CLOCK_SKEW_MS_MAX
 from federation.api.proposer import Proposer
 from federation.api.tokens import collectable
@@ -19,6 +20,9 @@ from federation.kernel.errors import IsthmusError
 # Leases and tokens live for seconds at least; a finer clock would only fill the log.
 TICK_S = 0.5
 COLLECT_EVERY_MS = 60_000
+# One entry of the log deletes so many rows of a removed cluster; a turn has time for other things too.
+SWEEP_ROWS = 500
+SWEEPS_PER_TURN_MAX = 10
 # Time stands still meanwhile: one that has not caught up yet is tried again at the next turn.
 _CHANGE_TIMEOUT_MS = 1_000
 
@@ -54,6 +58,7 @@ class LeaderDuties:
                     await self._tick()
                     await self._change_member()
                     await self._collect_tokens()
+                    await self._sweep_removed()
                 except IsthmusError as error:
                     _log.info("duty_postponed", reason=error.message)
             await asyncio.sleep(TICK_S)
@@ -107,3 +112,22 @@ class LeaderDuties:
         if expired:
             await self._proposer.write(*(Delete(key=key) for key in expired))
             _log.info("tokens_collected", count=len(expired))
+
+    async def _sweep_removed(self) -> None:
+        """Delete what removed clusters left, some of it at each turn."""
+        for cluster in unswept(self._catalog.tables):
+            for _ in range(SWEEPS_PER_TURN_MAX):
+                await self._proposer.propose(SweepRemoved(cluster=cluster, rows_max=SWEEP_ROWS))
+                if cluster not in unswept(self._catalog.tables):
+                    _log.info("removed_cluster_swept", cluster=cluster)
+                    break
+
+
+def unswept(tables: Tables) -> list[str]:
+    """Return the removed clusters of which rows are left."""
+    found = []
+    for row in tables.list_resources("", "RemovedCluster"):
+        spec = decode_spec("RemovedCluster", row.spec, where=str(row.key))
+        if isinstance(spec, RemovedClusterSpec) and not spec.swept:
+            found.append(row.key.name)
+    return found

@@ -15,6 +15,7 @@ from federation.api.tokens import TokenReply, TokenRequest, create_token
 from federation.api.tracing import Tracing
 from federation.api.understanding import Understanding
 from federation.app.proxies import describe_proxies
+from federation.app.removing import RemovalDesk
 
 if TYPE_CHECKING:
     from federation.app.controller import Controller
@@ -111,6 +112,13 @@ def _cluster_operations(controller: "Controller") -> ClusterOperations:
         catalog=controller.catalog,
         verifier=controller.verifier,
         drains=controller.drains,
+        removals=RemovalDesk(
+            cluster=controller.cluster,
+            proposer=controller.proposer,
+            catalog=controller.catalog,
+            status=controller.engine.status,
+            change_member=controller.members.change,
+        ),
     )
 
 

@@ -43,6 +43,11 @@ class FellowListener:
         registry.fellows.known = self._known(registry)
         self._news.set()
 
+    def leave(self, registry: ClusterRegistry) -> None:
+        """Listen no more for a cluster, which was removed."""
+        self._registries.remove(registry)
+        self._news.set()
+
     async def run(self) -> None:
         """Listen to whomever the directory names."""
         async with asyncio.TaskGroup() as tasks:

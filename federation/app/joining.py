@@ -20,6 +20,7 @@ from federation.app.context import write_context
 from federation.app.credentials import AUTHORITY_DIRECTORY, PASSPHRASE_FILE, Credentials
 from federation.app.founding import cluster_spec_of, controller_of
 from federation.app.raft import set_log_aside
+from federation.app.removed import save_epoch
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError, PreconditionError
 
@@ -63,6 +64,7 @@ def join_with_controller(config: ControllerConfig, token: JoinToken, *, again: b
             if again:
                 set_log_aside(data_dir)
             save_directory(data_dir, reply.directory)
+            save_epoch(data_dir, reply.epoch)
             context = write_context(config, credentials)
         finally:
             credentials.close()

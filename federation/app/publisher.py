@@ -47,10 +47,12 @@ class Publisher:
         )
 
     async def run(self) -> None:
-        """Publish until cancelled."""
+        """Publish until cancelled, or until the cluster was removed."""
         pause = _RETRY_MIN_S
         while True:
             await self._woken()
+            if self._registry.retired:
+                return
             try:
                 await self._publish()
                 pause = _RETRY_MIN_S

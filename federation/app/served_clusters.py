@@ -48,7 +48,11 @@ class ServedClusters:
         self._fellows = FellowListener(me.name, leaf=me.leaf, directory=me.directory)
 
     def learn(self) -> Iterator[str]:
-        """Begin to serve clusters that the catalog shows now; yield every cluster that has views."""
+        """Serve the clusters that the catalog shows now, and no others; yield every cluster that has views."""
+        for gone in [name for name in self.registries if self._catalog.tables.cluster(name) is None]:
+            registry = self.registries.pop(gone)
+            registry.retire()
+            self._fellows.leave(registry)
         for row, spec in resources(self._catalog.tables, "Cluster"):
             assert isinstance(spec, ClusterSpec)
             name = row.key.name

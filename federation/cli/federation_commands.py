@@ -10,7 +10,7 @@ import click
 from certs.core.token import parse_token
 from federation.api.tokens import TokenRequest, check_request
 from federation.app.config import ControllerConfig, JoinConfig
-from federation.cli.lifecycle_commands import drain, traffic, undrain
+from federation.cli.lifecycle_commands import drain, remove, traffic, undrain
 from federation.cli.liveness_output import observers, print_history, since, state_of
 from federation.cli.output import print_json, print_table, say
 from federation.cli.session import (
@@ -147,6 +147,7 @@ def cluster_status(name: str | None, context_directory: str, output: str) -> Non
 
 cluster.add_command(drain)
 cluster.add_command(undrain)
+cluster.add_command(remove)
 
 
 def _print_clusters(clusters: list[dict[str, object]]) -> None:

@@ -1,4 +1,4 @@
-"""`isthmus cluster drain|undrain`: a cluster hands its traffic over, and gets it back."""
+"""`isthmus cluster drain|undrain|remove`: a cluster hands its traffic over, gets it back, or leaves."""
 
 import time
 from typing import Any
@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import click
 
-from federation.api.lifecycle import DrainRequest
+from federation.api.lifecycle import DrainRequest, RemoveRequest
 from federation.cli.output import print_json, say
 from federation.cli.session import Session, context_option, decode_answer, output_option
 from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
@@ -67,6 +67,21 @@ def undrain(name: str, context_directory: str) -> None:
     """Give cluster NAME its whole share of the traffic back, at once; also while it is being drained."""
     path = f"/v1/clusters/{quote(name, safe='')}/undrain"
     click.echo(decode_answer(Session(context_directory).api.call("POST", path))["message"])
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--force", is_flag=True, help="Although it is not drained, or votes still: its vote is taken too."
+)
+@context_option
+def remove(name: str, force: bool, context_directory: str) -> None:
+    """Take cluster NAME out of the federation with all that it has; it need not answer.
+
+    Drain it and remove its member first. Its name is free for a new join afterwards.
+    """
+    path = f"/v1/clusters/{quote(name, safe='')}/remove"
+    click.echo(Session(context_directory).send("POST", path, RemoveRequest(force=force))["message"])
 
 
 def traffic(drain: dict[str, Any] | None) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import msgspec
 import pytest
 
 from discovery.core.catalog import Catalog
@@ -16,8 +15,8 @@ from federation.api.understanding import Served
 from federation.app.draining import LEASE_TTL_MS, TURNS_ALONE_MAX, DrainDesk
 from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError, UnavailableError
 from gateways.core.compile import ViewCompiler
+from tests.unit.app.direct_log import DirectLog
 from tests.unit.discovery.builders import (
-    Log,
     endpoint,
     founded,
     gateway,
@@ -29,24 +28,6 @@ from tests.unit.discovery.builders import (
 
 ADMIN = "spiffe://alpha.test/isthmus/alpha/operator/admin"
 EVERY_MS = 1_000
-
-
-class Applied(msgspec.Struct):
-    result: bytes
-
-
-class DirectLog:
-    """A log of which everything is committed at once."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    async def propose(self, command: bytes, *, timeout_ms: int) -> Applied:
-        self._log.index += 1
-        return Applied(self._log.catalog.apply(self._log.index, command))
-
-    async def read_barrier(self, *, timeout_ms: int) -> int:
-        return self._log.index
 
 
 class FreshViews:
