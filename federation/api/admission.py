@@ -11,7 +11,9 @@ from certs.core.issuance import csr_public_key
 from certs.core.spiffe import SpiffeId, parse, system_id, system_identity, workload_id
 from certs.core.token import token_hash
 from certs.runtime.authority import Authority
+from discovery.core.catalog import Catalog
 from discovery.core.commands import ClaimToken, Put
+from discovery.core.join_forecast import Forecast, Newcomer, foresee_join
 from discovery.core.kinds import (
     AgentSpec,
     ControllerSpec,
@@ -22,11 +24,12 @@ from discovery.core.kinds import (
 )
 from discovery.core.model import ResourceKey, pack, unpack_resource
 from federation.api.directory import build_directory, cluster_spec
-from federation.api.joining import check_proof, check_same, primary_records
+from federation.api.joining import check_proof, check_same, forecast_records, primary_records
 from federation.api.lifecycle import next_epoch
 from federation.api.messages import (
     EnrollReply,
     EnrollRequest,
+    ForecastRequest,
     JoinReply,
     JoinRequest,
 )
@@ -45,6 +48,7 @@ from federation.kernel.versions import PROTOCOL_VERSION, speaks
 
 # A member's own leaf is its own authority's; a "controller" that asks is a mirror.
 SIGNED_FOR = frozenset({"agent", "gateway", "dns", "controller"})
+SERVICES_FORESEEN_MAX = 1_000
 
 _log = structlog.get_logger("admission")
 
@@ -56,7 +60,7 @@ class Admission:
         self,
         *,
         cluster: str,
-        catalog: CatalogReader,
+        catalog: Catalog,
         proposer: Proposer,
         authority: Authority,
         voters: Callable[[], tuple[str, ...]],
@@ -154,6 +158,48 @@ class Admission:
             revision = outcome.revision
             _log.info("cluster_joined", cluster=request.cluster, role=request.spec.role, revision=revision)
         return JoinReply(directory=build_directory(self._catalog.tables), revision=revision, epoch=spec.epoch)
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        """Return what a join would change and what stands in its way, as far as this controller knows.
+
+        Raises as `join` for a token that nobody gave out for this cluster; one that was used or has expired is a conflict.
+        """
+        _check_protocol(request.protocol)
+        check_label(request.cluster, "cluster")
+        if len(request.services) > SERVICES_FORESEEN_MAX:
+            raise InvalidInputError(
+                f"{len(request.services)} services are named, at most {SERVICES_FORESEEN_MAX} are allowed"
+            )
+        token = self._token(request.secret, "cluster")
+        if token.cluster != request.cluster:
+            raise NotAllowedError(f"the token is for cluster {token.cluster}, not for {request.cluster}")
+        tables = self._catalog.tables
+        spec = msgspec.structs.replace(request.spec, epoch=next_epoch(tables, request.cluster))
+        controllers = (
+            () if request.controller is None else ((request.controller.name, request.controller.spec),)
+        )
+        newcomer = Newcomer(
+            cluster=request.cluster, spec=spec, controllers=controllers, services=request.services
+        )
+        found = foresee_join(
+            tables,
+            newcomer,
+            forecast_records(request.cluster, spec, request.controller),
+            proposer=self._cluster,
+            now_ms=self._catalog.now_ms,
+        )
+        unusable = self._unusable(token)
+        return msgspec.structs.replace(found, conflicts=(*unusable, *found.conflicts))
+
+    def _unusable(self, token: JoinTokenSpec) -> list[str]:
+        row = self._catalog.tables.resource(ResourceKey("", "JoinToken", "", token_name(token.secret_sha256)))
+        if row is None:
+            return ["the join token was deleted: make a new one"]
+        if msgspec.json.decode(row.status, type=JoinTokenStatus).claimed_by:
+            return ["the join token was already used: make a new one"]
+        if self._catalog.now_ms >= token.expires_ms:
+            return ["the join token has expired: make a new one"]
+        return []
 
     async def _join_again(self, request: JoinRequest, token: JoinTokenSpec) -> JoinReply:
         """Let a cluster back in that proves its root, with a controller whose log is gone or of no use.

@@ -12,7 +12,7 @@ from certs.core.certificate import from_pem, load_certificate
 from certs.core.issuance import spki
 from certs.core.spiffe import parse, system_identity
 from discovery.core.commands import Put
-from discovery.core.kinds import TrustDomainSpec
+from discovery.core.kinds import ClusterSpec, TrustDomainSpec
 from discovery.core.model import ResourceKey
 from federation.api.messages import Directory, JoinRequest, NamedController
 from federation.kernel.configfile import host_port
@@ -96,6 +96,32 @@ def primary_records(request: JoinRequest) -> list[Put]:
     return [
         Put(
             key=ResourceKey("", "TrustDomain", "", request.spec.trust_domain),
+            spec=msgspec.json.encode(bundle),
+            expected_revision=0,
+        ),
+        Put(
+            key=ResourceKey("", "Controller", "", controller.name),
+            spec=msgspec.json.encode(controller.spec),
+            expected_revision=0,
+        ),
+    ]
+
+
+def forecast_records(cluster: str, spec: ClusterSpec, controller: NamedController | None) -> list[Put]:
+    """Return the writes by which a cluster would join, with a root that nobody has made yet."""
+    puts = [
+        Put(key=ResourceKey("", "Cluster", "", cluster), spec=msgspec.json.encode(spec), expected_revision=0)
+    ]
+    if spec.role == "remote":
+        return puts
+    if controller is None:
+        raise InvalidInputError(f"cluster {cluster}: a {spec.role} names its controller")
+    _check_addresses(controller, witness=spec.role == "witness")
+    bundle = TrustDomainSpec(roots=("to be made",))
+    return [
+        *puts,
+        Put(
+            key=ResourceKey("", "TrustDomain", "", spec.trust_domain),
             spec=msgspec.json.encode(bundle),
             expected_revision=0,
         ),

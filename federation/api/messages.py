@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from discovery.core.join_forecast import ExpectedService
 from discovery.core.kinds import ClusterSpec, ControllerSpec, Standing, WorkloadGroupSpec
 from discovery.core.model import Endpoint, EndpointKey
 from federation.kernel.versions import PROTOCOL_VERSION
@@ -74,6 +75,17 @@ class JoinRequest(Message, frozen=True, kw_only=True):
     controller: NamedController | None = None  # None for a remote cluster.
     again: bool = False  # It joined before, and has lost its log, or its log is of no use any more.
     proof: bytes = b""  # ECDSA by the root key over SHA-256("isthmus join" NUL secret NUL cluster).
+    protocol: int = PROTOCOL_VERSION
+
+
+class ForecastRequest(Message, frozen=True, kw_only=True):
+    """POST /v1/join/forecast: what a join by this token would change. Uses nothing up, needs no key."""
+
+    secret: bytes
+    cluster: str
+    spec: ClusterSpec
+    controller: NamedController | None = None  # None for a remote cluster.
+    services: tuple[ExpectedService, ...] = ()
     protocol: int = PROTOCOL_VERSION
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from certs.core.verifier import Verifier
 from consensus.core.contract import Status
+from discovery.core.join_forecast import Forecast
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Endpoint, EndpointKey, ServiceKey, unpack_endpoint
 from discovery.core.tables import Tables
@@ -18,7 +19,7 @@ from federation.api.counts import EndpointCounts, count_endpoints, sliced
 from federation.api.directory import build_directory, cluster_spec, resources
 from federation.api.lifecycle import drain_object, drains
 from federation.api.liveness import ALWAYS_WELL, states
-from federation.api.messages import EnrollReply, EnrollRequest, JoinReply, JoinRequest
+from federation.api.messages import EnrollReply, EnrollRequest, ForecastRequest, JoinReply, JoinRequest
 from federation.api.reading import CatalogReader
 from federation.api.rest import json_response, read_body
 from federation.api.tokens import TokenReply, TokenRequest
@@ -54,6 +55,10 @@ class LetsIn(Protocol):
         """Let a cluster in."""
         ...
 
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        """Return what a join would change."""
+        ...
+
 
 class Operations:
     """Handlers of the /v1 paths of one controller."""
@@ -86,6 +91,7 @@ class Operations:
         return [
             web.post("/v1/enroll", self._enroll),
             web.post("/v1/join", self._join),
+            web.post("/v1/join/forecast", self._forecast),
             web.post("/v1/tokens", self._tokens),
             web.get("/v1/status", self._status),
             web.get("/v1/endpoints", self._endpoints),
@@ -98,6 +104,9 @@ class Operations:
 
     async def _join(self, request: web.Request) -> web.Response:
         return json_response(await self._admission.join(await _read(request, JoinRequest)))
+
+    async def _forecast(self, request: web.Request) -> web.Response:
+        return json_response(self._admission.forecast(await _read(request, ForecastRequest)))
 
     async def _tokens(self, request: web.Request) -> web.Response:
         operator = self._authorize(request)

@@ -56,13 +56,18 @@ def cluster_spec_of(section: ClusterSection) -> ClusterSpec:
 
 def controller_of(config: ControllerConfig, credentials: Credentials) -> NamedController:
     """The catalog's description of a configured controller."""
+    return named_controller(config, str(credentials.spiffe_id))
+
+
+def named_controller(config: ControllerConfig, identity: str) -> NamedController:
+    """The same of a controller that has no credentials yet."""
     witness = config.cluster.role == "witness"
     return NamedController(
         name=f"{config.cluster.name}-{config.id}",
         spec=ControllerSpec(
             cluster=config.cluster.name,
             role="witness" if witness else "member",
-            identity=str(credentials.spiffe_id),
+            identity=identity,
             raft=config.listen.raft,
             control="" if witness else config.listen.control,
             api="" if witness else config.listen.api,

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import msgspec
 
+from certs.core.spiffe import system_id
 from certs.core.token import JoinToken
 from certs.runtime.authority import ROOT_FILE
+from discovery.core.join_forecast import ExpectedService, Forecast
 from federation.agent.directory import save_directory
 from federation.agent.folder_lock import hold_folder
 from federation.api.client import ApiClient
 from federation.api.joining import join_message
-from federation.api.messages import JoinReply, JoinRequest
+from federation.api.messages import ForecastRequest, JoinReply, JoinRequest
 from federation.app.config import ControllerConfig, JoinConfig
 from federation.app.context import write_context
 from federation.app.credentials import AUTHORITY_DIRECTORY, PASSPHRASE_FILE, Credentials
-from federation.app.founding import cluster_spec_of, controller_of
+from federation.app.founding import cluster_spec_of, controller_of, named_controller
 from federation.app.raft import set_log_aside
 from federation.app.removed import save_epoch
 from federation.kernel.codec import MALFORMED
@@ -84,6 +86,32 @@ def join_remote(config: JoinConfig, token: JoinToken) -> Joined:
         spec = msgspec.structs.replace(spec, trust_domain=token.trust_domain)
     reply = _post(JoinRequest(secret=token.secret, cluster=section.name, spec=spec), token)
     return Joined(federation=reply.directory.federation, revision=reply.revision, context=None)
+
+
+def forecast_join(
+    config: ControllerConfig | JoinConfig, token: JoinToken, services: tuple[ExpectedService, ...]
+) -> Forecast:
+    """Ask what a join by this configuration would change. Makes no key and no file, and uses no token up."""
+    _check_token(token, config.cluster.name)
+    spec = cluster_spec_of(config.cluster)
+    if not spec.trust_domain:
+        spec = msgspec.structs.replace(spec, trust_domain=token.trust_domain)
+    controller = None
+    if isinstance(config, ControllerConfig):
+        identity = system_id(spec.trust_domain, config.cluster.name, "controller", config.id)
+        controller = named_controller(config, str(identity))
+    request = ForecastRequest(
+        secret=token.secret,
+        cluster=config.cluster.name,
+        spec=spec,
+        controller=controller,
+        services=services,
+    )
+    answer = ApiClient.of_token(token).call("POST", "/v1/join/forecast", msgspec.json.encode(request))
+    try:
+        return msgspec.json.decode(answer, type=Forecast)
+    except MALFORMED as error:
+        raise InvalidInputError(f"the controller's answer cannot be read: {error}") from error
 
 
 def _check_token(token: JoinToken, cluster: str) -> None:

@@ -10,8 +10,9 @@ from typing import NoReturn
 from aiohttp import web
 
 from certs.core.verifier import Verifier
+from discovery.core.join_forecast import Forecast
 from federation.api.health import Facts
-from federation.api.messages import EnrollReply, EnrollRequest, JoinReply, JoinRequest
+from federation.api.messages import EnrollReply, EnrollRequest, ForecastRequest, JoinReply, JoinRequest
 from federation.api.operations import Operations
 from federation.api.proposer import Proposer
 from federation.api.reading import CatalogReader
@@ -105,6 +106,10 @@ class NoAdmission:
         _refuse(self._name)
 
     async def join(self, _request: JoinRequest) -> JoinReply:
+        """Refuse, so that the caller tries the next controller."""
+        _refuse(self._name)
+
+    def forecast(self, _request: ForecastRequest) -> Forecast:
         """Refuse, so that the caller tries the next controller."""
         _refuse(self._name)
 

@@ -10,6 +10,7 @@ import click
 from certs.core.token import parse_token
 from federation.api.tokens import TokenRequest, check_request
 from federation.app.config import ControllerConfig, JoinConfig
+from federation.cli.join_forecast import show_forecast
 from federation.cli.lifecycle_commands import drain, remove, traffic, undrain
 from federation.cli.liveness_output import observers, print_history, since, state_of
 from federation.cli.output import print_json, print_table, say
@@ -81,7 +82,24 @@ def cluster() -> None:
     is_flag=True,
     help="It joined before, and its log is lost or of no use: begin with an empty one, under its own root.",
 )
-def join(config_path: Path, token_text: str | None, token_file: Path | None, again: bool) -> None:
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would change and what stands in the way; change nothing."
+)
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME.NAMESPACE[:PORT[/PROTOCOL]]",
+    help="With --dry-run: a service that the cluster will have; may be repeated.",
+)
+def join(
+    config_path: Path,
+    token_text: str | None,
+    token_file: Path | None,
+    again: bool,
+    dry_run: bool,
+    services: tuple[str, ...],
+) -> None:
     """Join a federation by a one-time token.
 
     A primary or a witness brings its controller's configuration; a remote cluster, which has no
@@ -93,6 +111,11 @@ def join(config_path: Path, token_text: str | None, token_file: Path | None, aga
     if text is None:
         raise InvalidInputError("--token or --token-file is missing")
     token = parse_token(text)
+    if dry_run:
+        show_forecast(_read_joining(config_path), token, services)
+        return
+    if services:
+        raise InvalidInputError("--service: only with --dry-run")
     if _is_remote(config_path):
         if again:
             raise InvalidInputError("--again: a remote cluster has no log that could be lost")
@@ -105,6 +128,10 @@ def join(config_path: Path, token_text: str | None, token_file: Path | None, aga
     say(f"cluster {token.cluster} joined federation {joined.federation}")
     say(f"next: isthmus controller run --config {config_path}")
     say(f"      export ISTHMUS_CONTEXT={joined.context}")
+
+
+def _read_joining(path: Path) -> ControllerConfig | JoinConfig:
+    return read_config(path, JoinConfig) if _is_remote(path) else read_config(path, ControllerConfig)
 
 
 def _is_remote(path: Path) -> bool:
