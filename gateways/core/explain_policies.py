@@ -38,7 +38,9 @@ class Reasons:
         """Why an owner stands where it does; empty if it is no cluster of the federation."""
         if owner not in self.policies.clusters:
             return ""
-        return _DISTANCES[self.policies.distance(owner, self.viewer)]
+        place = _DISTANCES[self.policies.distance(owner, self.viewer)]
+        share = self.policies.share_percent(owner)
+        return place if share == 100 else f"{place}; drained: {share}% of its traffic"
 
     def visibility(self, owner: str) -> str:
         """Why the viewer sees the owner's part of the service, or not."""

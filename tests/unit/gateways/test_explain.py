@@ -24,6 +24,7 @@ from tests.unit.discovery.builders import (
     key,
     put,
     put_cluster,
+    put_drain,
     put_export,
     put_grant,
     put_trust_domain,
@@ -246,6 +247,16 @@ def test_owners_say_why_they_stand_in_this_order():
         (1, "delta", "same zone"),
         (2, "beta", "same region"),
         (3, "gamma", "elsewhere"),
+    ]
+
+
+def test_an_owner_that_is_drained_says_so():
+    found = explained(
+        "alpha", endpoint("alpha"), endpoint("beta"), EXPORT, GRANT, resource(put_drain("alpha", 0))
+    )
+    assert [(one.cluster, one.distance) for one in found.owners] == [
+        ("beta", "elsewhere"),
+        ("alpha", "own cluster; drained: 0% of its traffic"),
     ]
 
 
