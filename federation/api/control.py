@@ -12,10 +12,12 @@ from certs.core.spiffe import SpiffeId, SystemIdentity, system_identity, workloa
 from certs.runtime.grpc_security import peer_identity
 from discovery.core.declarations import Declaration
 from discovery.core.kinds import AgentSpec
-from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey
+from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey
+from discovery.core.tables import Tables
 from federation.api.admission import agent_key, read_agent
 from federation.api.audit import AuditTrail
 from federation.api.health import Health, check_asker
+from federation.api.lifecycle import next_epoch
 from federation.api.messages import (
     CONTROL_SERVICE,
     AgentHello,
@@ -167,9 +169,7 @@ class ControlService:
             raise NotAllowedError(f"{peer} may not register endpoints: expected an agent or a gateway")
         registry = self._registry(system.cluster)
         if registry is None:
-            raise NotAllowedError(
-                f"cluster {system.cluster} is not served here: register with its own controllers"
-            )
+            raise NotAllowedError(_why_unserved(self._catalog.tables, system.cluster))
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 hello = await _receive(requests)
@@ -386,6 +386,13 @@ class _AgentStream:
                     await self._context.write(_encoder.encode(message))
             except TimeoutError as error:
                 raise UnavailableError(f"{self.agent} took nothing for {STALLED_MAX_S:g} s") from error
+
+
+def _why_unserved(tables: Tables, cluster: str) -> str:
+    key = ResourceKey("", "Cluster", "", cluster)
+    if tables.resource(key) is None and next_epoch(tables, cluster) > 1:
+        return f"cluster {cluster} was removed from the federation: stop what runs there"
+    return f"cluster {cluster} is not served here: register with its own controllers"
 
 
 async def _receive(requests: AsyncIterator[bytes]) -> AgentMessage | None:

@@ -9,6 +9,7 @@ from consensus.core.contract import Status
 from discovery.core.commands import RemoveCluster
 from discovery.core.kinds import MemberSpec
 from discovery.core.model import EndpointKey
+from federation.api.control import _why_unserved
 from federation.api.lifecycle import Removal, next_epoch, read_removal
 from federation.api.proposer import Proposer
 from federation.app.duties import SWEEP_ROWS, SWEEPS_PER_TURN_MAX, LeaderDuties, unswept
@@ -218,3 +219,9 @@ async def test_who_has_the_log_reads_it_there(tmp_path: Path) -> None:
 
 async def test_while_nobody_answers_it_goes_on(tmp_path: Path) -> None:
     assert await Watch(tmp_path, None, status=SILENCE).look() is None
+
+
+def test_an_agent_of_a_removed_cluster_is_told_so() -> None:
+    tables = removed_log(1).catalog.tables
+    assert "was removed from the federation" in _why_unserved(tables, "beta")
+    assert "is not served here" in _why_unserved(tables, "gamma")
