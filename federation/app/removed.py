@@ -1,8 +1,10 @@
 """A controller whose cluster was removed is told so, ends, and does not start again.
 
-It gets the log no longer, and nobody believes its certificates, so it asks: the controllers that it knew, over their HTTPS
-port, whom it knows by their roots. It asks only while it hears no leader. The epoch of its join tells it apart from a cluster that
-took its name later (the impostors of a snapshot restored, or of two machines of one name).
+It gets the log no longer, and nobody believes its certificates, so it asks: the controllers that it knew, over their
+HTTPS port, whom it knows by their roots. It asks only while it hears no leader. The epoch of its join tells it apart from
+a cluster that took its name later: so a snapshot that is restored, or a second machine of that name, is told as well.
+
+Its exit status is 3, not found, after which systemd does not start it again.
 """
 
 import asyncio
@@ -20,7 +22,7 @@ from federation.agent.state_file import read_state, write_state
 from federation.api.client import ApiClient
 from federation.api.lifecycle import Removal, read_removal
 from federation.kernel.codec import MALFORMED
-from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError
+from federation.kernel.errors import IsthmusError, NotFoundError
 
 EPOCH_FILE = "epoch.json"
 REMOVED_FILE = "removed.json"
@@ -52,12 +54,12 @@ def read_epoch(data_dir: Path) -> int:
 
 
 def check_not_removed(data_dir: Path, cluster: str) -> None:
-    """Raise PreconditionError for a data directory whose controller was told that its cluster was removed."""
+    """Raise NotFoundError for a data directory whose controller was told that its cluster was removed."""
     try:
         removal = read_state(data_dir / REMOVED_FILE, "isthmus removal", Removal)
     except NotFoundError:
         return
-    raise PreconditionError(_text(cluster, removal))
+    raise NotFoundError(_text(cluster, removal))
 
 
 class RemovalWatch:
@@ -80,13 +82,13 @@ class RemovalWatch:
         self._epoch = read_epoch(data_dir)
 
     async def run(self) -> None:
-        """Ask now and then until cancelled; raises PreconditionError when the cluster was removed."""
+        """Ask now and then until cancelled; raises NotFoundError when the cluster was removed."""
         while True:
             removal = await self.look()
             if removal is not None:
                 write_state(self._data_dir / REMOVED_FILE, "isthmus removal", removal)
                 _log.error("cluster_was_removed", cluster=self._cluster, by=removal.removed_by)
-                raise PreconditionError(_text(self._cluster, removal))
+                raise NotFoundError(_text(self._cluster, removal))
             await asyncio.sleep(ASK_EVERY_S)
 
     async def look(self) -> Removal | None:

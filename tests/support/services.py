@@ -39,6 +39,7 @@ class Services:
         self._programs = programs
         self._environment = environment
         self._running: dict[tuple[str, str], Process] = {}
+        self._failed: set[tuple[str, str]] = set()  # Those that ended, and are not started again.
         self.started: set[str] = set()  # Units, of whatever machine.
 
     def start_command(self, machine: Place, name: str, script: str) -> Process:
@@ -60,6 +61,11 @@ class Services:
                 self._process(machine, name).kill_alone()
                 assert self._unit(machine, name)[0].one("Restart") == "on-failure"
                 self._start_unit(machine, name)
+            case ["is-failed", name]:
+                code = self._process(machine, name).wait(timeout_s=STOP_TIMEOUT_S)
+                assert str(code) in self._unit(machine, name)[0].one("RestartPreventExitStatus").split()
+                self._failed.add((machine.name, name))
+                return "failed\n"
             case ["is-active", name]:
                 self._process(machine, name).check_running()
                 return "active\n"
@@ -103,6 +109,9 @@ class Services:
 
     def _stop_unit(self, machine: Place, name: str) -> None:
         unit, _ = self._unit(machine, name)
+        if (machine.name, name) in self._failed:
+            self._failed.remove((machine.name, name))
+            return
         times = unit.all("TimeoutStopSec")
         process = self._process(machine, name)
         timeout_s = duration_ms(times[0]) / 1000 if times else STOP_TIMEOUT_S

@@ -187,9 +187,9 @@ async def test_who_is_told_that_it_was_removed_ends_and_does_not_start_again(
 ) -> None:
     save_epoch(tmp_path, epoch)
     check_not_removed(tmp_path, "beta")
-    with pytest.raises(PreconditionError, match="must not run any more"):
+    with pytest.raises(NotFoundError, match="must not run any more"):
         await Watch(tmp_path, REMOVAL, status=SILENCE).run()
-    with pytest.raises(PreconditionError, match="a new token and an empty data directory"):
+    with pytest.raises(NotFoundError, match="a new token and an empty data directory"):
         check_not_removed(tmp_path, "beta")
 
 
