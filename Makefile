@@ -37,7 +37,7 @@ demo: $(if $(filter 0,$(shell id -u)),setup,$(PROJECT_DONE)) ## a federation of 
 
 .PHONY: test
 test: setup lint ## everything: make check, then integration and end-to-end tests (under 14 minutes)
-	@echo '==> unit, property and integration tests, and 200 seeds of the simulation'
+	@echo '==> unit, property and integration tests, 200 seeds of the log and 100 of the federation'
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=5 tests/unit tests/property tests/simulation tests/integration $(PYTEST_ARGS)
 	@echo '==> end-to-end tests, one at a time: each has the machine for itself'
 	$(BIN)/python -m pytest --durations=10 --durations-min=5 tests/e2e $(PYTEST_ARGS)
@@ -52,8 +52,9 @@ crash: $(PROJECT_DONE) ## members killed, frozen and stopped in the midst of fil
 	$(BIN)/python -m tests.integration.consensus.crash_loop $(CRASH_ARGS)
 
 .PHONY: sim
-sim: $(PROJECT_DONE) ## the log's members on virtual time, disks and links: SEEDS=5000 runs on every core
+sim: $(PROJECT_DONE) ## the log's members, then five clusters, on virtual time: SEEDS=5000 runs of each on every core
 	$(BIN)/python -m tests.simulation.replay sweep $(SEEDS)
+	$(BIN)/python -m tests.simulation.federation.replay sweep $(SEEDS)
 
 .PHONY: bench
 bench: setup ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)

@@ -1,0 +1,172 @@
+"""Agents on virtual time: the product's `Registrar`, whose channels are the simulation's streams."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from certs.core.spiffe import SpiffeId, system_id, workload_id
+from discovery.core.model import Endpoint, EndpointKey, EndpointPort
+from federation.agent import registration
+from federation.agent.declarations import Declarations, Version, all_held
+from federation.agent.registration import Registrar
+from federation.api.messages import Directory, NamedController
+from tests.simulation.federation.links import Process, Stream
+
+NAMESPACE, ACCOUNT = "shop", "shop"
+SERVICES = ("orders", "cart", "stock")
+
+
+class FixedDirectory:
+    """The controllers, as every agent knows them from its enrollment on."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.current = directory
+
+    async def newer_than(self, _revision: int) -> Directory:
+        """Nothing newer ever comes."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def offer(self, _directory: Directory) -> bool:
+        """Nobody offers one."""
+        return False
+
+
+class SimAgent:
+    """One agent: what it has now is the truth about its endpoints."""
+
+    def __init__(
+        self, process: Process, cluster: str, trust_domain: str, directory: FixedDirectory, accept: "Accept"
+    ) -> None:
+        self.process = process
+        self.cluster = cluster
+        self.name = process.name
+        self.identity = system_id(trust_domain, cluster, "agent", process.name)
+        self.accept = accept
+        self.withdrawn: dict[EndpointKey, Version] = {}
+        self.registrar: _Registrar | None = None
+        self._workload = str(workload_id(trust_domain, NAMESPACE, ACCOUNT))
+        self._directory = directory
+        self._incarnation = 0
+        self._ever: set[EndpointKey] = set()
+
+    @property
+    def declared(self) -> Declarations | None:
+        """What it says now; None while it has nothing to say yet, or does not run."""
+        return None if self.registrar is None or not self.process.alive else self.registrar.declared
+
+    def start(self, owner: asyncio.TaskGroup, numbers: Iterable[int], *, probed: bool = True) -> None:
+        """Start it with these endpoints; one that is not probed yet declares nothing."""
+        self._incarnation += 1
+        self.registrar = _Registrar(
+            [self._endpoint(number) for number in numbers],
+            incarnation=self._incarnation,
+            cluster=self.cluster,
+            identity=self,  # type: ignore[arg-type] # what `_open_channel` needs of an identity
+            directory=self._directory,  # type: ignore[arg-type]
+        )
+        if probed:
+            self.probe()
+        self.process.start(owner, self.registrar.run)
+
+    def probe(self, ready: bool = True, *, only: int | None = None) -> None:
+        """Its probes say that all endpoints, or one of them, are ready or not."""
+        assert self.registrar is not None
+        keys = [endpoint.key for endpoint in self.registrar.endpoints]
+        if only is not None and self.registrar.declared is not None and keys:
+            keys = [keys[only % len(keys)]]
+        self.registrar.set_ready(dict.fromkeys(keys, ready))
+
+    def says(self, declared: Declarations) -> None:
+        """Remember what is declared no more, and since when."""
+        for key in self._ever - declared.rows.keys():
+            position = declared.ended.get(key, (declared.incarnation, 0))
+            self.withdrawn[key] = max(position, self.withdrawn.get(key, (-1, -1)))
+        self._ever |= declared.rows.keys()
+
+    def settled_at(self) -> list[str]:
+        """Return the controllers that acknowledged all that it says now."""
+        declared = self.declared
+        if declared is None or self.registrar is None:
+            return []
+        return [
+            name
+            for name, stream in self.registrar.streams.items()
+            if stream.connected and not stream.cursor.refused and all_held(declared, stream.cursor)
+        ]
+
+    def _endpoint(self, number: int) -> Endpoint:
+        service = SERVICES[number % len(SERVICES)]
+        return Endpoint(
+            key=EndpointKey(NAMESPACE, service, self.cluster, f"{self.name}-{number}"),
+            address=f"10.0.0.{1 + number}",
+            ports=(EndpointPort(name="http", service_port=8080, listen_port=15_006),),
+            identity=self._workload,
+            ready=True,
+            agent=self.name,
+        )
+
+
+class Accept:
+    """Who answers streams, by the name of the process."""
+
+    def __call__(self, to: str, kind: str, stream: Stream, peer: SpiffeId) -> None:
+        raise NotImplementedError
+
+
+class _Registrar(Registrar):
+    @property
+    def agent(self) -> SimAgent:
+        assert isinstance(self._identity, SimAgent)
+        return self._identity
+
+    def _say(self, declared: Declarations) -> None:
+        self.agent.says(declared)
+        super()._say(declared)
+
+
+class _Channel:
+    """A stream to one controller, while it is open."""
+
+    def __init__(self, agent: SimAgent, controller: str) -> None:
+        self._agent = agent
+        self._controller = controller
+        self._stream: Stream | None = None
+
+    async def __aenter__(self) -> Self:
+        agent = self._agent
+        self._stream = await agent.process.net.dial(agent.process, self._controller)
+        agent.accept(self._controller, "register", self._stream, agent.identity)
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._agent.process.net.hang_up(self._stream)
+
+    async def write(self, data: bytes) -> None:
+        assert self._stream is not None
+        await self._stream.up.write(data)
+
+    async def read(self) -> bytes | None:
+        assert self._stream is not None
+        return await self._stream.down.read()
+
+
+def _open_channel(controller: NamedController, agent: SimAgent, _directory: FixedDirectory) -> _Channel:
+    return _Channel(agent, controller.name)
+
+
+@contextmanager
+def simulated_channels() -> Iterator[None]:
+    """Put the simulation's streams in place of gRPC's, which registration calls as functions of its module."""
+    real = registration.open_channel, registration.register
+    registration.open_channel = _open_channel  # type: ignore[assignment]
+    registration.register = lambda channel: channel  # type: ignore[assignment, return-value]
+    try:
+        yield
+    finally:
+        registration.open_channel, registration.register = real

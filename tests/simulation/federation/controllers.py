@@ -1,0 +1,278 @@
+"""One controller on virtual time: the parts that `federation.app.controller` wires, wired alike, without ports."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+
+from certs.core.spiffe import SpiffeId, system_id
+from discovery.core.catalog import Catalog
+from discovery.core.local import LocalTable
+from discovery.core.model import Change
+from federation.api.audit import AuditTrail
+from federation.api.control import ControlService
+from federation.api.proposer import Proposer
+from federation.api.registry import ClusterRegistry
+from federation.api.watch import WatchHub
+from federation.app.controller import _all_changed, _is_directory, _is_endpoint_of
+from federation.app.publisher import Publisher
+from federation.kernel.errors import CompactedError, IsthmusError, OutcomeUnknownError
+from federation.replication.feed import Feed
+from federation.replication.service import ReplicationService
+from federation.replication.traces import Tracer
+from tests.simulation.federation.agreed_log import AgreedLog, MemberLog
+from tests.simulation.federation.links import Process, Stream
+from tests.simulation.federation.parts import Parts
+from tests.simulation.federation.rules import Rules, WatchedCopy, WatchedRegistry
+from tests.simulation.virtual import DriftingClock
+
+LEASE_MS = 3_000
+SWEEP_S = 0.5
+SNAPSHOT_LAG = 40  # Entries behind which a snapshot is installed instead, half of the time.
+
+
+class SimController:
+    """What is left when its process is killed is its disk: how far it knew the log."""
+
+    def __init__(
+        self,
+        process: Process,
+        agreed: AgreedLog,
+        rules: Rules,
+        parts: Parts,
+        *,
+        trust_domain: str,
+        serves: tuple[str, ...],
+        rng: random.Random,
+        drift: float,
+    ) -> None:
+        self.process = process
+        self.cluster = process.site
+        self.identity = system_id(trust_domain, self.cluster, "controller", process.name)
+        self.serves = serves
+        self.registries: dict[str, ClusterRegistry] = {}
+        self.copies: dict[str, WatchedCopy] = {}
+        self.applied_index = 0
+        self.clock_jump_s = 0.0
+        self._agreed = agreed
+        self._rules = rules
+        self._parts = parts
+        self._rng = rng
+        self._clock = DriftingClock(process.net.loop, rng, drift=drift)
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._ready = False
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self, owner: asyncio.TaskGroup, *, known_index: int) -> None:
+        """Start the process, whose disk holds the log up to `known_index`."""
+        self._load(known_index)
+        self.process.start(owner, self._main)
+
+    def _load(self, known_index: int) -> None:
+        self._ready = False
+        self._waiting = {}
+        self._began_s: dict[str, float] = {}
+        self.registries = {}
+        self.copies = {}
+        self.catalog: Catalog = self._parts.catalog()
+        for index in range(1, known_index + 1):
+            self.catalog.apply(index, self._agreed.entries[index - 1])
+        self.applied_index = known_index
+        self.audit = AuditTrail(unix_ms=self._unix_ms)
+        self.tracer = Tracer(clock=self.now_s, unix_ms=self._unix_ms)
+        self.feed = Feed(self.catalog, unix_ms=self._unix_ms)
+        self.watches = WatchHub(self.catalog.history)
+        self.proposer = Proposer(MemberLog(self._agreed, self), cluster=self.cluster)
+        self.control = ControlService(
+            name=self.process.name,
+            catalog=self.catalog,
+            signer=None,  # type: ignore[arg-type] # nobody asks for certificates
+            registry=self.registries.get,
+            directories=_no_directories,
+            health=None,  # type: ignore[arg-type] # nobody asks for it
+            trace=lambda _request: b"",
+            audit=self.audit,
+        )
+
+    def _unix_ms(self) -> int:
+        return int(self.process.net.loop.now_s * 1000)
+
+    async def _main(self) -> None:
+        loop = self.process.net.loop
+        # As in the product: what the log's thread applied is handed over to the loop.
+        self.catalog.on_judged(self.audit.judged)
+        self.catalog.on_change(lambda *news: loop.call_soon(self._changed, *news))
+        self.catalog.on_reset(lambda _revision: loop.call_soon(self._reset))
+        self._ready = True
+        self.process.tasks.create_task(self._watch(), name="watch")
+        self.process.tasks.create_task(self._sweep(), name="leases")
+        self._learn()
+
+    def restarted(self, cluster: str) -> bool:
+        """True while not every agent had the time to come back since the last start."""
+        return self.process.net.loop.now_s < self._began_s.get(cluster, 0.0) + 2 * LEASE_MS / 1000
+
+    # -- the log -----------------------------------------------------------------------------------
+
+    def catch_up(self, index: int) -> None:
+        """Apply entries up to `index`, if they get here."""
+        if not self._ready or not self.process.alive or not self._agreed.reaches(self.process):
+            return
+        behind = index - self.applied_index
+        if behind > SNAPSHOT_LAG and self._rng.random() < 0.5:
+            self.catalog.restore(list(self._rules.truth.snapshot()))
+            self.applied_index = len(self._agreed.entries)
+            self._rules.restored(self.process.name, self.catalog)
+            for future in self._waiting.values():
+                future.cancel()
+            self._waiting.clear()
+        while self.applied_index < index:
+            self.applied_index += 1
+            result = self.catalog.apply(self.applied_index, self._agreed.entries[self.applied_index - 1])
+            if (future := self._waiting.pop(self.applied_index, None)) is not None and not future.done():
+                future.set_result(result)
+
+    async def result_of(self, index: int) -> bytes:
+        """Return what this controller's catalog answers to an entry."""
+        if index <= self.applied_index:
+            raise OutcomeUnknownError("the answer came with a snapshot")
+        future = self._waiting[index] = self.process.net.loop.create_future()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.cancelled() and index not in self._waiting:
+                raise OutcomeUnknownError("the answer came with a snapshot") from None
+            raise
+
+    # -- following the catalog, as the product's controller does ------------------------------------------
+
+    def _changed(self, revision: int, changes: tuple[Change, ...]) -> None:
+        if not self.process.alive:
+            return
+        self.tracer.committed(revision, changes)
+        self.feed.changed(revision, changes)
+        self.watches.notify()
+        if any(_is_directory(change) for change in changes):
+            self._learn()
+        for change in changes:
+            if change.table == "resources" and change.value is None:
+                self.control.evict(change.key)
+        for cluster, registry in self.registries.items():
+            if mine := tuple(change for change in changes if _is_endpoint_of(change, cluster)):
+                registry.absorb(mine)
+
+    def _reset(self) -> None:
+        if not self.process.alive:
+            return
+        self.feed.reset()
+        self.watches.notify()
+        for registry in self.registries.values():
+            registry.absorb(_all_changed(self.catalog.tables, registry))
+        self.control.evict_missing()
+        self._learn()
+
+    def _learn(self) -> None:
+        for cluster in self.serves:
+            if cluster not in self.registries and self.catalog.tables.cluster(cluster) is not None:
+                self._serve(cluster)
+
+    def _serve(self, cluster: str) -> None:
+        watched = WatchedRegistry(self.process.name, cluster, self._rules)
+
+        def changed(name: str, changes: tuple[Change, ...]) -> None:
+            watched.told(changes)
+            self.feed.local_changed(name, changes)
+
+        registry = self._parts.registry(
+            cluster, catalog=self.catalog, lease_ms=LEASE_MS, clock=self.now_s, changed=changed
+        )
+        if self._parts.local is not LocalTable:
+            registry._table.__class__ = self._parts.local
+        watched.began(registry)
+        self._rules.hears(self.process.name, cluster, registry, self.now_s)
+        self._began_s[cluster] = self.process.net.loop.now_s
+        self.registries[cluster] = registry
+        self.feed.serve_local(cluster, registry.rows())
+        publisher = Publisher(
+            registry, holder=self.process.name, catalog=self.catalog, proposer=self.proposer
+        )
+        self.process.tasks.create_task(publisher.run(), name=f"publish/{cluster}")
+        self.process.tasks.create_task(self._view(cluster), name=f"view/{cluster}")
+
+    def now_s(self) -> float:
+        """Return what this process's clock shows: it drifts, and jumps as a clock should not."""
+        return self._clock.now_s() + self.clock_jump_s
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for cluster, registry in self.registries.items():
+                with self._rules.expiring(self.process.name, cluster, registry, self.now_s()):
+                    registry.sweep()
+
+    async def _view(self, cluster: str) -> None:
+        state = self._parts.follower(cluster)
+        copy = self.copies[cluster] = WatchedCopy(f"{self.process.name}/view", state, self._rules)
+        async with contextlib.aclosing(self.feed.subscribe(cluster, state.request())) as answers:
+            async for answer in answers:
+                copy.took(state.apply(answer))
+
+    async def _watch(self) -> None:
+        position = self.catalog.revision
+        while True:
+            try:
+                async with contextlib.aclosing(self.watches.changes(position)) as news:
+                    async for revision, changes in news:
+                        self._rules.watched(self.process.name, position, revision, changes)
+                        position = revision
+            except CompactedError:
+                position = self.catalog.revision
+
+    # -- ports -------------------------------------------------------------------------------------
+
+    def accept(self, kind: str, stream: Stream, peer: SpiffeId) -> None:
+        """Answer a caller whose certificate names `peer`."""
+        answer = {"register": self._register, "follow": self._follow}[kind]
+        self.process.tasks.create_task(_answered(stream, lambda: answer(stream, peer)), name=kind)
+
+    async def _register(self, stream: Stream, peer: SpiffeId) -> None:
+        await self.control._serve(peer, _requests(stream), _Context(stream))  # type: ignore[arg-type]
+
+    async def _follow(self, stream: Stream, peer: SpiffeId) -> None:
+        service = ReplicationService(
+            self.feed, tables=lambda: self.catalog.tables, tracer=self.tracer, peer=lambda: peer
+        )
+        request = await stream.up.read()
+        if request is not None:
+            await service._answer(request, _Context(stream))  # type: ignore[arg-type]
+
+
+class _Context:
+    """What the services need of a gRPC call."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def write(self, data: bytes) -> None:
+        await self._stream.down.write(data)
+
+
+async def _answered(stream: Stream, answer: Callable[[], object]) -> None:
+    try:
+        await answer()  # type: ignore[misc]
+        stream.down.close()
+    except IsthmusError as error:
+        stream.down.break_(error.message)
+    finally:
+        stream.answerer.net.forget(stream)
+
+
+async def _requests(stream: Stream) -> AsyncIterator[bytes]:
+    while (data := await stream.up.read()) is not None:
+        yield data
+
+
+async def _no_directories() -> AsyncIterator[object]:
+    await asyncio.Event().wait()
+    yield None

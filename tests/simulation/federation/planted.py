@@ -1,0 +1,162 @@
+"""Bugs that a federation could have. The rules must notice every one.
+
+They are subclasses in the place of the product's classes; the product has no switch for any of them.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from discovery.core.catalog import Catalog
+from discovery.core.commands import Command, Outcome, PublishEndpoints, Write
+from discovery.core.leases import Lease
+from discovery.core.local import LocalTable
+from discovery.core.model import Change, Endpoint, pack
+from discovery.core.publishing import publish_lease
+from federation.api.registry import ClusterRegistry
+from federation.replication.messages import Delta, FollowAnswer, LocalRows
+from federation.replication.state import FollowerState, Update
+from tests.simulation.federation import rules
+from tests.simulation.federation.parts import Parts
+
+
+class TakesAnyFence(Catalog):
+    """Whoever published once may publish for ever."""
+
+    def _execute(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
+        body = command.body
+        if not isinstance(body, PublishEndpoints):
+            return super()._execute(index, command)
+        name = publish_lease(body.cluster)
+        real = self._leases.get(name)
+        self._leases[name] = Lease(holder="anybody", fence=body.fence, expires_ms=0)
+        try:
+            return super()._execute(index, command)
+        finally:
+            if real is None:
+                del self._leases[name]
+            else:
+                self._leases[name] = real
+
+
+class TakesForeignRows(Catalog):
+    """A proposer is believed to speak for whomever it writes about."""
+
+    def _execute(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
+        match command.body:
+            case PublishEndpoints(cluster=cluster):
+                command = replace(command, proposer=cluster)
+            case Write(operations=(first, *_)) if getattr(first, "key", None) and first.key.scope:  # type: ignore[union-attr]
+                command = replace(command, proposer=first.key.scope)  # type: ignore[union-attr]
+        return super()._execute(index, command)
+
+
+class TakesOlderRows(Catalog):
+    """What was published last wins, whatever its version."""
+
+    def _execute(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
+        outcome, changes = super()._execute(index, command)
+        body = command.body
+        if not isinstance(body, PublishEndpoints) or outcome.code:
+            return outcome, changes
+        rows = [Change("endpoints", row.key.encode(), pack(row)) for row in body.put]
+        later = tuple(row for row in rows if self._tables.endpoints.get(row.key) != row.value)
+        if later:
+            self._tables = self._tables.with_changes(later, index)
+        return outcome, (*changes, *later)
+
+
+class BelievesTheEmptyList(LocalTable):
+    """An agent that starts has nothing, until it has said otherwise."""
+
+    def hello(self, agent: str, incarnation: int) -> None:
+        super().hello(agent, incarnation)
+        for key in sorted(self._agents[agent].rows):
+            self._rows = self._rows.set([(key, None)])
+            self._unpublished[key] = None
+        self._agents[agent].rows.clear()
+
+
+class TakesTheCatalogsWord(LocalTable):
+    """A row of the catalog replaces the agent's own, whichever is newer."""
+
+    def _adopt(self, row: Endpoint, edits: dict[bytes, bytes | None]) -> None:
+        there = self._row(row.key.encode(), edits)
+        if there is not None and there.agent == row.agent:
+            edits[row.key.encode()] = pack(row)
+            return
+        super()._adopt(row, edits)
+
+
+class GivesUpEverybody(ClusterRegistry):
+    """A controller that hears nobody takes all of them for dead."""
+
+    def _all_silent(self, now_s: float) -> bool:
+        return False
+
+
+class EndsLeasesOfTheLiving(ClusterRegistry):
+    """A stream that was replaced ends the agent's lease as if it had been the last one."""
+
+    def close(self, agent: str, session: object) -> None:
+        super().close(agent, session)
+        self._ends_s[agent] = 0.0
+        self._table.agent_lost(agent)
+
+
+class BelievesTheFirstPart(FollowerState):
+    """Each part of a local list is taken for all of it."""
+
+    def apply(self, answer: FollowAnswer) -> Update:
+        if isinstance(answer, LocalRows) and not answer.first and answer.complete:
+            self._list = None if self._list is None else type(self._list)()
+        return super().apply(answer)
+
+
+class MergesOlderRows(FollowerState):
+    """Without a controller of its own it takes whatever the others say of its own endpoints."""
+
+    def _merged_into_own(self, changes: Iterable[Change]) -> Iterator[Change]:
+        yield from changes
+
+
+class LosesADelta(FollowerState):
+    """Each seventh revision is counted and not applied."""
+
+    def apply(self, answer: FollowAnswer) -> Update:
+        if isinstance(answer, Delta) and answer.revision % 7 == 0:
+            answer = replace(answer, changes=())
+        return super().apply(answer)
+
+
+class Bug(Struct, frozen=True, kw_only=True):
+    """A planted bug, the seeds within which it must show, and as what."""
+
+    parts: Parts
+    rules: tuple[str, ...]
+    seeds: int = 20
+
+
+BUGS: dict[str, Bug] = {
+    "publishes without the fence": Bug(parts=Parts(catalog=TakesAnyFence), rules=(rules.FENCE,), seeds=40),
+    "applies a foreign row": Bug(parts=Parts(catalog=TakesForeignRows), rules=(rules.OWNER,)),
+    "lets an older row win": Bug(parts=Parts(catalog=TakesOlderRows), rules=(rules.NEWER,)),
+    "accepts an empty list before it is complete": Bug(
+        parts=Parts(local=BelievesTheEmptyList), rules=(rules.REASON, rules.HELD, rules.CONVERGED)
+    ),
+    "takes the catalog's word against the agent's": Bug(
+        parts=Parts(local=TakesTheCatalogsWord), rules=(rules.NEWER, rules.HELD)
+    ),
+    "gives up everybody": Bug(parts=Parts(registry=GivesUpEverybody), rules=(rules.PRESERVED,)),
+    "ends leases of the living": Bug(
+        parts=Parts(registry=EndsLeasesOfTheLiving), rules=(rules.REASON, rules.HELD)
+    ),
+    "believes a part of a list": Bug(
+        parts=Parts(follower=BelievesTheFirstPart), rules=(rules.REASON, rules.HELD)
+    ),
+    "merges older rows": Bug(
+        parts=Parts(follower=MergesOlderRows), rules=(rules.NEWER, rules.REASON), seeds=40
+    ),
+    "loses a change": Bug(parts=Parts(follower=LosesADelta), rules=(rules.COPY,)),
+}

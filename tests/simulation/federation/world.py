@@ -1,0 +1,451 @@
+"""One run: five clusters, what serves and follows them, and faults, all drawn from one seed."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from discovery.core.commands import Command, Operation, Put, Tick, Write, decode_outcome, encode_command
+from discovery.core.kinds import (
+    AgentSpec,
+    AnySpec,
+    ClusterSpec,
+    ControllerSpec,
+    ExportPolicySpec,
+    FederationSpec,
+    GrantSource,
+    GrantSpec,
+    TrustDomainSpec,
+)
+from discovery.core.model import ResourceKey
+from federation.api.messages import Directory, NamedController
+from federation.replication.state import Image
+from tests.simulation.checks import ViolationError
+from tests.simulation.federation.agents import (
+    ACCOUNT,
+    NAMESPACE,
+    Accept,
+    FixedDirectory,
+    SimAgent,
+    simulated_channels,
+)
+from tests.simulation.federation.agreed_log import AgreedLog
+from tests.simulation.federation.controllers import SimController
+from tests.simulation.federation.followers import SimFollower
+from tests.simulation.federation.links import Net, Stream
+from tests.simulation.federation.nemesis import Nemesis
+from tests.simulation.federation.parts import Parts
+from tests.simulation.federation.plan import CLUSTERS, Plan, draw_plan
+from tests.simulation.federation.rules import CONVERGED, HELD, Rules
+from tests.simulation.virtual import VirtualLoop
+
+AGENTS = 2  # Of each cluster.
+CONVERGED_WITHIN_S = 90.0
+TICK_S = 0.5
+MOMENT_S = 0.25  # Between two looks at what is held everywhere.
+WALL_S = 1_700_000_000.0
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What a run ended with; `violation` is None when all held."""
+
+    seed: int
+    plan: Plan
+    violation: ViolationError | None
+    faults: list[str]
+    entries: int
+    revision: int
+    checked: int
+    seconds: float
+    trace: str
+
+
+def run(seed: int, parts: Parts | None = None) -> Outcome:
+    """Run one seed from beginning to end."""
+    state = random.getstate()
+    random.seed(seed)  # The product spreads its retries by the module's generator.
+    try:
+        with simulated_channels(), _quiet():
+            return World(seed, parts or Parts()).run()
+    finally:
+        random.setstate(state)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    config = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**config)
+
+
+class World:
+    """The state of one run."""
+
+    def __init__(self, seed: int, parts: Parts) -> None:
+        self.seed = seed
+        self.plan = plan = draw_plan(seed)
+        self.loop = VirtualLoop()
+        self.rules = Rules(parts, lambda: self.loop.now_s)
+        self.net = Net(self.loop, seed, delay_ms=plan.delay_ms, jitter=plan.jitter)
+        self.wall_jump_s: dict[str, float] = {}
+        self.primaries = CLUSTERS[:-1] if plan.remote else CLUSTERS
+        names = [f"{cluster}-1" for cluster in self.primaries] + (["alpha-2"] if plan.second else [])
+        processes = {name: self.net.add(name, name.partition("-")[0]) for name in names}
+        voters = [processes[name] for name in names[: 3 if plan.remote else 5]]
+        self.agreed = AgreedLog(self.net, self._rng("log"), self.rules, voters=voters)
+        self.controllers: dict[str, SimController] = {}
+        for name, process in processes.items():
+            remote = ("epsilon",) if plan.remote and process.site == "alpha" else ()
+            self.controllers[name] = SimController(
+                process,
+                self.agreed,
+                self.rules,
+                parts,
+                trust_domain=self.trust_domain(process.site),
+                serves=(process.site, *remote),
+                rng=self._rng(name),
+                drift=plan.drift,
+            )
+        self.agreed.controllers = list(self.controllers.values())
+        accept = _Accept(self)
+        directory = FixedDirectory(self._directory())
+        self.agents = {
+            f"{cluster}-a{number}": SimAgent(
+                self.net.add(f"{cluster}-a{number}", cluster),
+                cluster,
+                self.trust_domain(cluster),
+                directory,
+                accept,
+            )
+            for cluster in CLUSTERS
+            for number in range(AGENTS)
+        }
+        self.rules.agents = self.agents
+        self.followers = {
+            f"{cluster}-dns": SimFollower(
+                self.net.add(f"{cluster}-dns", cluster),
+                cluster,
+                self.trust_domain(cluster),
+                controllers=self._preferred(cluster),
+                accept=accept,
+                rules=self.rules,
+                parts=parts,
+                rng=self._rng(f"{cluster}-dns"),
+            )
+            for cluster in CLUSTERS
+        }
+        self.nemesis = Nemesis(self, self._rng("nemesis"))
+        self._ticks = 0
+        self._tasks: asyncio.TaskGroup
+        self._ending = False
+
+    def run(self) -> Outcome:
+        """Run everything and return what came of it."""
+        violation: ViolationError | None = None
+        try:
+            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                runner.run(self._main())
+        except* ViolationError as group:
+            violation = _first(group)
+        return Outcome(
+            seed=self.seed,
+            plan=self.plan,
+            violation=self.rules.violation or violation,
+            faults=self.nemesis.log,
+            entries=len(self.agreed.entries),
+            revision=self.rules.truth.revision,
+            checked=self.rules.checked,
+            seconds=self.loop.now_s,
+            trace=f"{len(self.agreed.entries)}/{self.rules.checked}/{self.loop.now_s:.6f}",
+        )
+
+    async def _main(self) -> None:
+        crashed: list[BaseException] = []
+        self.loop.set_exception_handler(
+            lambda _loop, context: crashed.append(
+                context.get("exception") or RuntimeError(context["message"])
+            )
+        )
+        self._crashed = crashed
+        self._found()
+        async with asyncio.TaskGroup() as self._tasks:
+            for name in self.controllers:
+                self.start_controller(name, len(self.agreed.entries))
+            for name in self.followers:
+                self.start_follower(name, None)
+            for number, name in enumerate(self.agents):
+                self.start_agent(name, [number % 4, (number + 1) % 4], 0.0)
+            ticker = self._tasks.create_task(self._tick())
+            await self._pass(3.0)
+            await self._chaos()
+            await self._converge()
+            self._ending = True
+            ticker.cancel()
+            for process in self.net.processes.values():
+                if process.alive:
+                    process.kill()
+
+    async def _chaos(self) -> None:
+        self.agreed.loss = self.plan.loss
+        rng = self._rng("chaos")
+        end_s = self.loop.now_s + self.plan.chaos_s
+        while self.loop.now_s < end_s:
+            self.nemesis.strike()
+            await self._pass(rng.expovariate(1 / self.plan.calm_s))
+        self.agreed.loss = 0.0
+        self.wall_jump_s.clear()
+        self.net.heal()
+
+    async def _converge(self) -> None:
+        await self._pass(10.0)  # Whoever was to come back is back.
+        self.net.heal()
+        end_s = self.loop.now_s + CONVERGED_WITHIN_S
+        while difference := self._difference():
+            if self.loop.now_s > end_s:
+                raise self.rules.fail(CONVERGED, difference)
+            await self._pass(MOMENT_S)
+
+    async def _pass(self, seconds: float) -> None:
+        """Let time pass, and look at what must be held meanwhile."""
+        end_s = self.loop.now_s + seconds
+        while True:
+            await asyncio.sleep(max(0.0, min(MOMENT_S, end_s - self.loop.now_s)))
+            if self._crashed:
+                raise self._crashed[0]
+            self._look()
+            if self.rules.violation is not None:
+                raise self.rules.violation
+            if self.loop.now_s >= end_s:
+                return
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """What a controller acknowledged, it holds, and its own view shows it."""
+        for agent in self.agents.values():
+            declared = agent.declared
+            if declared is None:
+                continue
+            for name in agent.settled_at():
+                controller = self.controllers[name]
+                copy = controller.copies.get(agent.cluster)
+                registry = controller.registries.get(agent.cluster)
+                if registry is None or copy is None or registry.agents().get(agent.name) != "live":
+                    continue  # It started again, and the agent is about to notice.
+                rows = registry._table.endpoints()
+                for row in declared.rows.values():
+                    self.rules.checked += 1
+                    if rows.get(row.key.encode()) is None:
+                        self.rules.fail(
+                            HELD, f"{name} acknowledged {row.key} of {agent.name}, and has it not"
+                        )
+                    elif copy.state.complete and not copy.holds(row):
+                        self.rules.fail(
+                            HELD, f"{name} acknowledged {row.key}, and {agent.cluster} sees it not"
+                        )
+
+    def _difference(self) -> str:
+        """Return what still differs from what everybody should have, "" when nothing does."""
+        truth = self.rules.truth
+        wanted = {
+            row.key.encode(): row.version
+            for agent in self.agents.values()
+            if (declared := agent.declared) is not None
+            for row in declared.rows.values()
+        }
+        there = {
+            key: truth.tables.endpoint(row.key).version  # type: ignore[union-attr]
+            for agent in self.agents.values()
+            if (declared := agent.declared) is not None
+            for row in declared.rows.values()
+            if truth.tables.endpoints.get(key := row.key.encode()) is not None
+        }
+        if there != wanted:
+            return f"of {len(wanted)} declared endpoints the log has {len(there)}, or older ones"
+        if extra := [key for key in truth.tables.endpoints if key not in wanted]:
+            return f"the log still has {extra[0]!r}, which nobody declares"
+        for name, controller in self.controllers.items():
+            if controller.catalog.tables != truth.tables:
+                return f"{name} is at revision {controller.catalog.revision} of {truth.revision}"
+        views: dict[str, set[tuple[int, int]]] = {}
+        for cluster, copy in self._copies():
+            views.setdefault(cluster, set()).add(copy.digest)
+            if copy.state.revision != truth.revision and copy.digest[0] != self.rules.sums[truth.revision]:
+                return f"{copy.name} is at revision {copy.state.revision} of {truth.revision}"
+        for cluster, digests in views.items():
+            if len(digests) > 1:
+                return f"{len(digests)} views of {cluster}"
+        return ""
+
+    def _copies(self) -> Iterator[tuple[str, "object"]]:
+        for controller in self.controllers.values():
+            yield from controller.copies.items()
+        for follower in self.followers.values():
+            if follower.copy is not None:
+                yield follower.cluster, follower.copy
+
+    # -- what the nemesis does ---------------------------------------------------------------------
+
+    def later(self, seconds: float, what: Callable[..., None], *arguments: object) -> None:
+        """Do something later, unless the run has ended by then."""
+        self.loop.call_later(seconds, lambda: None if self._ending else what(*arguments))
+
+    def start_controller(self, name: str, known_index: int) -> None:
+        """Start a controller whose disk holds the log up to an index."""
+        if not self.controllers[name].process.alive:
+            self.controllers[name].start(self._tasks, known_index=known_index)
+
+    def start_follower(self, name: str, image: Image | None) -> None:
+        """Start a follower from an image."""
+        one = self.followers[name]
+        if one.process.alive:
+            return
+        one.start(self._tasks, image)
+        assert one.copy is not None
+        one.copy.excused = lambda: (
+            one.source in self.controllers and self.controllers[one.source].restarted(one.cluster)
+        )
+
+    def start_agent(self, name: str, numbers: list[int], probed_s: float) -> None:
+        """Start an agent whose endpoints are probed a while later."""
+        agent = self.agents[name]
+        if agent.process.alive:
+            return
+        agent.start(self._tasks, numbers, probed=probed_s == 0)
+        registrar = agent.registrar
+        if probed_s:
+            self.later(
+                probed_s,
+                lambda: agent.probe() if agent.process.alive and agent.registrar is registrar else None,
+            )
+
+    def leave(self, name: str, numbers: list[int], back_s: float) -> None:
+        """Have an agent withdraw what it has and end; later it comes back with other endpoints."""
+        agent = self.agents[name]
+        agent.process.tasks.create_task(self._leave(agent, numbers, back_s), name="leave")
+
+    async def _leave(self, agent: SimAgent, numbers: list[int], back_s: float) -> None:
+        assert agent.registrar is not None
+        await agent.registrar.declare_unready(timeout_s=1.0)
+        await agent.registrar.remove_all(timeout_s=2.0)
+        self.later(back_s, self.start_agent, agent.name, numbers, 0.0)
+        self.loop.call_soon(agent.process.kill)
+
+    def speaker(self, cluster: str) -> str:
+        """Return the cluster whose controllers write for `cluster`."""
+        return cluster if cluster in self.primaries else "alpha"
+
+    # -- the federation ----------------------------------------------------------------------------
+
+    def trust_domain(self, cluster: str) -> str:
+        """A remote cluster uses its home's."""
+        return f"{self.speaker(cluster)}.test"
+
+    def _rng(self, what: str) -> random.Random:
+        return random.Random(f"{self.seed}/{what}")
+
+    def _preferred(self, cluster: str) -> tuple[str, ...]:
+        home = self.speaker(cluster)
+        near = [name for name, one in self.controllers.items() if one.cluster == home]
+        return (*near, *(name for name in self.controllers if name not in near))
+
+    def _directory(self) -> Directory:
+        return Directory(
+            revision=1,
+            federation="f1",
+            controllers=tuple(
+                NamedController(
+                    name=name,
+                    spec=ControllerSpec(
+                        cluster=one.cluster, role="member", identity=str(one.identity), control="simulated:1"
+                    ),
+                )
+                for name, one in self.controllers.items()
+            ),
+            bundles={},
+            homes={"epsilon": "alpha"} if self.plan.remote else {},
+        )
+
+    def _found(self) -> None:
+        """Write what a federation has before anything goes wrong."""
+        federation = _put(ResourceKey("", "Federation", "", "federation"), FederationSpec(id="f1"))
+        for cluster in CLUSTERS:
+            domain = self.trust_domain(cluster)
+            home = "alpha" if cluster not in self.primaries else ""
+            spec = ClusterSpec(role="remote" if home else "primary", trust_domain=domain, home=home)
+            first: list[Operation] = [federation] if cluster == "alpha" else []
+            first.append(_put(ResourceKey("", "Cluster", "", cluster), spec))
+            if not home:
+                first.append(
+                    _put(ResourceKey("", "TrustDomain", "", domain), TrustDomainSpec(roots=("PEM",)))
+                )
+            self._write("alpha", f"join-{cluster}", first)
+            export = ExportPolicySpec(services=("orders", "cart"))
+            grant = GrantSpec(services=("*",), sources=(GrantSource(),))
+            own: list[Operation] = [
+                _put(ResourceKey(cluster, "ExportPolicy", NAMESPACE, "base"), export),
+                _put(ResourceKey(cluster, "Grant", NAMESPACE, "base"), grant),
+            ]
+            own += [
+                _put(
+                    ResourceKey(cluster, "Agent", "", f"agent.{agent.name}"),
+                    AgentSpec(role="agent", namespace=NAMESPACE, service_account=ACCOUNT),
+                )
+                for agent in self.agents.values()
+                if agent.cluster == cluster
+            ]
+            self._write(self.speaker(cluster), f"enroll-{cluster}", own)
+
+    def _write(self, proposer: str, request_id: str, operations: list[Operation]) -> None:
+        command = encode_command(
+            Command(request_id=request_id, proposer=proposer, body=Write(operations=tuple(operations)))
+        )
+        self.agreed.entries.append(command)
+        self.rules.committed(len(self.agreed.entries), command)
+        again = decode_outcome(self.rules.truth.apply(len(self.agreed.entries) + 1, command))
+        assert again.code == 0, again.message
+
+    async def _tick(self) -> None:
+        """What the leader does for everybody; and its heartbeats."""
+        while True:
+            leader = self.agreed.leader()
+            if leader is not None:
+                self._ticks += 1
+                wall_s = WALL_S + self.loop.now_s + self.wall_jump_s.get(leader.name, 0.0)
+                body = Tick(now_ms=int(wall_s * 1000))
+                self.agreed.append(
+                    encode_command(Command(request_id=f"tick-{self._ticks}", proposer=leader.site, body=body))
+                )
+                for controller in self.controllers.values():
+                    controller.catch_up(len(self.agreed.entries))
+            await asyncio.sleep(TICK_S)
+
+
+class _Accept(Accept):
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self, to: str, kind: str, stream: Stream, peer: object) -> None:
+        self._world.controllers[to].accept(kind, stream, peer)  # type: ignore[arg-type]
+
+
+def _put(key: ResourceKey, spec: AnySpec) -> Put:
+    return Put(key=key, spec=msgspec.json.encode(spec))
+
+
+def _first(group: BaseExceptionGroup[ViolationError]) -> ViolationError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ViolationError)
+    return error
