@@ -105,6 +105,13 @@ class EndsLeasesOfTheLiving(ClusterRegistry):
         self._table.agent_lost(agent)
 
 
+class AcknowledgesTooMuch(ClusterRegistry):
+    """What was declared while a batch was under way counts as published with it."""
+
+    def published(self, version: int, revision: int) -> None:
+        super().published(self.version, revision)
+
+
 class BelievesTheFirstPart(FollowerState):
     """Each part of a local list is taken for all of it."""
 
@@ -151,6 +158,9 @@ BUGS: dict[str, Bug] = {
     "gives up everybody": Bug(parts=Parts(registry=GivesUpEverybody), rules=(rules.PRESERVED,)),
     "ends leases of the living": Bug(
         parts=Parts(registry=EndsLeasesOfTheLiving), rules=(rules.REASON, rules.HELD)
+    ),
+    "acknowledges what it has not published": Bug(
+        parts=Parts(registry=AcknowledgesTooMuch), rules=(rules.GLOBAL,), seeds=40
     ),
     "believes a part of a list": Bug(
         parts=Parts(follower=BelievesTheFirstPart), rules=(rules.REASON, rules.HELD)

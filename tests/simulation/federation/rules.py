@@ -47,7 +47,10 @@ VIEW = "equal revision and local table, equal view"
 HELD = "what was acknowledged is held, and seen at home"
 EQUAL = "equal logs, equal catalogs"
 PRESERVED = "nobody withdraws what he lost all at once"
+GLOBAL = "what was acknowledged as global had been committed"
 CONVERGED = "everything converges"
+
+LOG = "the log"
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -92,6 +95,7 @@ class Rules:
         self.sums: dict[int, int] = {0: 0}  # Of what followers get, by revision.
         self._views: dict[tuple[str, int, int], tuple[int, str]] = {}
         self._heard_s: dict[tuple[str, str], dict[str, float]] = {}
+        self._committed: dict[bytes, tuple[int, int]] = {}  # The newest version that ever was in the log.
         self.sweeping: tuple[str, str] | None = None
 
     def fail(self, rule: str, what: str) -> ViolationError:
@@ -132,7 +136,7 @@ class Rules:
                 self.fail(OWNER, f"{command.proposer} changed {what}")
             if change.table == "endpoints":
                 there = before.endpoints.get(change.key)
-                self.row_changed("the log", change, None if there is None else unpack_endpoint(there))
+                self.row_changed(LOG, change, None if there is None else unpack_endpoint(there))
 
     def restored(self, name: str, catalog: Catalog) -> None:
         """A controller took a snapshot of the truth."""
@@ -151,6 +155,9 @@ class Rules:
     def row_changed(self, where: str, change: Change, there: Endpoint | None) -> None:
         """An endpoint's row was set or removed somewhere."""
         self.checked += 1
+        if where == LOG and change.value is not None:
+            version = unpack_endpoint(change.value).version
+            self._committed[change.key] = max(version, self._committed.get(change.key, version))
         if there is None:
             return
         if change.value is None:
@@ -158,6 +165,12 @@ class Rules:
                 self.fail(REASON, f"{where}: {there.key} of {there.agent} at {there.version}")
         elif (now := unpack_endpoint(change.value)).agent == there.agent and now.version < there.version:
             self.fail(NEWER, f"{where}: {there.key} at {now.version} after {there.version}")
+
+    def acknowledged(self, row: Endpoint) -> None:
+        """An agent was told that a row is global."""
+        self.checked += 1
+        if self._committed.get(row.key.encode(), (-1, -1)) < row.version:
+            self.fail(GLOBAL, f"{row.key} of {row.agent} at {row.version}")
 
     def _has_reason(self, row: Endpoint) -> bool:
         agent = self.agents.get(row.agent)

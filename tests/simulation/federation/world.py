@@ -231,11 +231,15 @@ class World:
     # -- looking -----------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """What a controller acknowledged, it holds, and its own view shows it."""
+        """What was acknowledged as global is; what a controller holds, it has, and its own view shows it."""
         for agent in self.agents.values():
             declared = agent.declared
             if declared is None:
                 continue
+            assert agent.registrar is not None
+            for row in declared.rows.values():
+                if agent.registrar.level(row.key) == "global":
+                    self.rules.acknowledged(row)
             for name in agent.settled_at():
                 controller = self.controllers[name]
                 copy = controller.copies.get(agent.cluster)
