@@ -29,3 +29,4 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     put: tuple[Endpoint, ...] = ()
     remove: tuple[tuple[EndpointKey, int, int], ...] = ()
     refused: tuple[tuple[EndpointKey, str], ...] = ()
+    whole: bool = True  # Nothing that differs is left for another batch.

@@ -257,6 +257,7 @@ class LocalTable:
         spec = tables.cluster(self._cluster)
         places = controller_places(tables) if self._unpublished else frozenset()
         size = 0
+        whole = True
         for key in tuple(self._unpublished):
             ours, theirs = self._rows.get(key), tables.endpoints.get(key)
             if ours == theirs:
@@ -275,12 +276,13 @@ class LocalTable:
                 continue
             size += len(ours or b"") + len(key) + _REMOVAL_BYTES
             if len(put) + len(remove) >= PUBLISH_ROWS_MAX or size > PUBLISH_BYTES_MAX:
+                whole = False
                 break
             if there is not None and (row is None or row.version <= there.version):
                 remove.append((there.key, *there.version))
             if row is not None:
                 put.append(row)
-        return Difference(put=tuple(put), remove=tuple(remove), refused=tuple(refused))
+        return Difference(put=tuple(put), remove=tuple(remove), refused=tuple(refused), whole=whole)
 
     def _may_replace(self, there: Endpoint, row: Endpoint | None) -> bool:
         """True when we know better than the catalog's row; False when `absorb` has yet to see that row."""

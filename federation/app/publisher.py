@@ -101,7 +101,7 @@ class Publisher:
                 cluster=registry.cluster, fence=fence, put=batch.put, remove=batch.remove
             )
             try:
-                await self._proposer.propose(publish)
+                outcome = await self._proposer.propose(publish)
             except LimitExceededError as error:
                 if registry.limited:
                     raise
@@ -109,6 +109,10 @@ class Publisher:
                 _log.warning("endpoints_limited", cluster=registry.cluster, reason=error.message)
                 registry.limited = error.message
                 self._create_again_s = asyncio.get_running_loop().time() + LIMITED_RETRY_S
+                continue
+            if batch.whole and not registry.limited:
+                # Now, not when nothing is left to do: of agents that never pause, nothing would ever be said.
+                registry.published(version, outcome.revision)
 
     def _wait_s(self, count: int) -> float:
         """How long a batch has to wait for the cluster's rate; 0 lets it go, and counts it."""

@@ -171,6 +171,27 @@ async def test_what_is_declared_while_a_batch_travels_is_published_by_the_next()
     assert world.registry.published_version == 2
 
 
+async def test_agents_that_never_pause_hear_that_what_they_said_is_global() -> None:
+    worlds: list[World] = []
+    acknowledged: list[int] = []
+
+    def before(command: Command) -> None:
+        """Each batch finds something new to say, up to the twentieth."""
+        world, sequence = worlds[0], len(worlds[0].wire.proposed) + 2
+        if isinstance(command.body, PublishEndpoints):
+            acknowledged.append(world.registry.published_version)
+            if sequence < 20:
+                row = endpoint(name="e0", version=(1, sequence))
+                world.declare(row, sequence=sequence, complete=False)
+
+    world = World(before)
+    worlds.append(world)
+    world.declare(*rows(1))
+    await world.publishing(world.settled)
+    assert len(acknowledged) > 10
+    assert acknowledged == list(range(len(acknowledged)))
+
+
 async def test_a_limit_keeps_new_endpoints_out_until_there_is_room_and_nothing_else() -> None:
     world = World()
     world.declare(*rows(3))
