@@ -2,6 +2,7 @@
 
 import enum
 
+from discovery.core.canary import Doubt
 from discovery.core.model import Endpoint
 from federation.kernel.errors import StaleRevisionError
 
@@ -26,6 +27,7 @@ class Agent:
         self.rows: set[bytes] = set()
         self.listing: dict[bytes, Endpoint] | None = None  # A list that is not complete yet.
         self.listing_incarnation = -1
+        self.doubt: Doubt | None = None  # About its newest list.
         self.heard_by: set[str] = set()  # Other controllers of the cluster that hear it now.
 
     @property

@@ -15,8 +15,11 @@ took. Pure: no clock, no I/O. One thread writes; what `endpoints()` returned may
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
+import msgspec
+
 from discovery.core.agents import Agent
 from discovery.core.agents import Phase as Phase  # what `agents()` answers with
+from discovery.core.canary import Doubt, weigh, without
 from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
@@ -29,6 +32,7 @@ from federation.kernel.errors import (
     IsthmusError,
     LimitExceededError,
     NotAllowedError,
+    NotFoundError,
     PreconditionError,
 )
 from federation.kernel.limits import COMMAND_BYTES_MAX, ENDPOINTS_PER_CLUSTER_MAX
@@ -111,7 +115,9 @@ class LocalTable:
         edits: _Edits = {}
         if agent.listing is None:
             self._check_room(agent, agent.rows | rows.keys())
-            rows = self._within_quota(rows, gone, refused)
+            rows, excess = self.quota.admit(self._rows, self._usage, rows, gone)
+            refused += excess
+            agent.doubt = without(agent.doubt, rows.keys() | gone)
             self._update(agent, declaration, rows, gone, edits)
             return Declared(changes=self._commit(edits), refused=tuple(refused))
         listed = {key: row for key, row in agent.listing.items() if key not in gone} | rows
@@ -119,10 +125,14 @@ class LocalTable:
         agent.listing = listed
         if declaration.complete:
             kept = self._still_free(listed, declaration.agent, refused)
-            kept = self._within_quota(kept, agent.rows - kept.keys(), refused)
+            missing = agent.rows - kept.keys()
+            agent.doubt = weigh(agent.doubt, missing, agent.rows)
+            gone = set() if agent.doubt is not None else missing
+            kept, excess = self.quota.admit(self._rows, self._usage, kept, gone)
+            refused += excess
             agent.phase = Phase.LIVE
             agent.listing = None
-            self._update(agent, declaration, kept, agent.rows - kept.keys(), edits)
+            self._update(agent, declaration, kept, gone, edits)
         return Declared(changes=self._commit(edits), refused=tuple(refused))
 
     def hear(
@@ -160,6 +170,7 @@ class LocalTable:
         gone = known.rows - listed.keys() if position > known.known_until else set[bytes]()
         edits: _Edits = {}
         said = Declaration(agent=agent, incarnation=position[0], sequence=position[1])
+        known.doubt = without(known.doubt, gone)
         self._update(known, said, listed, gone, edits)
         return self._commit(edits)
 
@@ -191,6 +202,36 @@ class LocalTable:
         known = self._agents.get(agent)
         return known is not None and known.heard
 
+    def doubted(self) -> Mapping[str, Doubt]:
+        """The agents whose newest lists left out too much at once, and what of it still stands."""
+        return {name: agent.doubt for name, agent in self._agents.items() if agent.doubt is not None}
+
+    def ripen(self, agent: str) -> None:
+        """The pause is over: the same list again is believed."""
+        known = self._agents.get(agent)
+        if known is not None and known.doubt is not None:
+            known.doubt = msgspec.structs.replace(known.doubt, ripe=True)
+
+    def confirm(self, agent: str) -> tuple[Change, ...]:
+        """An operator believes the agent's newest list: remove what it left out. Raises `NotFoundError`."""
+        known = self._agents.get(agent)
+        if known is None or known.doubt is None:
+            raise NotFoundError(
+                f"agent {agent} of cluster {self._cluster} left nothing out that still stands"
+            )
+        missing, known.doubt = known.doubt.missing, None
+        edits: _Edits = {}
+        for key in sorted(missing & known.rows):
+            row = self._row(key, edits)
+            if row is not None and row.version <= known.known_until:
+                edits[key] = None
+        return self._commit(edits)
+
+    def rows_of(self, agent: str) -> int:
+        """How many rows an agent has."""
+        known = self._agents.get(agent)
+        return 0 if known is None else len(known.rows)
+
     def agent_lost(self, agent: str) -> None:
         """The agent's stream ended: its rows stay, and its lease begins to run out."""
         known = self._agents.get(agent)
@@ -206,6 +247,7 @@ class LocalTable:
         if known is None or known.heard:
             return ()
         known.phase = Phase.ENDED
+        known.doubt = None
         edits: _Edits = {}
         for key in sorted(known.rows):
             row = self._row(key, edits)
@@ -366,28 +408,6 @@ class LocalTable:
                 refused.append((row.key, error.message))
             else:
                 kept[key] = row
-        return kept
-
-    def _within_quota(
-        self, rows: Mapping[bytes, Endpoint], gone: Iterable[bytes], refused: _Refused
-    ) -> dict[bytes, Endpoint]:
-        """The rows without those by which the cluster would have more than its quota."""
-        draft = Usage(self._usage)
-        for key in gone:
-            if (there := self._rows.get(key)) is not None:
-                draft.note("endpoints", key, -1, -len(key) - len(there))
-        kept: dict[bytes, Endpoint] = {}
-        for key, row in rows.items():
-            if self._rows.get(key) is None:
-                size = len(key) + len(pack(row))
-                draft.note("endpoints", key, 1, size)
-                try:
-                    self.quota.check_growth(draft, self._cluster)
-                except LimitExceededError as error:
-                    draft.note("endpoints", key, -1, -size)
-                    refused.append((row.key, error.message))
-                    continue
-            kept[key] = row
         return kept
 
     def _update(

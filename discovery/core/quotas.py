@@ -10,13 +10,13 @@ below what there is takes nothing away. How fast it may change is enforced where
 publisher of the cluster's endpoints, which waits, and by the API, which refuses.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from discovery.core.kinds import NamespaceQuota, QuotaSpec, decode_spec
-from discovery.core.model import FEDERATION_SCOPE, ResourceKey
-from discovery.core.tables import Tables
+from discovery.core.model import FEDERATION_SCOPE, Endpoint, EndpointKey, ResourceKey, pack
+from discovery.core.tables import Table, Tables
 from discovery.core.usage import Measure, Place, Usage
 from federation.kernel.errors import IsthmusError, LimitExceededError
 
@@ -51,6 +51,32 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
                 continue
             if place.cluster == cluster:
                 self._check(usage, place)
+
+    def admit(
+        self, standing: Table, usage: Usage, rows: Mapping[bytes, Endpoint], gone: Iterable[bytes]
+    ) -> tuple[dict[bytes, Endpoint], list[tuple[EndpointKey, str]]]:
+        """Return the rows without new ones that exceed this quota, and those with the reason.
+
+        `usage` is that of the `standing` rows, of which those at `gone` go at the same time.
+        """
+        draft = Usage(usage)
+        for key in gone:
+            if (there := standing.get(key)) is not None:
+                draft.note("endpoints", key, -1, -len(key) - len(there))
+        kept: dict[bytes, Endpoint] = {}
+        refused: list[tuple[EndpointKey, str]] = []
+        for key, row in rows.items():
+            if standing.get(key) is None:
+                size = len(key) + len(pack(row))
+                draft.note("endpoints", key, 1, size)
+                try:
+                    self.check_growth(draft, row.key.cluster)
+                except LimitExceededError as error:
+                    draft.note("endpoints", key, -1, -size)
+                    refused.append((row.key, error.message))
+                    continue
+            kept[key] = row
+        return kept, refused
 
     def _check(self, usage: Usage, place: Place) -> None:
         there = usage.count(*place)

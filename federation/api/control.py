@@ -285,13 +285,22 @@ class _AgentStream:
         self._answers: asyncio.Queue[ControllerMessage | None] = asyncio.Queue(ANSWERS_QUEUED_MAX)
         self._to_acknowledge: asyncio.Queue[tuple[int, int]] = asyncio.Queue(ANSWERS_QUEUED_MAX)
         self._reading: asyncio.Timeout | None = None
+        self._why: IsthmusError = UnavailableError("the stream was ended")
 
     async def put(self, message: ControllerMessage) -> None:
         """Queue an answer; a full queue makes the agent wait."""
         await self._answers.put(message)
 
     def evict(self) -> None:
-        """End `read`, wherever it waits."""
+        """The agent was removed: end `read`, wherever it waits."""
+        self._end(NotAllowedError(f"{self.agent} was evicted: its Agent record was deleted"))
+
+    def list_again(self) -> None:
+        """End `read`, so that the agent comes back with its whole list."""
+        self._end(UnavailableError(f"{self.agent} left out most of what it had: list again"))
+
+    def _end(self, why: IsthmusError) -> None:
+        self._why = why
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.reschedule(asyncio.get_running_loop().time())
@@ -305,7 +314,7 @@ class _AgentStream:
                 finally:
                     self._reading = None
         except TimeoutError as error:
-            raise NotAllowedError(f"{self.agent} was evicted: its Agent record was deleted") from error
+            raise self._why from error
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
         """Take messages until the agent closes the stream or is silent for its lease."""

@@ -251,6 +251,34 @@ def _agents(facts: Facts) -> Iterator[Finding]:
                 )
 
 
+def _withheld(facts: Facts) -> Iterator[Finding]:
+    for health in _answers(facts):
+        for agents in health.agents:
+            for agent, count in agents.withheld:
+                yield Finding(
+                    check="withheld",
+                    level="warning",
+                    subject=f"{agents.cluster}/{agent}",
+                    message=f"agent {agent} of {agents.cluster} came back without {count} endpoints, most of what it"
+                    f" had: {health.controller} keeps them until it has listed them missing twice",
+                    next_step="look whether its list is whole; if they are gone:"
+                    f" isthmus withheld confirm {agent} --cluster {agents.cluster}",
+                )
+
+
+def _quotas(facts: Facts) -> Iterator[Finding]:
+    for health in _answers(facts):
+        for agents in health.agents:
+            if agents.limited:
+                yield Finding(
+                    check="quotas",
+                    level="problem",
+                    subject=agents.cluster,
+                    message=f"{health.controller} cannot publish new endpoints of {agents.cluster}: {agents.limited}",
+                    next_step=f"remove what is not needed, or raise the limit: isthmus get quota {agents.cluster}",
+                )
+
+
 def _followers(facts: Facts) -> Iterator[Finding]:
     for health in _answers(facts):
         for follower in health.slow_followers:
@@ -338,6 +366,8 @@ _CHECKS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
     "certificates": _certificates,
     "disks": _disks,
     "agents": _agents,
+    "withheld": _withheld,
+    "quotas": _quotas,
     "followers": _followers,
     "versions": _versions,
     "incarnations": _incarnations,

@@ -27,6 +27,9 @@ class AgentsHealth(Message, frozen=True, kw_only=True):
     silent: int = 0
     silent_names: tuple[str, ...] = ()
     dns_absent: tuple[str, ...] = ()  # Enrolled DNS processes that do not follow this controller.
+    # Agents that came back without most of what they had, with how many endpoints stay for now.
+    withheld: tuple[tuple[str, int], ...] = ()
+    limited: str = ""  # Why new endpoints are not published.
 
 
 class FollowerHealth(Message, frozen=True, kw_only=True):

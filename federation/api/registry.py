@@ -1,10 +1,13 @@
 """What the agents of one cluster have declared to this controller, and how long it believes the silent ones."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
 
 import structlog
 
+from discovery.core.canary import is_doubtful
 from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, EndpointKey, unpack_endpoint
@@ -20,6 +23,15 @@ _log = structlog.get_logger("registry")
 # The share of a lease within which a healthy agent is heard: it speaks three times in one. What falls silent at one moment
 # was last heard within a third of a lease, so the first lease ends when nobody has been heard for two thirds.
 HEARD_LEASE_SHARE = 1 / 2
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """A session whose agent can be asked for its whole list."""
+
+    def list_again(self) -> None:
+        """End the stream: an agent begins the next one with its list."""
+
 
 LocalChanged = Callable[[str, tuple[Change, ...]], None]
 
@@ -62,6 +74,11 @@ class ClusterRegistry:
         self.heard_here = HeardFeed(self._list_of)  # What other controllers of the cluster follow.
         self.fellows = Fellows()  # Those controllers.
         self._contested: set[str] = set()  # Agents that somebody hears, as the catalog shows, and we do not.
+        self._doubted_s: dict[str, float] = {}  # Since when an agent's list is doubted.
+        self._expired: deque[tuple[float, int]] = (
+            deque()
+        )  # When leases ended of late, with how many endpoints.
+        self._due: frozenset[str] = frozenset()  # Agents whose end waits for a second look.
         self._seed()
 
     def retire(self) -> None:
@@ -89,6 +106,8 @@ class ClusterRegistry:
     def heard(self, agent: str) -> None:
         """The agent gave a sign of life."""
         self._heard_s = self._clock()
+        if self._due:
+            self._due -= {agent}
         self._ends_s[agent] = self._heard_s + self.lease_ms / 1000
 
     def declare(self, declaration: Declaration, session: object) -> Declared:
@@ -123,6 +142,28 @@ class ClusterRegistry:
         """Another controller of the cluster is not heard itself any more: its agents have one lease from now."""
         self._table.forget(controller)
 
+    def withheld(self) -> dict[str, int]:
+        """Agents whose newest lists left out too much at once, with how many endpoints stay for now."""
+        return {agent: len(doubt.missing) for agent, doubt in self._table.doubted().items()}
+
+    def confirm(self, agent: str) -> int:
+        """An operator believes an agent's newest list; return how many endpoints go. Raises NotFoundError."""
+        changes = self._table.confirm(agent)
+        self._took(changes)
+        return len(changes)
+
+    def _ask_again(self, now_s: float) -> None:
+        """Let those whose lists are doubted for a lease already list again: what is missing then is gone."""
+        doubted = self._table.doubted()
+        self._doubted_s = {agent: self._doubted_s.get(agent, now_s) for agent in doubted}
+        for agent, since_s in self._doubted_s.items():
+            if doubted[agent].ripe or now_s - since_s < self.lease_ms / 1000:
+                continue
+            self._table.ripen(agent)
+            session = self._sessions.get(agent)
+            if isinstance(session, Lister):
+                session.list_again()
+
     def close(self, agent: str, session: object) -> None:
         """A stream of `agent` ended: its endpoints stay until its lease does."""
         if self._sessions.get(agent) is session:
@@ -133,11 +174,13 @@ class ClusterRegistry:
     def sweep(self) -> None:
         """End the leases that ran out; called every second or so."""
         now = self._clock()
+        self._ask_again(now)
         if self._all_silent(now):
             # Whoever returns first must not be the end of those who need a moment longer.
             for agent in self._table.agents():
                 self._ends_s[agent] = now + self.lease_ms / 1000
             return
+        due = []
         for agent, phase in self._table.agents().items():
             if phase in (Phase.ENDED, Phase.LIVE):
                 continue  # A live one has a stream, whose reader notices silence.
@@ -145,11 +188,34 @@ class ClusterRegistry:
                 self._ends_s[agent] = now + self.lease_ms / 1000
                 continue  # One controller's silence is an opinion: another one hears it.
             if now >= self._ends_s.setdefault(agent, now + self.lease_ms / 1000):
-                changes = self._table.expire(agent)
-                # Its rows may come back through the catalog, from a controller that hears it: a new lease then.
-                del self._ends_s[agent]
-                _log.warning("agent_lease_ended", cluster=self.cluster, agent=agent, endpoints=len(changes))
-                self._took(changes)
+                due.append(agent)
+        if due and not self._too_many(due, now):
+            for agent in due:
+                self._expire(agent, now)
+
+    def _expire(self, agent: str, now_s: float) -> None:
+        changes = self._table.expire(agent)
+        # Its rows may come back through the catalog, from a controller that hears it: a new lease then.
+        del self._ends_s[agent]
+        self._expired.append((now_s, len(changes)))
+        _log.warning("agent_lease_ended", cluster=self.cluster, agent=agent, endpoints=len(changes))
+        self._took(changes)
+
+    def _too_many(self, due: list[str], now_s: float) -> bool:
+        """True when, with these, most of the cluster would go within a lease: they get one more, and no third."""
+        lease_s = self.lease_ms / 1000
+        while self._expired and now_s - self._expired[0][0] >= lease_s:
+            self._expired.popleft()
+        gone = sum(count for _, count in self._expired)
+        going = sum(self._table.rows_of(agent) for agent in due)
+        if not is_doubtful(gone + going, gone + len(self._table.endpoints())) or self._due.issuperset(due):
+            self._due -= frozenset(due)
+            return False
+        _log.warning("agent_leases_extended", cluster=self.cluster, agents=len(due), endpoints=going)
+        self._due |= frozenset(due)
+        for agent in due:
+            self._ends_s[agent] = now_s + lease_s
+        return True
 
     def _all_silent(self, now_s: float) -> bool:
         """True when several agents are known and none was heard of late: then it is this controller that is cut off.

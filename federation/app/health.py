@@ -84,6 +84,7 @@ class HealthDesk:
                 for cluster, phases in heard.items()
             )
         )
+        agents = tuple(self._with_held(one) for one in agents)
         raft = self._engine.status()
         disk = shutil.disk_usage(Path(self._config.data_dir))
         slow = sorted(self._feed.behind(), key=lambda one: -one.behind_ms)[:NAMES_MAX]
@@ -122,6 +123,12 @@ class HealthDesk:
                 FollowerHealth(cluster=one.cluster, name=one.name, behind_ms=one.behind_ms) for one in slow
             ),
         )
+
+    def _with_held(self, agents: AgentsHealth) -> AgentsHealth:
+        """Add what the registry keeps back: removals that it doubts, new endpoints that a limit keeps out."""
+        registry = self._registries[agents.cluster]
+        withheld = sorted(registry.withheld().items())[:NAMES_MAX]
+        return msgspec.structs.replace(agents, withheld=tuple(withheld), limited=registry.limited)
 
     async def gather(self) -> Facts:
         """Ask the controllers of the directory, those that vote first; takes at most ASK_TIMEOUT_S."""

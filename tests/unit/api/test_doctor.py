@@ -70,7 +70,7 @@ def of(facts: Facts, check: str) -> list[Finding]:
 def test_a_healthy_federation_has_no_finding_but_ok_for_each_check() -> None:
     found = examine(HEALTHY)
     assert {finding.level for finding in found} == {"ok"}
-    assert len(found) == len({finding.check for finding in found}) == 11
+    assert len(found) == len({finding.check for finding in found}) == 13
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,13 @@ def test_a_healthy_federation_has_no_finding_but_ok_for_each_check() -> None:
             id="agents",
         ),
         pytest.param(
+            but("alpha", agents=(AgentsHealth(cluster="alpha", live=3, limited="at most 3 are allowed"),)),
+            "quotas",
+            "alpha",
+            "cannot publish new endpoints of alpha: at most 3 are allowed",
+            id="limited",
+        ),
+        pytest.param(
             but("alpha", slow_followers=(FollowerHealth(cluster="alpha", name="dns.d1", behind_ms=11_000),)),
             "followers",
             "alpha/dns.d1",
@@ -148,6 +155,12 @@ def test_a_problem_is_named_with_its_subject_and_a_next_step(
             id="dns",
         ),
         pytest.param(seen("beta", health=None, error="refused"), "reach", "does not answer alpha", id="port"),
+        pytest.param(
+            but("alpha", agents=(AgentsHealth(cluster="alpha", live=1, withheld=(("a1", 12),)),)),
+            "withheld",
+            "agent a1 of alpha came back without 12 endpoints",
+            id="withheld",
+        ),
     ],
 )  # fmt: skip
 def test_what_works_but_should_not_stay_is_a_warning(facts: Facts, check: str, message: str) -> None:

@@ -219,3 +219,79 @@ async def test_whoever_waits_for_a_version_hears_the_revision_that_holds_it() ->
     assert await world.registry.wait_published(3) == 17
     world.registry.published(2, 16)  # Late news change nothing.
     assert await world.registry.wait_published(2) == 17
+
+
+class Listing:
+    """A session that was asked for its list, how often."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def list_again(self) -> None:
+        self.asked += 1
+
+
+def many(count: int, **fields: object) -> list[Endpoint]:
+    return [endpoint(name=f"e{number}", **fields) for number in range(count)]  # type: ignore[arg-type]
+
+
+def test_an_agent_whose_list_is_doubted_is_asked_once_more_after_a_lease_and_then_believed() -> None:
+    world = World()
+    world.connect(*many(20))
+    session = Listing()
+    world.registry.open("agent-1", 2, session)
+    world.say(session, incarnation=2)  # type: ignore[arg-type]
+    assert (len(world.names()), world.registry.withheld()) == (20, {"agent-1": 20})
+    world.after(1)
+    world.after(LEASE_MS / 1000 - 0.001, heard="agent-1")
+    assert session.asked == 0
+    world.after(0.001)
+    world.after(100, heard="agent-1")
+    assert (session.asked, len(world.names())) == (1, 20)
+    world.registry.open("agent-1", 2, session)
+    world.say(session, incarnation=2, sequence=2)
+    assert (world.names(), world.registry.withheld()) == (set(), {})
+
+
+def test_an_operators_word_ends_the_doubt() -> None:
+    world = World()
+    world.connect(*many(20))
+    session = object()
+    world.registry.open("agent-1", 2, session)
+    world.say(session, incarnation=2)
+    version = world.registry.version
+    assert world.registry.confirm("agent-1") == 20
+    assert world.names() == set()
+    assert world.registry.version == version + 1
+    assert [change.value for change in world.told[-20:]] == [None] * 20
+
+
+def test_leases_that_would_take_most_of_a_cluster_within_one_lease_are_extended_once() -> None:
+    world = World()
+    sessions = {
+        f"agent-{number}": world.connect(
+            *(endpoint(name=f"e{number}-{row}", agent=f"agent-{number}") for row in range(5)),
+            agent=f"agent-{number}",
+        )
+        for number in range(5)
+    }
+    for agent in ("agent-1", "agent-2", "agent-3", "agent-4"):
+        world.registry.close(agent, sessions[agent])
+    world.after(LEASE_MS / 1000, heard="agent-0")
+    assert len(world.names()) == 25
+    world.after(LEASE_MS / 1000 - 0.001, heard="agent-0")
+    assert len(world.names()) == 25
+    world.connect(*(endpoint(name=f"e1-{row}", agent="agent-1") for row in range(5)), agent="agent-1")
+    world.after(1, heard="agent-0")
+    assert {name[:2] for name in world.names()} == {"e0", "e1"}  # One came back in time.
+
+
+def test_leases_that_take_less_than_half_of_a_cluster_end_in_time() -> None:
+    world = World()
+    world.connect(*many(30))
+    other = world.connect(
+        *(endpoint(name=f"o{number}", agent="agent-2") for number in range(12)), agent="agent-2"
+    )
+    world.registry.close("agent-2", other)
+    world.after(LEASE_MS / 1000, heard="agent-1")
+    assert len(world.names()) == 30
