@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from certs.core.certificate import spki_pin
+from federation.api.accounts import Accounts
 from federation.api.admission import Admission, Signer
 from federation.api.control import ControlService
 from federation.api.lifecycle import ClusterOperations
@@ -43,6 +44,7 @@ def api_routes(controller: "Controller") -> tuple[web.RouteDef, ...]:
         *_member_operations(controller).routes(),
         *_understanding(controller).routes(),
         *_tracing(controller).routes(),
+        *_accounts(controller).routes(),
         *_cluster_operations(controller).routes(),
     )
 
@@ -94,6 +96,15 @@ def _understanding(controller: "Controller") -> Understanding:
         verifier=controller.verifier,
         views=controller.views,
         facts=controller.health.gather,
+    )
+
+
+def _accounts(controller: "Controller") -> Accounts:
+    return Accounts(
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        verifier=controller.verifier,
+        registries=lambda: controller.registries,
     )
 
 

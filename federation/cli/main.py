@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import click
 
+from federation.cli.account_commands import history, withheld
 from federation.cli.backup_commands import backup
 from federation.cli.capture_commands import capture
 from federation.cli.doctor_command import doctor
@@ -44,6 +45,8 @@ for command in (
     explain,
     whatif,
     trace,
+    history,
+    withheld,
     proxy,
     status,
     doctor,

@@ -61,3 +61,24 @@ def test_somebody_without_a_certificate_writes_nothing_and_is_recorded_as_nobody
     assert status == 401
     record = find(controller, "refused", path)
     assert (record["layer"], record["action"], record.get("actor", "")) == ("api", "DELETE", "")
+
+
+def test_history_tells_an_operator_what_changed_and_who_did_it(operator: Caller) -> None:
+    path = f"{PATH}/told"
+    operator.ok("PUT", path, export_policy("told", "orders", namespace="audited"))
+    operator.ok("PUT", path, export_policy("told", "payments", namespace="audited"))
+    found = operator.ok("GET", "/v1/history?name=ExportPolicy/audited/told")
+    changed, created = found["events"]
+    assert (changed["what"], created["what"]) == ("changed", "created")
+    assert changed["fields"] == [{"field": "spec.services", "before": '["orders"]', "after": '["payments"]'}]
+    assert changed["actor"].startswith("spiffe://alpha.example/isthmus/alpha/operator/")
+    assert found["beginsAfter"] < created["revision"] < changed["revision"] <= found["revision"]
+    assert operator.call("GET", "/v1/history?name=No")[0] == 400
+    assert operator.call("GET", "/v1/history?name=alpha&sinceMs=-1")[0] == 400
+
+
+def test_nothing_is_withheld_where_no_agent_came_back_with_less(operator: Caller) -> None:
+    assert operator.ok("GET", "/v1/withheld") == []
+    status, answer = operator.call("POST", "/v1/withheld/alpha/nobody/confirm", {})
+    assert (status, "agent nobody of cluster alpha left nothing out" in answer["message"]) == (404, True)
+    assert operator.call("POST", "/v1/withheld/beta/nobody/confirm", {})[0] == 422
