@@ -14,7 +14,15 @@ from discovery.core.kinds import KINDS, Kind
 from federation.api.manifest import API_VERSION
 from federation.cli.output import print_json, print_table, say
 from federation.cli.session import Session, context_option, decode_answer, output_option, read_text
-from federation.kernel.errors import CompactedError, InvalidInputError, NotFoundError
+from federation.kernel.errors import (
+    BadIdentityError,
+    CompactedError,
+    InvalidInputError,
+    IsthmusError,
+    NotFoundError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 
 BASE = f"/apis/{API_VERSION}"
 VALUES_MAX = 20_000  # In one object of at most 32 KiB.
@@ -53,19 +61,34 @@ def path_of(kind: Kind, *, cluster: str = "", namespace: str = "", name: str = "
 @context_option
 @output_option
 def apply(filenames: tuple[str, ...], cluster: str, context_directory: str, output: str) -> None:
-    """Create objects, or make them as the file says."""
+    """Create objects, or make them as the file says. One that is refused does not stop the others."""
     # Everything is read and checked for shape before anything is sent.
     objects = [(one, *_identify(one, where)) for name in filenames for where, one in _read_objects(name)]
     session = Session(context_directory)
+    refused: list[IsthmusError] = []
     for one, kind, metadata in objects:
         scope = metadata.get("cluster") or cluster
         path = path_of(kind, cluster=scope, namespace=metadata.get("namespace", ""), name=metadata["name"])
-        answer = session.send("PUT", path, one)
+        try:
+            answer = session.send("PUT", path, one)
+        except (UnavailableError, OutcomeUnknownError, BadIdentityError):
+            raise  # The next one would fare no better.
+        except IsthmusError as error:
+            refused.append(error)
+            if len(objects) > 1:
+                say(f"isthmus: {kind.name.lower()}/{metadata['name']}: {error.message}")
+            continue
         if output == "json":
             print_json(answer)
         else:
             done = "created" if answer["metadata"]["generation"] == 1 else "configured"
             click.echo(f"{kind.name.lower()}/{metadata['name']} {done}")
+    if refused and len(objects) == 1:
+        raise refused[0]
+    if refused:
+        raise type(refused[0])(
+            f"{len(refused)} of {len(objects)} objects were refused, the others are as the file says"
+        )
 
 
 def _read_objects(filename: str) -> Iterator[tuple[str, dict[str, Any]]]:

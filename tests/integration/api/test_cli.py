@@ -73,6 +73,30 @@ def test_an_object_is_created_configured_shown_and_deleted(isthmus: Run, tmp_pat
     refused(isthmus("get", "exportpolicy", "cli", "-n", "shop"), 3, "does not exist")
 
 
+def test_one_bad_object_of_fifty_is_named_and_the_others_are_applied(isthmus: Run) -> None:
+    def policy(number: int) -> str:
+        return POLICY.replace("name: cli", f"name: bulk-{number}") % ("Bad" if number == 20 else "orders")
+
+    done = isthmus("apply", "-f", "-", text="---\n".join(map(policy, range(50))))
+    assert done.returncode == 2
+    assert [line for line in done.stdout.splitlines() if not line.endswith(" created")] == []
+    assert len(done.stdout.splitlines()) == 49
+    named, total = done.stderr.splitlines()
+    assert named.startswith("isthmus: exportpolicy/bulk-20: ")
+    assert "'Bad' is not a name" in named
+    assert total == "isthmus: 1 of 50 objects were refused, the others are as the file says"
+    again = isthmus("apply", "-f", "-", text=policy(21))
+    assert ok(again) == "exportpolicy/bulk-21 created\n"  # As it was: still of its first generation.
+
+
+def test_a_file_with_something_that_is_no_object_is_refused_before_anything_is_sent(isthmus: Run) -> None:
+    text = POLICY.replace("name: cli", "name: never") % "orders"
+    refused(
+        isthmus("apply", "-f", "-", text=f"{text}---\nkind: Nonsense\n"), 2, "document 2: apiVersion is None"
+    )
+    refused(isthmus("get", "exportpolicy", "never", "-n", "shop"), 3, "does not exist")
+
+
 def test_status_says_the_same_to_people_and_to_programs(isthmus: Run) -> None:
     status: dict[str, Any] = json.loads(ok(isthmus("status", "-o", "json")))
     assert (status["cluster"], status["id"], status["raft"]["role"]) == ("alpha", "c1", "leader")
