@@ -13,6 +13,7 @@ import click
 
 from federation.agent.config import AgentConfig, GatewayConfig
 from federation.app.config import ControllerConfig, DnsConfig, MirrorConfig
+from federation.cli.agent_status import agent_status
 from federation.cli.session import config_option, read_config, read_text, read_token
 from federation.kernel.errors import InvalidInputError
 
@@ -74,6 +75,9 @@ def run_agent_command(config_path: Path, token_text: str | None, token_file: Pat
     config = read_config(config_path, AgentConfig)
     set_up_logging(config.log)
     asyncio.run(run_agent(config, read_token(token_text, token_file)))
+
+
+agent.add_command(agent_status)
 
 
 @click.group()
