@@ -54,6 +54,7 @@ REQUEST_ID_CHARS_MAX = 128
 MESSAGE_CHARS_MAX = 500
 # One publish lease for each cluster, and as many for other duties.
 LEASES_MAX = 2 * CLUSTERS_MAX
+LEASES_PER_CLUSTER_MAX = 8
 _BEGINNING = LeaseTime(now_ms=0, ticked_ms=0)
 
 _CLUSTERS = resource_prefix(FEDERATION_SCOPE, "Cluster")
@@ -291,12 +292,24 @@ class Catalog:
             check_federation_writer(draft, proposer)
         check_request(request)
         known = self._leases.get(request.name)
-        if known is None and len(self._leases) >= LEASES_MAX:
-            raise LimitExceededError(f"lease {request.name}: there are {LEASES_MAX} leases already")
+        if known is None:
+            self._check_room_for_lease(draft, request.name, cluster)
         lease, grant = acquire(known, request, now_ms=self._lease_time.now_ms, next_fence=self._fence + 1)
         self._leases[request.name] = lease
         self._fence = max(self._fence, lease.fence)
         return grant
+
+    def _check_room_for_lease(self, draft: Draft, name: str, cluster: str) -> None:
+        if len(self._leases) >= LEASES_MAX:
+            raise LimitExceededError(f"lease {name}: there are {LEASES_MAX} leases already")
+        if draft.schema < STRICT_SCHEMA:
+            return
+        # One cluster, or the duties of the federation, must not take the places of all others.
+        own = sum(other.partition("/")[2] == cluster for other in self._leases)
+        if own >= LEASES_PER_CLUSTER_MAX:
+            raise LimitExceededError(
+                f"lease {name}: {cluster or 'the federation'} has {LEASES_PER_CLUSTER_MAX} leases already"
+            )
 
 
 def _removes_cluster(change: Change) -> bool:

@@ -46,6 +46,8 @@ from federation.kernel.versions import STRICT_SCHEMA
 
 # One cluster's resources (or the federation's own) must not fill everybody's memory, whatever its Quota says.
 RESOURCES_PER_CLUSTER_MAX = QUOTA_RESOURCES
+# Of each kind that stands in no cluster's scope: join tokens, controllers.
+SHARED_PER_CLUSTER_MAX = 1_000
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -145,6 +147,8 @@ def _created(draft: Draft, proposer: str, put: Put, spec: AnySpec | None) -> Res
         )
     if isinstance(spec, ClusterSpec):
         draft.clusters_created.add(put.key.name)
+    elif draft.schema >= STRICT_SCHEMA and owner and not put.key.scope:
+        _check_share(draft, put.key, owner)
     return Resource(
         key=put.key,
         uid=draft.make_uid(put.key),
@@ -157,6 +161,17 @@ def _created(draft: Draft, proposer: str, put: Put, spec: AnySpec | None) -> Res
         labels=_labels(put),
         created_revision=draft.index,
     )
+
+
+def _check_share(draft: Draft, key: ResourceKey, owner: str) -> None:
+    """Raise when one cluster would take the places that all have for what stands in no cluster's scope, as tokens do."""
+    if draft.count("resources", FEDERATION_SCOPE) < SHARED_PER_CLUSTER_MAX:
+        return  # Nobody can have more than that; and counting costs a look at each.
+    own = sum(row.owner == owner for row in draft.list_resources(FEDERATION_SCOPE, key.kind))
+    if own >= SHARED_PER_CLUSTER_MAX:
+        raise LimitExceededError(
+            f"{key}: cluster {owner} has {own} resources of this kind, at most {SHARED_PER_CLUSTER_MAX} are allowed"
+        )
 
 
 def _replaced(draft: Draft, row: Resource, put: Put) -> Resource:

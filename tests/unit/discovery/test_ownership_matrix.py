@@ -284,3 +284,35 @@ def written(log: Log, body: dict[str, object]) -> int:
     except IsthmusError as error:  # Kinds that people do not write are refused before they are proposed.
         return error.code
     return log.write("beta", put_).code
+
+
+# -- what all share -----------------------------------------------------------------------------------------
+
+
+def test_a_cluster_cannot_take_the_leases_of_all_others(monkeypatch):
+    monkeypatch.setattr("discovery.core.catalog.LEASES_PER_CLUSTER_MAX", 3)
+    log = founded()
+    for duty in ("publish", "a", "b"):
+        assert log.lease(f"{duty}/beta", "x", proposer="beta").code == 0
+    refused = log.lease("c/beta", "x", proposer="beta")
+    assert (refused.code, refused.message) == (
+        Code.RESOURCE_EXHAUSTED,
+        "lease c/beta: beta has 3 leases already",
+    )
+    assert log.lease("a/beta", "x", proposer="beta").code == 0  # Its own it may extend.
+    assert log.lease("publish/alpha", "x").code == 0
+    assert log.lease("duty", "x").code == 0
+
+
+def test_a_cluster_cannot_take_the_places_of_all_others_tokens(monkeypatch):
+    monkeypatch.setattr("discovery.core.writes.SHARED_PER_CLUSTER_MAX", 10)
+    log = founded()
+    for number in range(10):
+        log.accept("beta", put_token(f"b{number}", "beta", f"{number:064}"))
+    refused = log.write("beta", put_token("b10", "beta", "f" * 64))
+    assert (refused.code, refused.message) == (
+        Code.RESOURCE_EXHAUSTED,
+        "JoinToken/b10: cluster beta has 10 resources of this kind, at most 10 are allowed",
+    )
+    log.accept("alpha", put_token("a0", "alpha", "e" * 64))
+    log.accept("beta", Delete(key=key("JoinToken", "b0")), put_token("b10", "beta", "f" * 64))
