@@ -23,9 +23,8 @@ from discovery.core.kinds import (
     decode_spec,
 )
 from discovery.core.model import ResourceKey, pack, unpack_resource
-from federation.api.directory import build_directory, cluster_spec
+from federation.api.directory import build_directory, cluster_spec, next_epoch
 from federation.api.joining import check_proof, check_same, forecast_records, primary_records
-from federation.api.lifecycle import next_epoch
 from federation.api.messages import (
     EnrollReply,
     EnrollRequest,

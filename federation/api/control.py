@@ -16,8 +16,8 @@ from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, En
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key, read_agent
 from federation.api.audit import AuditTrail
+from federation.api.directory import next_epoch
 from federation.api.health import Health, check_asker
-from federation.api.lifecycle import next_epoch
 from federation.api.messages import (
     CONTROL_SERVICE,
     AgentHello,

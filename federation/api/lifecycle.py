@@ -16,7 +16,7 @@ from federation.api.caller import caller_identity, require_operator
 from federation.api.directory import resource, resources
 from federation.api.rest import json_response, read_body
 from federation.kernel.codec import MALFORMED
-from federation.kernel.errors import InvalidInputError, NotFoundError
+from federation.kernel.errors import InvalidInputError
 from federation.kernel.names import check_label
 
 _REQUEST_BYTES_MAX = 4 * 1024
@@ -153,14 +153,6 @@ def read_removal(tables: Tables, cluster: str) -> Removal:
     spec = decode_spec("RemovedCluster", row.spec, where=str(row.key))
     assert isinstance(spec, RemovedClusterSpec)
     return Removal(epoch=spec.epoch, removed_unix_ms=spec.removed_ms, removed_by=spec.removed_by)
-
-
-def next_epoch(tables: Tables, cluster: str) -> int:
-    """Return the epoch at which a new cluster may take this name."""
-    try:
-        return read_removal(tables, cluster).epoch + 1
-    except NotFoundError:
-        return 1
 
 
 async def _read_drain(request: web.Request) -> DrainRequest:
