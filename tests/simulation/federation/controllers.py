@@ -14,8 +14,9 @@ from federation.api.control import ControlService
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.api.watch import WatchHub
-from federation.app.controller import _all_changed, _is_directory, _is_endpoint_of
+from federation.app.controller import _is_directory
 from federation.app.publisher import Publisher
+from federation.app.served_clusters import _all_changed, _is_endpoint_of
 from federation.kernel.errors import CompactedError, IsthmusError, OutcomeUnknownError
 from federation.replication.feed import Feed
 from federation.replication.service import ReplicationService
