@@ -329,11 +329,7 @@ class LocalTable:
     def _may_replace(self, there: Endpoint, row: Endpoint | None) -> bool:
         """True when we know better than the catalog's row; False when `absorb` has yet to see that row."""
         if row is None:
-            silenced = self._silenced.get(there.key.encode())
-            if silenced is not None:
-                return there.version <= silenced
-            agent = self._agents.get(there.agent)
-            return agent is not None and there.version <= agent.known_until
+            return there.version <= self._over_until(there.key.encode(), self._agents.get(there.agent))
         if row.agent == there.agent:
             return row.version >= there.version
         return self.is_heard(row.agent)
@@ -457,16 +453,25 @@ class LocalTable:
         if there is not None and self.is_heard(there.agent):
             return  # Its agent is here and says so.
         agent = self._agents.get(row.agent)
-        silenced = self._silenced.get(key)
         if agent is None:
             self._make_room_for_agent()
             agent = self._agents[row.agent] = Agent(Phase.UNHEARD)
-        elif row.version <= (agent.known_until if silenced is None else silenced):
+        elif row.version <= self._over_until(key, agent):
             return  # An echo of what its agent has withdrawn since, or silence ended.
         elif agent.phase is Phase.ENDED:
             agent.phase = Phase.UNHEARD
         self._silenced.pop(key, None)
         edits[key] = pack(row)
+
+    def _over_until(self, key: bytes, agent: Agent | None) -> tuple[int, int]:
+        """Up to which version a row that we do not have is over: by its agent's word, or by its silence.
+
+        While the agent is here its own word counts: what it has not said since it came back, it has no more.
+        """
+        silenced = self._silenced.get(key, GONE)
+        if agent is None or (key in self._silenced and agent.phase is not Phase.LIVE):
+            return silenced
+        return agent.known_until
 
     def _row(self, key: bytes, edits: _Edits) -> Endpoint | None:
         value = edits[key] if key in edits else self._rows.get(key)

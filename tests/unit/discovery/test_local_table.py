@@ -91,6 +91,19 @@ def test_a_complete_empty_list_is_a_withdrawal():
     assert listed(table, at=(2, 0)).changes == gone(row("a"))
 
 
+def test_what_silence_ended_and_its_agent_has_no_more_does_not_come_back_as_an_echo():
+    table = with_list(row("a"))
+    table.absorb(in_catalog(row("a")))
+    table.agent_lost("agent-1")
+    table.expire("agent-1")
+    table.absorb(gone(row("a")))
+    listed(table, row("b", version=(2, 1)), at=(2, 1))
+    assert table.absorb(in_catalog(row("a"))) == ()  # An old batch, which its sender repeats.
+    assert names(table) == ["b"]
+    tables = founded().catalog.tables.with_changes(in_catalog(row("a")), 9)
+    assert table.difference(tables).remove == ((row("a").key, 1, 1),)
+
+
 def test_silence_removes_nothing_until_the_lease_has_ended():
     table = with_list(row("a"))
     table.agent_lost("agent-1")
