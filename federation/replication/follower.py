@@ -88,7 +88,7 @@ class Follower:
         self._moved = asyncio.Event()
         self._following = ""
         self._last_error = ""
-        self._moved = asyncio.Event()  # To a newer revision, by which it serves now.
+        self._holds_more = asyncio.Event()  # It serves by a newer revision.
 
     @property
     def status(self) -> FollowerStatus:
@@ -192,14 +192,14 @@ class Follower:
         if first or not update.empty or (self.ready.is_set() and update.revision != self._told_revision):
             self._tell(update)
         if self.state.complete:
-            self._moved.set()
+            self._holds_more.set()
 
     async def _tell_holds(self, source: Source) -> None:
         """Tell the controller up to where this follower serves, so that it can say how far a write has come."""
         told = -1
         while True:
-            await self._moved.wait()
-            self._moved.clear()
+            await self._holds_more.wait()
+            self._holds_more.clear()
             revision = self.state.revision
             if revision > told:
                 try:

@@ -140,6 +140,23 @@ def test_a_follower_says_what_it_holds_and_follows_on_where_nobody_asks(
     asyncio.run(scenario())
 
 
+def test_who_waits_for_a_revision_leaves_the_loop_to_others_until_it_comes() -> None:
+    async def scenario() -> None:
+        catalog = SourceCatalog()
+        first = Controller("first", catalog)
+        async with running(lambda: [first]) as (follower, _), asyncio.TaskGroup() as tasks:
+            await happens(lambda: follower.state.revision == 1, "it follows")
+            waiting = tasks.create_task(follower.reached(4))
+            for revision in (2, 3):
+                catalog.commit([endpoint("a", sequence=revision)])
+                await happens(lambda at=revision: follower.state.revision == at, "an earlier one comes")  # type: ignore[misc]
+                assert not waiting.done()
+            catalog.commit([endpoint("a", sequence=4)])
+            await waiting
+
+    asyncio.run(scenario())
+
+
 def test_a_follower_turns_to_the_next_controller_and_resumes_there() -> None:
     async def scenario() -> None:
         catalog = SourceCatalog()
