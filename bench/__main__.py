@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from bench import consensus, dns, failover, machine, memory, propagation, rejoin, report, start
+from bench import catalog, consensus, dns, failover, machine, memory, propagation, rejoin, report, start
 from bench.records import SectionRun
 from bench.session import Session
 from federation.app.telemetry import set_up_logging
@@ -30,7 +30,7 @@ IN_FEDERATION: dict[str, ModuleType] = {
     "rejoin": rejoin,
     "failover": failover,
 }
-ALONE: dict[str, ModuleType] = {"start": start, "consensus": consensus, "dns": dns}
+ALONE: dict[str, ModuleType] = {"start": start, "consensus": consensus, "catalog": catalog, "dns": dns}
 SECTIONS = IN_FEDERATION | ALONE
 
 
@@ -38,7 +38,9 @@ def main() -> int:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("section", nargs="*", help=f"{', '.join(SECTIONS)}; default: all, into the document")
-    wanted: list[str] = parser.parse_args().section
+    parser.add_argument("--long", action="store_true", help="sections also measure what takes minutes")
+    arguments = parser.parse_args()
+    wanted: list[str] = arguments.section
     for name in wanted:
         if name not in SECTIONS:
             parser.error(f"{name!r} is no section: expected some of {', '.join(SECTIONS)}")
@@ -47,7 +49,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C: end everything, leave nothing.
     facts = machine.facts(directory)
     try:
-        runs = _run(wanted or list(SECTIONS), directory)
+        runs = _run(wanted or list(SECTIONS), directory, long=arguments.long)
     except KeyboardInterrupt:
         _say("interrupted; everything has been ended")
         shutil.rmtree(directory)
@@ -66,9 +68,9 @@ def main() -> int:
     return 0
 
 
-def _run(wanted: list[str], directory: Path) -> list[SectionRun]:
+def _run(wanted: list[str], directory: Path, *, long: bool) -> list[SectionRun]:
     runs = []
-    with Session(directory, _say) as session:
+    with Session(directory, _say, long=long) as session:
         for name, module in SECTIONS.items():
             if name in ALONE:
                 session.end_lab()

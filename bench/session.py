@@ -15,9 +15,10 @@ Say = Callable[[str], None]
 class Session:
     """What the sections of a run share; within `with`."""
 
-    def __init__(self, directory: Path, say: Say) -> None:
+    def __init__(self, directory: Path, say: Say, *, long: bool = False) -> None:
         self.directory = directory
         self.say = say
+        self.long = long  # Take the time for what is measured seldom.
         self._lab: Lab | None = None
         self._opened = contextlib.ExitStack()
 

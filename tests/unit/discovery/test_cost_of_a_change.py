@@ -1,0 +1,119 @@
+"""One change costs the same in a small catalog and in a large one (invariant C3): counted in calls, not in time."""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import msgspec
+import pytest
+
+from bench.catalog_growth import Filled
+from discovery.core.declarations import Declaration
+from discovery.core.model import Change, Endpoint, unpack_endpoint
+from federation.api.registry import ClusterRegistry
+from federation.replication.feed import Feed
+from federation.replication.followed_view import FollowedView
+from federation.replication.messages import Delta
+from federation.replication.state import FollowerState, Image
+
+SMALL, LARGE = 300, 4_500
+CLUSTERS = 3
+# A search takes a step more now and then, a shard is split: never as much as the catalog grew.
+MORE = 1.25
+
+
+def calls_of(act: Callable[[], object]) -> int:
+    """Return how many functions, of Python or C, `act` calls."""
+    count = 0
+
+    def counted(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def filled(size: int) -> Filled:
+    catalog = Filled(CLUSTERS)
+    catalog.fill(size)
+    return catalog
+
+
+def apply_one(one: Filled) -> int:
+    changes = one.changes()
+    for _ in range(3):  # What is remembered of clusters and names is there from here on.
+        one.send(next(changes)[1])
+    command = next(changes)[1]
+    return calls_of(lambda: one.send(command))
+
+
+def follow_one(one: Filled) -> int:
+    """One change at a follower: its copy, and its view."""
+    state = FollowerState(one.names[0])
+    tables = one.catalog.tables
+    own = type(tables.endpoints)()
+    state.restore(Image(history="bench", cluster=one.names[0], tables=tables, own=own, synced_unix_ms=0))
+    view = FollowedView(state)
+    news: list[Delta] = []
+    one.catalog.on_change(lambda revision, changes: news.append(Delta(revision=revision, changes=changes)))
+    commands = one.changes()
+    for _ in range(4):
+        one.send(next(commands)[1])
+    for delta in news[:-1]:
+        view.take(state.apply(delta))
+    return calls_of(lambda: view.take(state.apply(news[-1])))
+
+
+def feed_one(one: Filled) -> int:
+    feed = Feed(one.catalog, unix_ms=lambda: 0)
+    key, value = next(one.catalog.tables.endpoints.items())
+    changes = (Change("endpoints", key, value),)
+    return calls_of(lambda: feed.changed(one.catalog.revision, changes))
+
+
+def declare_one(one: Filled) -> int:
+    """One declaration at a controller of its cluster: merged, given out, and the difference to publish."""
+    told: list[tuple[Change, ...]] = []
+    registry = ClusterRegistry(
+        one.names[0],
+        catalog=one.catalog,
+        lease_ms=1_000,
+        clock=lambda: 0.0,
+        changed=lambda _cluster, changes: told.append(changes),
+    )
+    key, value = next(one.catalog.tables.endpoints.items())
+    row = unpack_endpoint(value)
+    registry.open(row.agent, row.incarnation + 1, registry)
+    rows = [row]
+    registry.declare(said(row.agent, row.incarnation + 1, 1, rows, complete=True), registry)
+
+    registry.difference()  # At its start it looks at each of its rows once.
+
+    def again() -> None:
+        registry.declare(said(row.agent, row.incarnation + 1, 2, rows, complete=False), registry)
+        registry.difference()
+        registry.absorb((Change("endpoints", key, value),))
+
+    return calls_of(again)
+
+
+def said(agent: str, incarnation: int, sequence: int, rows: list[Endpoint], *, complete: bool) -> Declaration:
+    put = tuple(msgspec.structs.replace(row, incarnation=incarnation, sequence=sequence) for row in rows)
+    return Declaration(
+        agent=agent,
+        incarnation=incarnation,
+        sequence=sequence,
+        put=put,
+        complete=complete,
+    )
+
+
+@pytest.mark.parametrize("cost", [apply_one, follow_one, feed_one, declare_one])
+def test_a_change_calls_no_more_in_a_catalog_fifteen_times_as_large(cost: Callable[[Filled], int]) -> None:
+    small, large = cost(filled(SMALL)), cost(filled(LARGE))
+    assert 0 < large <= small * MORE
