@@ -1,10 +1,10 @@
 """Agents on virtual time: the product's `Registrar`, whose channels are the simulation's streams."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from certs.core.spiffe import SpiffeId, system_id, workload_id
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
@@ -12,6 +12,7 @@ from federation.agent import registration
 from federation.agent.declarations import Declarations, Version, all_held
 from federation.agent.registration import Registrar
 from federation.api.messages import Directory, NamedController
+from federation.app import fellows
 from tests.simulation.federation.links import Process, Stream
 
 NAMESPACE, ACCOUNT = "shop", "shop"
@@ -24,10 +25,11 @@ class FixedDirectory:
     def __init__(self, directory: Directory) -> None:
         self.current = directory
 
-    async def newer_than(self, _revision: int) -> Directory:
-        """Nothing newer ever comes."""
-        await asyncio.Event().wait()
-        raise AssertionError
+    async def newer_than(self, revision: int) -> Directory:
+        """Return it to who has none; nothing newer ever comes."""
+        if revision >= self.current.revision:
+            await asyncio.Event().wait()
+        return self.current
 
     def offer(self, _directory: Directory) -> bool:
         """Nobody offers one."""
@@ -127,25 +129,40 @@ class _Registrar(Registrar):
         super()._say(declared)
 
 
+class Caller(Protocol):
+    """Who opens a stream."""
+
+    @property
+    def process(self) -> Process: ...
+
+    @property
+    def identity(self) -> SpiffeId: ...
+
+    @property
+    def accept(self) -> Accept: ...
+
+
 class _Channel:
     """A stream to one controller, while it is open."""
 
-    def __init__(self, agent: SimAgent, controller: str) -> None:
-        self._agent = agent
+    kind = "register"
+
+    def __init__(self, caller: Caller, controller: str) -> None:
+        self._caller = caller
         self._controller = controller
         self._stream: Stream | None = None
 
     async def __aenter__(self) -> Self:
-        agent = self._agent
-        self._stream = await agent.process.net.dial(agent.process, self._controller)
-        agent.accept(self._controller, "register", self._stream, agent.identity)
+        caller = self._caller
+        self._stream = await caller.process.net.dial(caller.process, self._controller)
+        caller.accept(self._controller, self.kind, self._stream, caller.identity)
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         if self._stream is not None:
-            self._agent.process.net.hang_up(self._stream)
+            self._caller.process.net.hang_up(self._stream)
 
     async def write(self, data: bytes) -> None:
         assert self._stream is not None
@@ -156,17 +173,45 @@ class _Channel:
         return await self._stream.down.read()
 
 
-def _open_channel(controller: NamedController, agent: SimAgent, _directory: FixedDirectory) -> _Channel:
+class _HearingChannel(_Channel):
+    """The stream by which one controller of a cluster hears another."""
+
+    kind = "hear"
+
+    def unary_stream(self, _method: str, _encode: None, _decode: None) -> "Callable[[bytes], _Hearing]":
+        return lambda request: _Hearing(self, request)
+
+
+class _Hearing:
+    """The call on it."""
+
+    def __init__(self, channel: _HearingChannel, request: bytes) -> None:
+        self._channel = channel
+        self._request: bytes | None = request
+
+    async def read(self) -> bytes | None:
+        if self._request is not None:
+            request, self._request = self._request, None
+            await self._channel.write(request)
+        return await self._channel.read()
+
+
+def _open_channel(controller: NamedController, agent: Caller, _directory: FixedDirectory) -> _Channel:
     return _Channel(agent, controller.name)
+
+
+def _open_hearing(controller: NamedController, caller: Caller, _directory: FixedDirectory) -> _HearingChannel:
+    return _HearingChannel(caller, controller.name)
 
 
 @contextmanager
 def simulated_channels() -> Iterator[None]:
-    """Put the simulation's streams in place of gRPC's, which registration calls as functions of its module."""
-    real = registration.open_channel, registration.register
+    """Put the simulation's streams in place of gRPC's, which the product opens by functions of these modules."""
+    real = registration.open_channel, registration.register, fellows.open_channel
     registration.open_channel = _open_channel  # type: ignore[assignment]
     registration.register = lambda channel: channel  # type: ignore[assignment, return-value]
+    fellows.open_channel = _open_hearing  # type: ignore[assignment]
     try:
         yield
     finally:
-        registration.open_channel, registration.register = real
+        registration.open_channel, registration.register, fellows.open_channel = real

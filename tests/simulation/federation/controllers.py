@@ -11,16 +11,19 @@ from discovery.core.local import LocalTable
 from discovery.core.model import Change
 from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
+from federation.api.heard_service import HeardService
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.api.watch import WatchHub
 from federation.app.controller import _is_directory
+from federation.app.fellows import FellowListener
 from federation.app.publisher import Publisher
 from federation.app.served_clusters import _all_changed, _is_endpoint_of
 from federation.kernel.errors import CompactedError, IsthmusError, OutcomeUnknownError
 from federation.replication.feed import Feed
 from federation.replication.service import ReplicationService
 from federation.replication.traces import Tracer
+from tests.simulation.federation.agents import Accept, FixedDirectory
 from tests.simulation.federation.agreed_log import AgreedLog, MemberLog
 from tests.simulation.federation.links import Process, Stream
 from tests.simulation.federation.parts import Parts
@@ -44,17 +47,23 @@ class SimController:
         *,
         trust_domain: str,
         serves: tuple[str, ...],
+        directory: FixedDirectory,
+        accept: Accept,
         rng: random.Random,
         drift: float,
     ) -> None:
         self.process = process
         self.cluster = process.site
-        self.identity = system_id(trust_domain, self.cluster, "controller", process.name)
+        self.identity = system_id(
+            trust_domain, self.cluster, "controller", process.name.removeprefix(f"{self.cluster}-")
+        )
+        self.accept = accept  # What answers streams that this controller opens.
         self.serves = serves
         self.registries: dict[str, ClusterRegistry] = {}
         self.copies: dict[str, WatchedCopy] = {}
         self.applied_index = 0
         self.clock_jump_s = 0.0
+        self._directory = directory
         self._agreed = agreed
         self._rules = rules
         self._parts = parts
@@ -83,6 +92,11 @@ class SimController:
         self.audit = AuditTrail(unix_ms=self._unix_ms)
         self.tracer = Tracer(clock=self.now_s, unix_ms=self._unix_ms)
         self.feed = Feed(self.catalog, unix_ms=self._unix_ms)
+        self._fellows = FellowListener(
+            self.process.name,
+            leaf=self,  # type: ignore[arg-type] # what the simulation's channels need of an identity
+            directory=self._directory,  # type: ignore[arg-type]
+        )
         self.watches = WatchHub(self.catalog.history)
         self.proposer = Proposer(MemberLog(self._agreed, self), cluster=self.cluster)
         self.control = ControlService(
@@ -108,6 +122,7 @@ class SimController:
         self._ready = True
         self.process.tasks.create_task(self._watch(), name="watch")
         self.process.tasks.create_task(self._sweep(), name="leases")
+        self.process.tasks.create_task(self._fellows.run(), name="fellows")
         self._learn()
 
     def restarted(self, cluster: str) -> bool:
@@ -195,6 +210,7 @@ class SimController:
         self._began_s[cluster] = self.process.net.loop.now_s
         self.registries[cluster] = registry
         self.feed.serve_local(cluster, registry.rows())
+        self._fellows.serve(registry)
         publisher = Publisher(
             registry, holder=self.process.name, catalog=self.catalog, proposer=self.proposer
         )
@@ -232,9 +248,9 @@ class SimController:
 
     # -- ports -------------------------------------------------------------------------------------
 
-    def accept(self, kind: str, stream: Stream, peer: SpiffeId) -> None:
+    def answer(self, kind: str, stream: Stream, peer: SpiffeId) -> None:
         """Answer a caller whose certificate names `peer`."""
-        answer = {"register": self._register, "follow": self._follow}[kind]
+        answer = {"register": self._register, "follow": self._follow, "hear": self._hear}[kind]
         self.process.tasks.create_task(_answered(stream, lambda: answer(stream, peer)), name=kind)
 
     async def _register(self, stream: Stream, peer: SpiffeId) -> None:
@@ -243,6 +259,14 @@ class SimController:
     async def _follow(self, stream: Stream, peer: SpiffeId) -> None:
         service = ReplicationService(
             self.feed, tables=lambda: self.catalog.tables, tracer=self.tracer, peer=lambda: peer
+        )
+        request = await stream.up.read()
+        if request is not None:
+            await service._answer(request, _Context(stream))  # type: ignore[arg-type]
+
+    async def _hear(self, stream: Stream, peer: SpiffeId) -> None:
+        service = HeardService(
+            tables=lambda: self.catalog.tables, registry=self.registries.get, peer=lambda: peer
         )
         request = await stream.up.read()
         if request is not None:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from certs.core.spiffe import system_id
 from discovery.core.commands import Command, Operation, Put, Tick, Write, decode_outcome, encode_command
 from discovery.core.kinds import (
     AgentSpec,
@@ -24,6 +25,7 @@ from discovery.core.kinds import (
 )
 from discovery.core.model import ResourceKey
 from federation.api.messages import Directory, NamedController
+from federation.kernel.versions import PROTOCOL_VERSION
 from federation.replication.state import Image
 from tests.simulation.checks import ViolationError
 from tests.simulation.federation.agents import (
@@ -104,6 +106,8 @@ class World:
         voters = [processes[name] for name in names[: 3 if plan.remote else 5]]
         self.agreed = AgreedLog(self.net, self._rng("log"), self.rules, voters=voters)
         self.controllers: dict[str, SimController] = {}
+        accept = _Accept(self)
+        directory = FixedDirectory(self._directory(names))
         for name, process in processes.items():
             remote = ("epsilon",) if plan.remote and process.site == "alpha" else ()
             self.controllers[name] = SimController(
@@ -113,12 +117,12 @@ class World:
                 parts,
                 trust_domain=self.trust_domain(process.site),
                 serves=(process.site, *remote),
+                directory=directory,
+                accept=accept,
                 rng=self._rng(name),
                 drift=plan.drift,
             )
         self.agreed.controllers = list(self.controllers.values())
-        accept = _Accept(self)
-        directory = FixedDirectory(self._directory())
         self.agents = {
             f"{cluster}-a{number}": SimAgent(
                 self.net.add(f"{cluster}-a{number}", cluster),
@@ -363,21 +367,24 @@ class World:
         near = [name for name, one in self.controllers.items() if one.cluster == home]
         return (*near, *(name for name in self.controllers if name not in near))
 
-    def _directory(self) -> Directory:
+    def _directory(self, names: list[str]) -> Directory:
         return Directory(
             revision=1,
             federation="f1",
-            controllers=tuple(
-                NamedController(
-                    name=name,
-                    spec=ControllerSpec(
-                        cluster=one.cluster, role="member", identity=str(one.identity), control="simulated:1"
-                    ),
-                )
-                for name, one in self.controllers.items()
-            ),
+            controllers=tuple(NamedController(name=name, spec=self._controller(name)) for name in names),
             bundles={},
             homes={"epsilon": "alpha"} if self.plan.remote else {},
+        )
+
+    def _controller(self, name: str) -> ControllerSpec:
+        cluster, _, number = name.partition("-")
+        identity = system_id(self.trust_domain(cluster), cluster, "controller", number)
+        return ControllerSpec(
+            cluster=cluster,
+            role="member",
+            identity=str(identity),
+            control="10.255.0.1:7443",
+            protocol=PROTOCOL_VERSION,
         )
 
     def _found(self) -> None:
@@ -399,6 +406,11 @@ class World:
             own: list[Operation] = [
                 _put(ResourceKey(cluster, "ExportPolicy", NAMESPACE, "base"), export),
                 _put(ResourceKey(cluster, "Grant", NAMESPACE, "base"), grant),
+            ]
+            own += [
+                _put(ResourceKey("", "Controller", "", name), self._controller(name))
+                for name, controller in self.controllers.items()
+                if controller.cluster == cluster
             ]
             own += [
                 _put(
@@ -440,7 +452,7 @@ class _Accept(Accept):
         self._world = world
 
     def __call__(self, to: str, kind: str, stream: Stream, peer: object) -> None:
-        self._world.controllers[to].accept(kind, stream, peer)  # type: ignore[arg-type]
+        self._world.controllers[to].answer(kind, stream, peer)  # type: ignore[arg-type]
 
 
 def _put(key: ResourceKey, spec: AnySpec) -> Put:
