@@ -91,8 +91,9 @@ class HeardFeed:
 
     def __init__(self, list_of: Callable[[str], AgentHeard]) -> None:
         self._list_of = list_of
-        self._live: set[str] = set()
-        self._hearers: set[_Hearer] = set()
+        # In the order in which they came: what happens first must not depend on hashes.
+        self._live: dict[str, None] = {}
+        self._hearers: dict[_Hearer, None] = {}
 
     def changed(self, agent: str) -> None:
         """The agent said something, or its stream began or ended."""
@@ -100,9 +101,9 @@ class HeardFeed:
         if not heard.live and agent not in self._live:
             return
         if heard.live:
-            self._live.add(agent)
+            self._live[agent] = None
         else:
-            self._live.discard(agent)
+            self._live.pop(agent, None)
         for hearer in self._hearers:
             hearer.offer(agent)
 
@@ -111,7 +112,7 @@ class HeardFeed:
         if len(self._hearers) >= HEARERS_MAX:
             raise LimitExceededError(f"{HEARERS_MAX} controllers listen already")
         hearer = _Hearer(self._live)
-        self._hearers.add(hearer)
+        self._hearers[hearer] = None
         try:
             while True:
                 while (agent := hearer.take()) is not None:
@@ -119,7 +120,7 @@ class HeardFeed:
                 yield Beat()
                 await hearer.wait()
         finally:
-            self._hearers.discard(hearer)
+            del self._hearers[hearer]
 
 
 class _Hearer:

@@ -90,7 +90,7 @@ class Feed:
         self._unix_ms = unix_ms
         self._leader_contact_age_ms = leader_contact_age_ms
         self._local: dict[str, Table] = {}
-        self._subscribers: set[_Subscriber] = set()
+        self._subscribers: dict[_Subscriber, None] = {}  # In the order in which they came.
 
     @property
     def subscribers(self) -> int:
@@ -153,7 +153,7 @@ class Feed:
         history = self._admit(request)
         revision = request.revision if request.history else None
         subscriber = _Subscriber(cluster, revision, name=name, unix_ms=self._unix_ms)
-        self._subscribers.add(subscriber)
+        self._subscribers[subscriber] = None
         try:
             async with contextlib.aclosing(self._catch_up(subscriber, history, opening=True)) as answers:
                 async for answer in answers:
@@ -162,7 +162,7 @@ class Feed:
                 async for answer in answers:
                     yield answer
         finally:
-            self._subscribers.discard(subscriber)
+            del self._subscribers[subscriber]
 
     def _admit(self, request: FollowRequest) -> str:
         """Return the history that the follower will get, or refuse it."""
