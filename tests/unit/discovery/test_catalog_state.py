@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from discovery.core import catalog as catalog_module
 from discovery.core import snapshots
 from discovery.core.catalog import Catalog
 from discovery.core.commands import AcquireLease, Command, Tick, Write, encode_command
@@ -195,6 +196,7 @@ def test_a_snapshot_of_a_newer_build_is_refused_as_such(monkeypatch):
 
 def test_a_snapshot_holds_leases_and_requests_of_any_number(monkeypatch):
     monkeypatch.setattr(snapshots, "_RECORD_BYTES", 4 * 1_024)
+    monkeypatch.setattr(catalog_module, "LEASES_PER_CLUSTER_MAX", 1_000)
     log = founded()
     for number in range(300):
         assert log.lease(f"duty-{number}", "holder" * 40).code == 0
