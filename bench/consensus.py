@@ -7,12 +7,26 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from bench import leader_loss
+from bench import changes, leader_loss
 from bench.log_member import KEYS_DIRECTORY
 from bench.records import Figure, Measured, of_rounds, quantile
 from bench.session import Session
 from bench.store_keys import write_keys
-from bench.stores import ETCD, NAMES, OURS, Trio, WriterProcess, called, etcd_trio, etcd_version, our_trio
+from bench.stores import (
+    ALONE,
+    CATALOGS,
+    ETCD,
+    NAMES,
+    OURS,
+    Trio,
+    WriterProcess,
+    called,
+    catalog_trio,
+    etcd_trio,
+    etcd_version,
+    one_alone,
+    our_trio,
+)
 from bench.writer import InsideLoad, Load, Loaded
 from chaos.lab.guardian import Guardian, environment_of
 from chaos.lab.processes import LabError
@@ -31,8 +45,10 @@ program writes to both: it speaks etcd's API (KV/Put) over gRPC with mutual TLS 
 write of {VALUE_BYTES} bytes, and our members answer the same calls. Members speak mutual TLS with each other. Nobody
 answers before a majority has synced the write to disk. By turns, {ROUNDS} rounds: {SYNCS} times one write and fdatasync
 of a bare file; then for {", ".join(map(str, LOADS))} calls in flight both stores, {", ".join(f"{count:,}" for count in LOADS.values())}
-writes each; then proposals within the leader's process, without any call. CPU is that of the three members together, for
-each write. A call that fails is repeated, and its time counts from the first attempt.
+writes each, and a process that answers the same calls at once by grpc.aio and keeps nothing, which is what the calls alone
+cost in Python; then proposals within the leader's process, without any call. CPU is that of the three members together,
+for each write. A call that fails is repeated, and its time counts from the first attempt.
+{changes.METHOD}
 {leader_loss.METHOD}
 """
 
@@ -67,10 +83,13 @@ def measure(session: Session) -> Measured:
         writer = WriterProcess(
             directory / KEYS_DIRECTORY, directory / "writer.log", environment_of(directory)
         )
-        for trio in stores.values():
+        catalogs, alone = stores.pop(CATALOGS), stores.pop(ALONE)
+        for trio in (*stores.values(), alone):
             trio.start()
-        figures, repeated = _writes(session, directory, writer, stores)
+        figures, repeated = _writes(session, directory, writer, stores | {ALONE: alone})
+        alone.end()
         notes += repeated
+        figures += changes.measure(session, writer, stores, catalogs)
         losses, failures = leader_loss.measure(session, writer, stores)
         figures += losses
         notes += failures
@@ -83,14 +102,20 @@ def measure(session: Session) -> Measured:
 
 def prepare_stores(session: Session, directory: Path) -> tuple[dict[str, Trio], list[str]]:
     """Return the stores by the words that their figures begin with; a note says why etcd is not among them."""
-    ours, theirs = session.claim_block(), session.claim_block()
-    hosts = {block: [block.host(number) for number in range(1, len(NAMES) + 1)] for block in (ours, theirs)}
+    ours, theirs, catalogs, alone = (
+        [block.host(number) for number in range(1, len(NAMES) + 1)]
+        for block in (session.claim_block() for _ in range(4))
+    )
     directory.mkdir(exist_ok=True)
-    write_keys(directory / KEYS_DIRECTORY, [*hosts[ours], *hosts[theirs]])
+    write_keys(directory / KEYS_DIRECTORY, [*ours, *theirs, *catalogs, *alone])
     environment = environment_of(directory)
-    stores = {OURS: our_trio(directory, hosts[ours], environment)}
+    stores = {
+        OURS: our_trio(directory, ours, environment),
+        CATALOGS: catalog_trio(directory, catalogs, environment),
+        ALONE: one_alone(directory, alone[0], environment),
+    }
     try:
-        stores[ETCD] = etcd_trio(directory, hosts[theirs], environment)
+        stores[ETCD] = etcd_trio(directory, theirs, environment)
         return stores, [f"{etcd_version()}."]
     except LabError as error:
         return stores, [f"etcd was not measured: {error}. It is in the Debian package etcd-server."]
@@ -113,7 +138,9 @@ def _writes(
                 _load(writer, stores[store], rounds[in_flight][store], in_flight, count)
         for in_flight, count in INSIDE_LOADS.items():
             _load(writer, stores[OURS], inside[in_flight], in_flight, count, kind=InsideLoad)
-    failed = {store: sum(sum(one[store].failed) for one in rounds.values()) for store in stores}
+    failed = {
+        store: sum(sum(one[store].failed) for one in rounds.values()) for store in stores if store != ALONE
+    }
     notes = [
         f"Calls that failed and were repeated, {called(store)}: {count}." for store, count in failed.items()
     ]

@@ -8,19 +8,21 @@ from bench.log_member import TIMING
 from bench.records import Figure, of_rounds
 from bench.session import Session
 from bench.stores import ETCD, OURS, Trio, WriterProcess, called
-from bench.writer import OPERATIONS, AwaitKey, Fill, Pace, Paced
+from bench.writer import OPERATIONS, TURN_BUDGET_MS, AskTurns, AwaitKey, Fill, Pace, Paced, Turns
 
-TRIALS = 3
+TRIALS = 20
 RESTARTS = 2
 RECORDS, RECORD_BYTES = 100_000, 300
-_SECONDS, _KILL_AFTER_S = 2.0, 0.3
+_SECONDS, _KILL_AFTER_S = 1.4, 0.2  # So that a gap of two election timeouts would be seen.
 _EVERY_MS = 10
 METHOD = f"""
 Then {TRIALS} times by turns, the leader is killed (kill -9) while the client begins a write each {_EVERY_MS} ms at the
 two other members, whatever became of the earlier ones: the gap is the longest time without an answered write. Both have
 election timeouts of {TIMING.election_min_ms} to {TIMING.election_max_ms} ms and heartbeats each
 {TIMING.heartbeat_ms} ms. At last each store is filled with {RECORDS:,} records of {RECORD_BYTES} bytes in transactions
-of {OPERATIONS}; memory is the RSS of each member then, and a follower is killed and started {RESTARTS} times: from the
+of {OPERATIONS}, of which our members write snapshots. The longest turn is the longest time in which the loop of a
+member's log, since its process began, heard nobody and sent nothing, its disk calls included, by its own measurement
+(`isthmus_raft_longest_turn_seconds`). Memory is the RSS of each member then, and a follower is killed and started {RESTARTS} times: from the
 start of its process until it answers with the last record from its own state.
 """
 
@@ -40,13 +42,22 @@ def measure(
     rss: dict[str, list[float]] = {}
     restarts_ms: dict[str, list[float]] = {}
     rates: dict[str, list[float]] = {}
+    turns: list[float] = []
     for store, trio in stores.items():
         session.say(f"consensus: {RECORDS:,} records into {called(store)}")
         rates[store] = [_fill(writer, trio)]
+        if store == OURS:
+            asked = [writer.ask(AskTurns(address=address), Turns) for address in trio.addresses]
+            turns = [one.longest_ms for one in asked]
+            notes.append(
+                f"Of {sum(one.count for one in asked):,} turns of our members' loops, {sum(one.over_budget for one in asked)}"
+                f" took longer than {TURN_BUDGET_MS} ms."
+            )
         rss[store] = [memory.rss_mib for memory in trio.memories()]
         restarts_ms[store] = _restart(writer, trio)
         trio.end()
     found += _beside(f"records filled in, {OPERATIONS} in a transaction", rates, "records/s")
+    found.append(of_rounds("longest turn of a member's loop", turns, "ms"))
     found += _beside(f"member with {RECORDS:,} records, RSS", rss, "MiB")
     found += _beside(f"restart with {RECORDS:,} records", restarts_ms, "ms")
     return found, notes

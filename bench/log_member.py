@@ -27,14 +27,24 @@ from bench.store_wire import (
     StatusResponse,
     TxnResponse,
 )
-from bench.writer import INSIDE_METHOD, INSIDE_SERVICE, InsideLoad, Loaded, key_of, side_by_side
+from bench.writer import (
+    INSIDE_METHOD,
+    INSIDE_SERVICE,
+    TURN_BUDGET_MS,
+    TURNS_METHOD,
+    InsideLoad,
+    Loaded,
+    Turns,
+    key_of,
+    side_by_side,
+)
 from certs.core.issuance import LEAF_TTL, controller_dns_names
 from certs.core.spiffe import system_id
 from certs.core.verifier import Verifier
 from certs.runtime.authority import Authority, RootAuthority
 from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
-from consensus.core.contract import Applied, MemberAddress
+from consensus.core.contract import LATENCY_BOUNDS_US, Applied, MemberAddress, StateMachine
 from consensus.core.timing import Timing
 from consensus.runtime.embedded import EmbeddedEngine
 from discovery.core.kinds import ControllerSpec
@@ -100,9 +110,9 @@ class MemberCalls(Struct, frozen=True):
     def handlers(self) -> "tuple[grpc.GenericRpcHandler[Any, Any], ...]":
         """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
         return (
-            _service(KV_SERVICE, {"Put": self._put, "Range": self._range, "Txn": self._transact}),
-            _service(MAINTENANCE_SERVICE, {"Status": self._status}),
-            _service(INSIDE_SERVICE, {INSIDE_METHOD: self._inside}),
+            service(KV_SERVICE, {"Put": self._put, "Range": self._range, "Txn": self._transact}),
+            service(MAINTENANCE_SERVICE, {"Status": self._status}),
+            service(INSIDE_SERVICE, {INSIDE_METHOD: self._inside, TURNS_METHOD: self._turns}),
         )
 
     async def _put(self, request: bytes, context: Context) -> bytes:
@@ -120,10 +130,7 @@ class MemberCalls(Struct, frozen=True):
         return bytes(RangeResponse(kvs=found, count=len(found)).SerializeToString())
 
     async def _status(self, _request: bytes, _context: Context) -> bytes:
-        status = self.engine.status()
-        header = ResponseHeader(member_id=self.numbers[status.id], raft_term=status.term)
-        leader = self.numbers.get(status.leader or "", 0)
-        return bytes(StatusResponse(header=header, leader=leader).SerializeToString())
+        return status_answer(self.engine, self.numbers)
 
     async def _inside(self, request: bytes, context: Context) -> bytes:
         """Propose in this process, without the calls: what is left is the engine's own time."""
@@ -141,6 +148,13 @@ class MemberCalls(Struct, frozen=True):
         await side_by_side(one_after_another, load.in_flight)
         return msgspec.json.encode(Loaded(took_ms=took_ms, failed=0))
 
+    async def _turns(self, _request: bytes, _context: Context) -> bytes:
+        turn = self.engine.counters().turn
+        counts = tuple(turn.counts)
+        over_budget = sum(counts[LATENCY_BOUNDS_US.index(TURN_BUDGET_MS * 1000) + 1 :])
+        turns = Turns(count=sum(counts), longest_ms=turn.longest_us / 1000, over_budget=over_budget)
+        return msgspec.json.encode(turns)
+
     async def _propose(self, command: bytes, context: Context) -> Applied:
         try:
             return await self.engine.propose(command, timeout_ms=_TIMEOUT_MS)
@@ -154,20 +168,31 @@ class MemberCalls(Struct, frozen=True):
         return ResponseHeader(revision=applied.index, raft_term=applied.term)
 
 
-def _service(
+def service(
     name: str, methods: Mapping[str, Callable[[bytes, Context], Awaitable[bytes]]]
 ) -> "grpc.GenericRpcHandler[Any, Any]":
+    """Return a service of unary calls, which take and give bytes."""
     return grpc.method_handlers_generic_handler(
         name, {method: grpc.unary_unary_rpc_method_handler(handle) for method, handle in methods.items()}
     )
 
 
-async def _serve(directory: Path, name: str) -> None:
+def status_answer(engine: EmbeddedEngine, numbers: Mapping[str, int]) -> bytes:
+    """Return the answer to Maintenance/Status."""
+    status = engine.status()
+    header = ResponseHeader(member_id=numbers[status.id], raft_term=status.term)
+    leader = numbers.get(status.leader or "", 0)
+    return bytes(StatusResponse(header=header, leader=leader).SerializeToString())
+
+
+def open_member(
+    directory: Path, name: str, machine: StateMachine
+) -> tuple[EmbeddedEngine, str, dict[str, int]]:
+    """Return the engine of a member that `prepare` wrote, its host, and the members' numbers by their ids."""
     store = DirectoryStore.open(directory / name)
     leaf = LeafIdentity.load(directory / name / "identity")
     members = members_of(store.current)
     me = next(member for member in members if member.id == name)
-    machine = RecordMachine()
     engine = EmbeddedEngine(
         me,
         directory=directory / name / "raft",
@@ -178,10 +203,16 @@ async def _serve(directory: Path, name: str) -> None:
         timing=TIMING,
     )
     numbers = {member.id: number for number, member in enumerate(members, start=1)}
+    return engine, me.address.rpartition(":")[0], numbers
+
+
+async def serve(
+    engine: EmbeddedEngine, handlers: "tuple[grpc.GenericRpcHandler[Any, Any], ...]", host: str, keys: Path
+) -> None:
+    """Take part, and answer clients, until the process ends."""
     server = grpc.aio.server(options=_SERVER_OPTIONS)
-    server.add_generic_rpc_handlers(MemberCalls(engine, machine, numbers).handlers())
-    host = me.address.rpartition(":")[0]
-    server.add_secure_port(f"{host}:{CLIENT_PORT}", server_credentials(directory / KEYS_DIRECTORY))
+    server.add_generic_rpc_handlers(handlers)
+    server.add_secure_port(f"{host}:{CLIENT_PORT}", server_credentials(keys))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(engine.run(), name="engine")
         await engine.ready.wait()
@@ -189,6 +220,12 @@ async def _serve(directory: Path, name: str) -> None:
         await server.wait_for_termination()
 
 
+async def _main(directory: Path, name: str) -> None:
+    machine = RecordMachine()
+    engine, host, numbers = open_member(directory, name, machine)
+    await serve(engine, MemberCalls(engine, machine, numbers).handlers(), host, directory / KEYS_DIRECTORY)
+
+
 if __name__ == "__main__":
     set_up_logging("info")
-    asyncio.run(_serve(Path(sys.argv[1]), sys.argv[2]))
+    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2]))

@@ -19,6 +19,8 @@ from chaos.lab.tools import tool
 NAMES = ("alpha", "beta", "gamma")
 # The words that figures of each store begin with: its key in a table of stores.
 OURS, ETCD = "", "etcd, "
+# Two more of ours: a server that keeps nothing, and members whose state machine is the catalog.
+ALONE, CATALOGS = "answered at once, ", "catalog, "
 START_TIMEOUT_S = 60.0
 _PEER_PORT = 7446  # Of etcd.
 _POLL_S = 0.05
@@ -126,16 +128,33 @@ def called(store: str) -> str:
     return "etcd" if store == ETCD else "our members"
 
 
-def our_trio(directory: Path, hosts: Sequence[str], environment: Mapping[str, str]) -> Trio:
+def our_trio(
+    directory: Path, hosts: Sequence[str], environment: Mapping[str, str], module: str = "bench.log_member"
+) -> Trio:
     """Prepare three members of the engine; `directory` holds KEYS_DIRECTORY already."""
     prepare(directory, dict(zip(NAMES, hosts, strict=True)))
     members = {}
     for name, host in zip(NAMES, hosts, strict=True):
-        command = [sys.executable, "-m", "bench.log_member", str(directory), name]
+        command = [sys.executable, "-m", module, str(directory), name]
         members[f"{host}:{CLIENT_PORT}"] = LabProcess(
             name, command, directory / f"{name}.log", environment=environment
         )
     return Trio(members)
+
+
+def catalog_trio(directory: Path, hosts: Sequence[str], environment: Mapping[str, str]) -> Trio:
+    """Prepare three members whose state machine is the catalog, with the keys of the writer."""
+    own = directory / "catalogs"
+    own.mkdir()
+    (own / KEYS_DIRECTORY).symlink_to(directory / KEYS_DIRECTORY)
+    return our_trio(own, hosts, environment, module="bench.change_member")
+
+
+def one_alone(directory: Path, host: str, environment: Mapping[str, str]) -> Trio:
+    """Prepare one server that answers writes at once and keeps nothing."""
+    command = [sys.executable, "-m", "bench.answering", str(directory / KEYS_DIRECTORY), host]
+    process = LabProcess("answering", command, directory / "answering.log", environment=environment)
+    return Trio({f"{host}:{CLIENT_PORT}": process})
 
 
 def etcd_trio(directory: Path, hosts: Sequence[str], environment: Mapping[str, str]) -> Trio:

@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 import grpc
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from bench.catalogs import endpoints
 from bench.store_keys import client_credentials
 from bench.store_wire import (
     KV_SERVICE,
@@ -36,8 +38,11 @@ FILLERS = 8
 WRITE_TIMEOUT_S = 10.0
 ATTEMPTS_MAX = 3
 PACED_TIMEOUT_S = 1.0
+TURN_BUDGET_MS = 50  # A bound of the engine's histogram.
 # Spoken by our own members only.
-INSIDE_SERVICE, INSIDE_METHOD = "isthmus.bench.Inside", "Load"
+INSIDE_SERVICE, INSIDE_METHOD, TURNS_METHOD = "isthmus.bench.Inside", "Load", "Turns"
+CHANGES_METHOD, CHANGES_OWNER = "Changes", "alpha"
+STREAM_IN_FLIGHT_MAX = 16  # Batches.
 _POLL_S = 0.01
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -95,6 +100,38 @@ class AwaitKey(Struct, frozen=True, kw_only=True, tag="await key"):
     key: str
 
 
+class StreamChanges(Struct, frozen=True, kw_only=True, tag="stream changes"):
+    """Change so many endpoints of CHANGES_OWNER, on one stream; answered by the seconds until the last was acknowledged."""
+
+    address: str
+    rows: int
+    in_batch: int
+    sequence: int
+
+
+class Transact(Struct, frozen=True, kw_only=True, tag="transact"):
+    """Put so many keys in transactions, as many in flight as batches on a stream; answered by the seconds that took."""
+
+    address: str
+    rows: int
+    in_batch: int
+    value_bytes: int
+
+
+class AskTurns(Struct, frozen=True, kw_only=True, tag="turns"):
+    """Answered by Turns, of a member of ours."""
+
+    address: str
+
+
+class Turns(Struct, frozen=True, kw_only=True):
+    """The turns of an engine's loop since its process began."""
+
+    count: int
+    longest_ms: float
+    over_budget: int  # Longer than TURN_BUDGET_MS.
+
+
 class Loaded(Struct, frozen=True, kw_only=True):
     """How long each write took, all its attempts together, and how many attempts failed."""
 
@@ -111,7 +148,9 @@ class Paced(Struct, frozen=True, kw_only=True):
     failed: int
 
 
-Request: TypeAlias = FindLeader | Load | InsideLoad | Pace | Fill | AwaitKey
+Request: TypeAlias = (
+    FindLeader | Load | InsideLoad | Pace | Fill | AwaitKey | StreamChanges | Transact | AskTurns
+)
 
 
 class Calls:
@@ -123,8 +162,14 @@ class Calls:
         self.range = _call(channel, KV_SERVICE, "Range", RangeRequest, RangeResponse)
         self.transact = _call(channel, KV_SERVICE, "Txn", TxnRequest, TxnResponse)
         self.status = _call(channel, MAINTENANCE_SERVICE, "Status", StatusRequest, StatusResponse)
-        self.inside = channel.unary_unary(
-            f"/{INSIDE_SERVICE}/{INSIDE_METHOD}", request_serializer=bytes, response_deserializer=bytes
+        self.inside, self.turns = (
+            channel.unary_unary(
+                f"/{INSIDE_SERVICE}/{method}", request_serializer=bytes, response_deserializer=bytes
+            )
+            for method in (INSIDE_METHOD, TURNS_METHOD)
+        )
+        self.changes: Any = channel.stream_stream(
+            f"/{INSIDE_SERVICE}/{CHANGES_METHOD}", request_serializer=bytes, response_deserializer=bytes
         )
 
 
@@ -158,6 +203,13 @@ class Writer:
                 return await self._fill(request)
             case AwaitKey():
                 return await self._await_key(request)
+            case StreamChanges():
+                return await self._stream(request)
+            case Transact():
+                return await self._transact(request)
+            case AskTurns():
+                answer = await self._to(request.address).turns(b"")
+                return msgspec.json.decode(answer, type=Turns)
 
     async def close(self) -> None:
         """Close the channels."""
@@ -241,6 +293,50 @@ class Writer:
         last = PutRequest(key=request.last_key.encode(), value=value)
         await _repeated(self._to(request.address).put, last)
         return True
+
+    async def _stream(self, request: StreamChanges) -> float:
+        rows = [
+            replace(row, sequence=request.sequence, ready=request.sequence % 2 == 0)
+            for row in endpoints(CHANGES_OWNER, request.rows, address="10.0.0.1")
+        ]
+        batches = [
+            msgspec.msgpack.encode(rows[first : first + request.in_batch])
+            for first in range(0, len(rows), request.in_batch)
+        ]
+        slots = asyncio.Semaphore(STREAM_IN_FLIGHT_MAX)
+        call = self._to(request.address).changes()
+
+        async def feed() -> None:
+            for batch in batches:
+                await slots.acquire()
+                await call.write(batch)
+            await call.done_writing()
+
+        began_s = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(feed(), name="feed")
+            async for _acknowledgement in call:
+                slots.release()
+        return time.perf_counter() - began_s
+
+    async def _transact(self, request: Transact) -> float:
+        transact = self._to(request.address).transact
+        value = b"x" * request.value_bytes
+        puts = [RequestOp(request_put=PutRequest(key=key_of(at), value=value)) for at in range(request.rows)]
+        batches = iter(
+            [
+                TxnRequest(success=puts[first : first + request.in_batch])
+                for first in range(0, len(puts), request.in_batch)
+            ]
+        )
+
+        async def one_after_another() -> None:
+            for batch in batches:  # Shared: each is one task's.
+                await _repeated(transact, batch)
+
+        began_s = time.perf_counter()
+        await side_by_side(one_after_another, STREAM_IN_FLIGHT_MAX)
+        return time.perf_counter() - began_s
 
     async def _await_key(self, request: AwaitKey) -> bool:
         wanted = RangeRequest(key=request.key.encode(), serializable=True)
