@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from consensus.core.contract import Counters, MemberAddress, StateMachine
 from consensus.core.membership import Membership, Voters
-from consensus.core.messages import Message
+from consensus.core.messages import Appended, Message
 from consensus.core.proposals import FIRST_REQUEST_MAX, ProposalTable
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK, Clock
@@ -246,7 +246,19 @@ class Member:
         """Take a message of an authenticated peer for the next turn."""
         # Bounded by what the connections read in one turn of the loop: the next cycle follows it.
         self._messages.append((sender, message))
-        self._wake()
+        if not self._can_wait(message):
+            self._wake()
+
+    def _can_wait(self, message: Message) -> bool:
+        """True for an answer that makes nothing possible: the whole log is committed, and its sender has it.
+
+        Of the answers to a single write all but those of a majority; the next tick takes them.
+        """
+        return (
+            isinstance(message, Appended)
+            and message.matched
+            and self._store.journal.last_index < message.next_index <= self._raft.commit_index + 1
+        )
 
     def peer_changed(self, member_id: str, is_connected: bool) -> None:
         """Begin or end sending to a peer."""

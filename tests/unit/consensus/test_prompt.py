@@ -1,17 +1,21 @@
 """What makes the log prompt: a leader that died is not waited for, and news of a commit delays nobody."""
 
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 
 from consensus.core.contract import Applied
 from consensus.core.elections import Elections
 from consensus.core.membership import KIND_NOOP
-from consensus.core.messages import Append, Appended
+from consensus.core.messages import Append, Appended, Message
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK
+from consensus.runtime.member import Member
 from tests.unit.consensus.test_hardened import Alpha, append
 
 
@@ -74,3 +78,38 @@ def test_a_notice_is_answered_only_by_who_lacks_an_entry(
     alpha.cycle(("beta", replace(append(1, prev, commit=2), is_notice=True)))
     assert bool(alpha.peers.take(Appended)) is answered
     assert alpha.raft.commit_index == (1 if answered else 2)
+
+
+class _Raft(Struct):
+    commit_index: int
+
+
+class _Journal(Struct):
+    last_index: int
+
+
+class _Store(Struct):
+    journal: _Journal
+
+
+@pytest.mark.parametrize(
+    ("message", "commit_index", "waits"),
+    [
+        pytest.param(Appended(term=1, next_index=6, matched=True), 5, True, id="all-committed"),
+        pytest.param(Appended(term=1, next_index=6, matched=True), 4, False, id="it-may-commit"),
+        pytest.param(Appended(term=1, next_index=5, matched=True), 5, False, id="its-sender-lacks-an-entry"),
+        pytest.param(Appended(term=1, next_index=6, mismatch=True), 5, False, id="mismatch"),
+        pytest.param(append(1, (5, 1)), 5, False, id="no-answer"),
+    ],
+)
+def test_only_an_answer_that_makes_nothing_possible_waits_for_the_tick(
+    message: Message, commit_index: int, waits: bool
+) -> None:
+    member: Any = Member.__new__(Member)  # The rule needs the two indexes only.
+    woken: list[str] = []
+    member._messages = deque()
+    member._raft, member._store = _Raft(commit_index), _Store(_Journal(last_index=5))
+    member._wake = lambda: woken.append("turn")
+    member.deliver("beta", message)
+    assert member._messages == deque([("beta", message)])
+    assert woken == ([] if waits else ["turn"])
