@@ -38,8 +38,11 @@ class Base(Struct, frozen=True, kw_only=True, array_like=True, tag="base"):
     voters: Voters
 
 
-class Entry(Struct, frozen=True, array_like=True, tag="entry"):
-    """One log entry; `command` begins with its kind (consensus.core.membership)."""
+class Entry(Struct, frozen=True, array_like=True, tag="entry", gc=False):
+    """One log entry; `command` begins with its kind (consensus.core.membership).
+
+    Not for the garbage collector: it refers to nothing that could refer back, and a log has tens of thousands.
+    """
 
     index: int
     term: int

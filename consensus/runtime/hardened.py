@@ -202,15 +202,12 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
     @property
     def has_more(self) -> bool:
         """True when the next cycle has work that no event announces."""
+        is_alone = self.is_leader and len(self._store.voters) == 1
         return (
             self._store.applied_index < self.commit_index
             or self._store.is_writing_snapshot
             or self._proposer.has_work
-            or (
-                self.is_leader
-                and len(self._store.voters) == 1
-                and self._journal.last_index > self.commit_index
-            )
+            or (is_alone and self._journal.last_index > self.commit_index)
         )
 
     # What the engine does.
@@ -377,6 +374,9 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             since=self._memory.since,
         )
         self._wire.send(sender, answer)
+        if answer.granted:  # It is about to campaign: of two candidates at a time often neither wins.
+            until_s = self._clock.now_s() + self._timing.heartbeat_ms / 1000 * (1 + self._clock.fraction())
+            self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, until_s)
 
     def _on_pre_vote_answer(self, sender: str, message: PreVoteAnswer) -> None:
         pre_voting = self._elections.pre_voting

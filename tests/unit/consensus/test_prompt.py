@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from consensus.core.contract import Applied
 from consensus.core.elections import Elections
 from consensus.core.membership import KIND_NOOP
-from consensus.core.messages import Append, Appended, Message
+from consensus.core.messages import Append, Appended, Message, PreVote
 from consensus.core.records import Entry
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK
@@ -47,6 +47,16 @@ def test_a_member_waits_two_heartbeats_at_least_for_a_leader_whose_connection_br
     assert waits_s == sorted(waits_s)
     assert waits_s[0] * 1000 >= 2 * timing.heartbeat_ms
     assert waits_s[1] * 1000 < timing.election_min_ms
+
+
+def test_who_grants_a_pre_vote_lets_the_other_campaign_first(alpha: Alpha) -> None:
+    alpha.raft._SyncObj__raftElectionDeadline = 0
+    asked_s = SYSTEM_CLOCK.now_s()
+    alpha.raft.receive("gamma", PreVote(round=1, term=1, last_index=1, last_term=0))
+    assert alpha.raft._SyncObj__raftElectionDeadline >= asked_s + Timing().heartbeat_ms / 1000
+    alpha.raft._SyncObj__raftElectionDeadline = far_s = asked_s + 1_000
+    alpha.raft.receive("gamma", PreVote(round=2, term=1, last_index=1, last_term=0))
+    assert alpha.raft._SyncObj__raftElectionDeadline == far_s
 
 
 def test_a_commit_is_told_by_a_notice_behind_the_cycle(alpha: Alpha) -> None:
