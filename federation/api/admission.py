@@ -7,10 +7,10 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from certs.core.issuance import csr_public_key
+from certs.core.issuance import controller_dns_names, csr_public_key
 from certs.core.spiffe import SpiffeId, parse, system_id, system_identity, workload_id
 from certs.core.token import token_hash
-from certs.runtime.authority import Authority
+from certs.runtime.authority import Authority, IssuedCertificate
 from discovery.core.catalog import Catalog
 from discovery.core.commands import ClaimToken, Put
 from discovery.core.join_forecast import Forecast, Newcomer, foresee_join
@@ -102,7 +102,7 @@ class Admission:
             self._record(agent_key(token.cluster, token.purpose, request.id), agent),
         )
         identity = system_id(spec.trust_domain, token.cluster, token.purpose, request.id)
-        issued = await asyncio.to_thread(self._authority.sign_leaf, request.csr, identity)
+        issued = await asyncio.to_thread(sign_process, self._authority, request.csr, identity)
         _log.info("enrolled", identity=str(identity), token=token.secret_sha256[:12])
         return EnrollReply(
             identity=str(identity),
@@ -327,7 +327,7 @@ class Signer:
             raise NotAllowedError(f"{caller} is not enrolled, or was evicted")
         if wanted != caller and wanted != self._workload(caller, value):
             raise NotAllowedError(f"{caller} may not have the identity {wanted}")
-        issued = await asyncio.to_thread(self._authority.sign_leaf, csr, wanted)
+        issued = await asyncio.to_thread(sign_process, self._authority, csr, wanted)
         return tuple(issued.chain_der), int(issued.not_after.timestamp() * 1000)
 
     async def sign_asked(
@@ -359,6 +359,11 @@ class Signer:
         if not spec.namespace:
             return None
         return workload_id(caller.trust_domain, spec.namespace, spec.service_account)
+
+
+def sign_process(authority: Authority, csr: bytes, identity: SpiffeId) -> IssuedCertificate:
+    """Certify a process; a mirror's certificate carries the names by which gRPC clients know a controller."""
+    return authority.sign_leaf(csr, identity, dns=controller_dns_names(identity))
 
 
 def agent_key(cluster: str, role: str, agent: str) -> ResourceKey:

@@ -137,6 +137,22 @@ class LocalFirst(RuleBasedStateMachine):
             self.controllers[number].table.absorb(inbox.popleft())
 
     @rule(number=either)
+    def other_controller_tells(self, number):
+        self.hear(self.controllers[number], self.controllers[1 - number])
+
+    @rule(number=either)
+    def other_controller_is_not_heard(self, number):
+        self.controllers[number].table.forget("other")
+
+    @rule(name=agents_, number=either)
+    def lease_ends_where_nobody_else_is_heard(self, name, number):
+        controller = self.controllers[number]
+        controller.table.forget("other")
+        if name not in controller.streams:
+            self.agents[name].given_up = True
+            controller.table.expire(name)
+
+    @rule(number=either)
     def controller_publishes(self, number):
         self.publish(self.controllers[number])
 
@@ -178,6 +194,14 @@ class LocalFirst(RuleBasedStateMachine):
             assert dict(controller.table.endpoints().items()) == truth
             assert all(phase is Phase.LIVE for phase in controller.table.agents().values())
         assert dict(self.log.catalog.tables.endpoints.items()) == truth
+
+    def hear(self, controller: Controller, other: Controller) -> None:
+        for name in AGENTS:
+            told = other.table.heard_here(name)
+            if told is None:
+                controller.table.unhear("other", name)
+            else:
+                controller.table.hear("other", name, *told, SPEC)
 
     def tell(self, agent: Agent, said: Declaration) -> None:
         for controller in self.controllers:

@@ -78,9 +78,11 @@ class Agent:
 
     def __init__(self, folder: Path, name: str, cluster: str, address: str) -> None:
         self.name = name
-        self._folder = folder
+        self.folder = folder
+        self.identity = folder / IDENTITY_FOLDER
+        self.address = address
         self._cluster = cluster
-        self._endpoint = Endpoint(
+        self.endpoint = Endpoint(
             key=EndpointKey("shop", "orders", cluster, name),
             address=address,
             ports=(EndpointPort(name="http", service_port=8080, listen_port=15006),),
@@ -92,19 +94,19 @@ class Agent:
         )
 
     async def enroll(self, token: str) -> None:
-        await enroll(token, "agent", self.name, self._folder)
+        await enroll(token, "agent", self.name, self.folder)
 
     @asynccontextmanager
     async def registered(self, *, incarnation: int = 1) -> AsyncIterator[Registrar]:
         """Register with every controller of the cluster for as long as the block takes."""
         registrar = Registrar(
-            [self._endpoint],
+            [self.endpoint],
             incarnation=incarnation,
             cluster=self._cluster,
-            identity=LeafIdentity.load(self._folder / IDENTITY_FOLDER),
-            directory=DirectoryStore.open(self._folder),
+            identity=LeafIdentity.load(self.identity),
+            directory=DirectoryStore.open(self.folder),
         )
-        registrar.set_ready({self._endpoint.key: True})
+        registrar.set_ready({self.endpoint.key: True})
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(registrar.run())
             try:

@@ -1,7 +1,16 @@
 """A mirror beside the member of its cluster: it serves, forwards, and goes on alone."""
 
-from tests.integration.controller.installation import BASE, export_policy
-from tests.integration.mirror.cluster import Federation
+import signal
+
+from certs.core.spiffe import parse
+from certs.runtime.grpc_security import client_channel
+from certs.runtime.identity import LeafIdentity
+from federation.agent.control import sign
+from federation.agent.directory import DirectoryStore
+from federation.api.messages import SignRequest
+from tests.integration.controller.installation import BASE, CONTROL_PORT, WAIT_S, export_policy
+from tests.integration.mirror.cluster import Federation, age_ms, connected, listed, seen
+from tests.support.wait import eventually, eventually_async
 
 POLICIES = f"{BASE}/namespaces/shop/exportpolicies"
 ANY_STATE = "?resourceVersion=0"
@@ -9,7 +18,75 @@ ANY_STATE = "?resourceVersion=0"
 
 def test_a_write_at_a_mirror_is_the_federations_and_read_back_at_once(federation: Federation) -> None:
     mirror, _ = federation.mirror()
-    made = mirror.operator().ok("POST", POLICIES, export_policy("by-mirror"))
+    at_mirror = mirror.operator()
+
+    made = at_mirror.ok("POST", POLICIES, export_policy("by-mirror"))
+
     assert federation.operator().ok("GET", f"{POLICIES}/by-mirror") == made
-    assert mirror.operator().ok("GET", f"{POLICIES}/by-mirror") == made
-    assert mirror.operator().call("POST", POLICIES, export_policy("by-mirror"))[0] == 409
+    assert at_mirror.ok("GET", f"{POLICIES}/by-mirror") == made
+    assert at_mirror.call("POST", POLICIES, export_policy("by-mirror"))[0] == 409
+    assert at_mirror.ok("GET", "/v1/status")["mirror"]["member"] == "alpha-c1"
+    # What only a member can do is refused so that the caller tries another controller.
+    assert at_mirror.call("POST", "/v1/tokens", {"purpose": "cluster", "cluster": "beta"})[0] == 503
+
+    federation.member_process.send(signal.SIGSTOP)
+    status, answer = at_mirror.call("POST", POLICIES, export_policy("asked"))
+    assert (status, "may still take effect" in answer["message"]) == (504, True)
+    federation.member_process.kill()
+    status, answer = at_mirror.call("POST", POLICIES, export_policy("never"))
+    assert (status, "no member can be reached" in answer["message"]) == (503, True)
+    assert at_mirror.call("GET", f"{POLICIES}/by-mirror")[0] == 503
+    assert at_mirror.ok("GET", f"{POLICIES}/by-mirror{ANY_STATE}") == made
+
+
+async def test_without_the_member_a_mirror_registers_resolves_and_starts_again(
+    federation: Federation,
+) -> None:
+    mirror, process = federation.mirror()
+    at_mirror = mirror.operator()
+    first = await federation.agent("a1")
+    second = await federation.agent("a2")
+    async with first.registered() as registrar:
+        await connected(registrar, "alpha-c1", "alpha-m1")
+        await eventually_async(
+            lambda: listed(federation.operator()) == {"a1"} and seen(at_mirror) == {first.address},
+            timeout_s=WAIT_S,
+        )
+        federation.member_process.kill()
+        async with second.registered() as alone:
+            await connected(alone, "alpha-m1")
+            await eventually_async(
+                lambda: seen(at_mirror) == {first.address, second.address}, timeout_s=WAIT_S
+            )
+
+            process.kill()
+            mirror.start()
+
+            assert mirror.readiness()[1]["member"] == ""
+            await eventually_async(
+                lambda: seen(at_mirror) == {first.address, second.address}, timeout_s=WAIT_S
+            )
+            before = age_ms(at_mirror, POLICIES + ANY_STATE)
+            eventually(lambda: age_ms(at_mirror, POLICIES + ANY_STATE) > before, timeout_s=WAIT_S)
+
+            federation.start_member()
+            await eventually_async(
+                lambda: listed(federation.operator()) == {"a1", "a2"} == listed(at_mirror), timeout_s=WAIT_S
+            )
+
+
+async def test_agents_renew_their_certificates_at_a_mirror(federation: Federation) -> None:
+    mirror, _ = federation.mirror()
+    agent = await federation.agent("a1")
+    leaf = LeafIdentity.load(agent.identity)
+    directory = DirectoryStore.open(agent.folder)
+    own = str(leaf.spiffe_id)
+    async with client_channel(
+        f"{mirror.host}:{CONTROL_PORT}",
+        leaf,
+        directory.bundles()["alpha.example"],
+        server=parse("spiffe://alpha.example/isthmus/alpha/controller/m1"),
+    ) as channel:
+        reply = await sign(channel, SignRequest(csr=leaf.create_csr(), identity=own))
+    leaf.install(reply.chain)
+    assert str(LeafIdentity.load(agent.identity).spiffe_id) == own

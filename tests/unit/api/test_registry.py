@@ -4,6 +4,7 @@ import pytest
 
 from discovery.core.declarations import Declaration
 from discovery.core.model import Change, Endpoint
+from federation.api.heard import AgentHeard, Beat
 from federation.api.registry import ClusterRegistry
 from federation.kernel.errors import StaleRevisionError
 from tests.unit.discovery.builders import Log, endpoint, founded
@@ -295,3 +296,86 @@ def test_leases_that_take_less_than_half_of_a_cluster_end_in_time() -> None:
     world.registry.close("agent-2", other)
     world.after(LEASE_MS / 1000, heard="agent-1")
     assert len(world.names()) == 30
+
+
+def heard(*rows: Endpoint, agent: str = "agent-1", sequence: int = 1) -> AgentHeard:
+    return AgentHeard(agent=agent, live=True, incarnation=1, sequence=sequence, rows=rows)
+
+
+def test_an_agent_that_another_controller_hears_is_not_given_up() -> None:
+    world = World()
+    two = endpoint(name="two", agent="agent-2")
+    world.registry.close("agent-1", world.connect(ROW))
+    world.connect(two, agent="agent-2")
+    world.registry.hear("alpha-m1", heard(ROW))
+    world.after(100, heard="agent-2")
+    assert world.names() == {"one", "two"}
+
+    world.registry.hear("alpha-m1", AgentHeard(agent="agent-1"))
+    world.after(LEASE_MS / 1000 - 0.1, heard="agent-2")
+    assert world.names() == {"one", "two"}
+    world.after(4, heard="agent-2")
+    assert world.names() == {"two"}
+
+
+def test_when_the_other_controller_is_lost_its_agents_have_one_lease() -> None:
+    world = World()
+    world.connect(endpoint(name="two", agent="agent-2"), agent="agent-2")
+    world.registry.hear("alpha-m1", heard(ROW))
+    world.after(100, heard="agent-2")
+    world.registry.forget("alpha-m1")
+    world.after(LEASE_MS / 1000 - 0.1, heard="agent-2")
+    assert world.names() == {"one", "two"}
+    world.after(4, heard="agent-2")
+    assert world.names() == {"two"}
+
+
+def test_one_agent_alone_is_not_given_up_by_a_controller_that_hears_no_other_one_either() -> None:
+    world = World()
+    world.registry.fellows.known = frozenset({"alpha-m1"})
+    world.registry.close("agent-1", world.connect(ROW))
+    world.after(1_000)
+    assert world.names() == {"one"}
+
+    world.registry.fellows.heard("alpha-m1")
+    world.after(0)
+    world.after(LEASE_MS / 1000)
+    assert world.names() == set()
+
+
+def test_a_row_that_comes_back_by_the_catalog_is_not_given_up_again_while_its_hearer_is_missing() -> None:
+    world = World()
+    world.connect(endpoint(name="two", agent="agent-2"), agent="agent-2")
+    world.registry.fellows.known = frozenset({"alpha-m1"})
+    world.registry.close("agent-1", world.connect(ROW))
+    world.after(2 * LEASE_MS / 1000, heard="agent-2")
+    assert world.names() == {"two"}
+    assert world.log.publish("alpha", ROW).code == 0
+    world.registry.absorb((Change("endpoints", ROW.key.encode(), None),))
+
+    world.registry.absorb(tuple(world.log.catalog.history(0)[-1][1]))
+    world.after(100, heard="agent-2")
+    assert world.names() == {"one", "two"}
+
+    world.registry.fellows.heard("alpha-m1")  # It is here again, and says nothing of agent-1.
+    world.after(2 * LEASE_MS / 1000, heard="agent-2")
+    assert world.names() == {"two"}
+
+
+async def test_other_controllers_are_told_the_newest_of_each_agent_that_is_live_here() -> None:
+    world = World()
+    session = world.connect(ROW)
+    answers = world.registry.heard_here.subscribe()
+    assert await anext(answers) == heard(ROW)
+    assert await anext(answers) == Beat()
+
+    later = endpoint(name="one", version=(1, 3), ready=False)
+    world.say(session, later, sequence=2)
+    world.say(session, later, sequence=3)
+    world.registry.hear("alpha-m1", heard(endpoint(name="two", agent="agent-2"), agent="agent-2"))
+    assert await anext(answers) == heard(later, sequence=3)
+    assert await anext(answers) == Beat()
+
+    world.registry.close("agent-1", session)
+    assert await anext(answers) == AgentHeard(agent="agent-1")
+    await answers.aclose()

@@ -1,0 +1,50 @@
+"""A remote cluster with a mirror of its own: cut off from its home it goes on."""
+
+import msgspec
+
+from certs.core.token import parse_token
+from discovery.core.kinds import ClusterSpec
+from federation.api.messages import JoinRequest
+from tests.integration.controller.installation import WAIT_S
+from tests.integration.mirror.cluster import Federation, connected, listed, seen
+from tests.support.wait import eventually_async
+
+
+def join_remote(federation: Federation, name: str) -> None:
+    token = parse_token(federation.token("cluster", name))
+    spec = ClusterSpec(role="remote", trust_domain="alpha.example", home="alpha")
+    request = JoinRequest(secret=token.secret, cluster=name, spec=spec)
+    status, answer = federation.member.caller(None).call("POST", "/v1/join", msgspec.to_builtins(request))
+    assert status == 200, answer
+
+
+async def test_a_remote_cluster_without_its_home_registers_and_resolves_and_publishes_after(
+    federation: Federation,
+) -> None:
+    join_remote(federation, "edge")
+    mirror, _ = federation.mirror(cluster="edge")
+    at_mirror = mirror.operator()
+    first = await federation.agent("e1", cluster="edge")
+    second = await federation.agent("e2", cluster="edge")
+    async with first.registered() as registrar:
+        # Its own mirror and its home's controllers: whichever goes, another one hears it.
+        await connected(registrar, "alpha-c1", "edge-m1")
+        await eventually_async(
+            lambda: (
+                listed(federation.operator(), "edge") == {"e1"} and seen(at_mirror, "edge") == {first.address}
+            ),
+            timeout_s=WAIT_S,
+        )
+
+        federation.member_process.kill()
+        async with second.registered() as alone:
+            await connected(alone, "edge-m1")
+            await eventually_async(
+                lambda: seen(at_mirror, "edge") == {first.address, second.address}, timeout_s=WAIT_S
+            )
+
+            federation.start_member()
+            await eventually_async(
+                lambda: listed(federation.operator(), "edge") == {"e1", "e2"}, timeout_s=WAIT_S
+            )
+            await connected(registrar, "alpha-c1", "edge-m1")

@@ -1,0 +1,92 @@
+"""Two controllers in one cluster: an endpoint lives while any of them hears its agent."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from certs.core.spiffe import parse
+from certs.runtime.grpc_security import client_channel
+from certs.runtime.identity import LeafIdentity
+from federation.agent.control import receive, register, send
+from federation.agent.directory import DirectoryStore
+from federation.api.messages import AgentHello, Declare, Welcome
+from tests.integration.controller.installation import CONTROL_PORT, WAIT_S
+from tests.integration.mirror.cluster import Agent, Federation, connected, listed, seen
+from tests.support.wait import eventually, eventually_async
+
+
+@asynccontextmanager
+async def heard_by(agent: Agent, host: str, controller: str) -> AsyncIterator[Any]:
+    """Register the agent with one controller only, for as long as the block takes."""
+    async with client_channel(
+        f"{host}:{CONTROL_PORT}",
+        LeafIdentity.load(agent.identity),
+        DirectoryStore.open(agent.folder).bundles()["alpha.example"],
+        server=parse(f"spiffe://alpha.example/isthmus/alpha/controller/{controller}"),
+    ) as channel:
+        call = register(channel)
+        await send(call, AgentHello(incarnation=1))
+        assert isinstance(await receive(call), Welcome)
+        await send(call, Declare(number=1, put=(agent.endpoint,), complete=True))
+        yield call
+
+
+async def test_what_one_controller_hears_the_other_serves_and_does_not_expire(
+    federation: Federation,
+) -> None:
+    mirror, _ = federation.mirror()
+    at_member, at_mirror = federation.operator(), mirror.operator()
+    half, gone = await federation.agent("half"), await federation.agent("gone")
+
+    async with heard_by(half, mirror.host, "m1"):
+        await eventually_async(lambda: seen(at_member) == {half.address}, timeout_s=WAIT_S)
+        # Meanwhile a whole lease passes for one that nobody hears any more.
+        async with heard_by(gone, federation.member.host, "c1"):
+            both = {half.address, gone.address}
+            await eventually_async(lambda: seen(at_member) == both == seen(at_mirror), timeout_s=WAIT_S)
+            await eventually_async(lambda: listed(at_member) == {"half", "gone"}, timeout_s=WAIT_S)
+        await eventually_async(lambda: listed(at_member) == {"half"}, timeout_s=WAIT_S)
+        assert seen(at_member) == {half.address}
+        await eventually_async(lambda: seen(at_mirror) == {half.address}, timeout_s=WAIT_S)
+
+
+async def test_a_controller_that_is_killed_and_comes_back_changes_nothing(federation: Federation) -> None:
+    mirror, process = federation.mirror()
+    at_member = federation.operator()
+    agents = [await federation.agent(f"a{number}") for number in range(2)]
+    async with agents[0].registered() as one, agents[1].registered() as two:
+        await connected(one, "alpha-c1", "alpha-m1")
+        await connected(two, "alpha-c1", "alpha-m1")
+        await eventually_async(lambda: listed(at_member) == {"a0", "a1"}, timeout_s=WAIT_S)
+        revision = at_member.ok("GET", "/v1/status")["revision"]
+
+        process.kill()
+        federation.member_process.wait_for_log("fellow_lost", timeout_s=WAIT_S)
+        mirror.start()
+        await connected(one, "alpha-c1", "alpha-m1")
+        await connected(two, "alpha-c1", "alpha-m1")
+        eventually(
+            lambda: federation.member_process.log_path.read_text().count("fellow_heard") >= 2,
+            timeout_s=WAIT_S,
+            message=federation.member_process.log,
+        )
+
+        assert seen(mirror.operator()) == {agent.address for agent in agents} == seen(at_member)
+        assert at_member.ok("GET", "/v1/status")["revision"] == revision
+
+
+async def test_a_mirror_that_was_removed_is_nobodys_controller_any_more(federation: Federation) -> None:
+    mirror, process = federation.mirror()
+    agent = await federation.agent("a1")
+    async with agent.registered() as registrar:
+        await connected(registrar, "alpha-c1", "alpha-m1")
+
+        federation.operator().ok("DELETE", "/apis/federation.isthmus.dev/v1alpha1/controllers/alpha-m1")
+
+        await connected(registrar, "alpha-c1")
+        assert federation.controllers() == ["alpha-c1"]
+        policy = "/apis/federation.isthmus.dev/v1alpha1/namespaces/shop/exportpolicies/p"
+        status, answer = mirror.operator().call("DELETE", policy)
+        assert status == 403
+        assert "is not enrolled as a mirror, or was evicted" in answer["message"]
+        process.check_running()

@@ -1,0 +1,75 @@
+"""A mirror asks members to sign for the processes that it serves, and for nobody else."""
+
+from pathlib import Path
+
+import pytest
+
+from certs.core.spiffe import parse
+from certs.runtime.authority import Authority, RootAuthority
+from certs.runtime.identity import LeafIdentity
+from federation.api.admission import Signer
+from federation.kernel.errors import NotAllowedError
+from tests.unit.discovery.builders import Log, founded, key, put
+
+MIRROR = "spiffe://alpha.test/isthmus/delta/controller/m1"
+AGENT = "spiffe://alpha.test/isthmus/delta/agent/a1"
+
+
+def enrolled() -> Log:
+    """Delta, a remote cluster of alpha, has a mirror and an agent; alpha has an agent."""
+    log = founded()
+    for scope, name, spec in (
+        ("delta", "controller.m1", {"role": "controller"}),
+        ("delta", "agent.a1", {"role": "agent", "namespace": "shop", "serviceAccount": "shop"}),
+        ("alpha", "agent.a1", {"role": "agent", "namespace": "shop", "serviceAccount": "shop"}),
+    ):
+        assert log.write("alpha", put(key("Agent", name, scope=scope), spec)).code == 0
+    return log
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> Signer:
+    root = RootAuthority.create("alpha.test")
+    authority = Authority.open(tmp_path / "authority")
+    authority.enroll(root)
+    return Signer(catalog=enrolled().catalog, authority=authority)
+
+
+@pytest.fixture
+def csr(tmp_path: Path) -> bytes:
+    return LeafIdentity.load(tmp_path / "leaf").create_csr()
+
+
+@pytest.mark.parametrize(
+    ("peer", "identity", "caller"),
+    [
+        pytest.param(MIRROR, MIRROR, "", id="its own"),
+        pytest.param(MIRROR, AGENT, AGENT, id="an agent's"),
+        pytest.param(MIRROR, "spiffe://alpha.test/ns/shop/sa/shop", AGENT, id="an agent's workload's"),
+    ],
+)
+async def test_a_mirror_gets_what_its_cluster_needs(
+    signer: Signer, csr: bytes, peer: str, identity: str, caller: str
+) -> None:
+    chain, _ = await signer.sign_asked(parse(peer), csr, identity, caller)
+    assert len(chain) >= 2
+
+
+@pytest.mark.parametrize(
+    ("peer", "identity", "caller", "said"),
+    [
+        pytest.param(MIRROR, "spiffe://alpha.test/isthmus/alpha/agent/a1", "spiffe://alpha.test/isthmus/alpha/agent/a1", "does not serve cluster alpha", id="its home's agent"),
+        pytest.param(MIRROR, "spiffe://alpha.test/isthmus/alpha/controller/c1", "spiffe://alpha.test/isthmus/alpha/controller/c1", "may not ask for a certificate of", id="a member's"),
+        pytest.param(MIRROR, "spiffe://alpha.test/isthmus/alpha/controller/c1", "", "may not have the identity", id="a member's, as itself"),
+        pytest.param(MIRROR, "spiffe://alpha.test/isthmus/delta/controller/m2", MIRROR, "may not ask for a certificate of", id="another mirror's"),
+        pytest.param(MIRROR, "spiffe://alpha.test/isthmus/delta/agent/a2", "spiffe://alpha.test/isthmus/delta/agent/a2", "is not enrolled, or was evicted", id="one that never enrolled"),
+        pytest.param(AGENT, AGENT, AGENT, "may not ask for certificates of others", id="an agent for somebody"),
+        pytest.param("spiffe://alpha.test/isthmus/delta/controller/m2", AGENT, AGENT, "is not enrolled as a mirror", id="a mirror that was removed"),
+        pytest.param("spiffe://beta.test/isthmus/delta/controller/m1", AGENT, AGENT, "may not ask for certificates of others", id="another trust domain"),
+    ],
+)  # fmt: skip
+async def test_a_mirror_gets_nothing_else(
+    signer: Signer, csr: bytes, peer: str, identity: str, caller: str, said: str
+) -> None:
+    with pytest.raises(NotAllowedError, match=said):
+        await signer.sign_asked(parse(peer), csr, identity, caller)
