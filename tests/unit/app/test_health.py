@@ -15,7 +15,9 @@ def enrolled(*agents: str) -> Log:
 
 
 def test_who_is_enrolled_and_not_heard_is_named() -> None:
-    tables = enrolled("agent.a1", "agent.a2", "gateway.a1", "dns.d1", "dns.d2").catalog.tables
+    tables = enrolled(
+        "agent.a1", "agent.a2", "gateway.a1", "dns.d1", "dns.d2", "controller.m1"
+    ).catalog.tables
     # A gateway may have the name of an agent: it is heard as another one.
     found = compare_agents(
         tables, "alpha", {"a1": "live", "gateway.a1": "lost", "stranger": "live"}, {"dns.d2"}

@@ -239,3 +239,15 @@ def row_of(world: World, name: str) -> Endpoint:
     value = world.log.catalog.tables.endpoints.get(endpoint(name=name).key.encode())
     assert value is not None
     return unpack_endpoint(value)
+
+
+async def test_what_the_holder_of_the_lease_has_published_needs_no_publishing_again() -> None:
+    world = World()
+    assert world.log.lease("publish/alpha", "alpha-c2", ttl_ms=LEASE_TTL_MS).lease is not None
+    world.declare(*rows(2))
+    fence = world.log.catalog.lease("publish/alpha").fence  # type: ignore[union-attr]
+    await world.publishing(lambda: AcquireLease in world.kinds())
+    world.log.publish("alpha", *rows(2), fence=fence)
+    await world.publishing(world.settled)
+    assert PublishEndpoints not in world.kinds()
+    assert world.published() == {"e0", "e1"}
