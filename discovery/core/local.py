@@ -26,6 +26,7 @@ from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_end
 from discovery.core.poison import Places, check_not_poisoned, controller_places, endpoint_refusal
 from discovery.core.quotas import BUILT_IN
 from discovery.core.rules import check_endpoint, check_endpoint_key
+from discovery.core.silence import GONE, SilencedRows
 from discovery.core.tables import Table, Tables
 from discovery.core.usage import Usage
 from federation.kernel.errors import (
@@ -39,11 +40,9 @@ from federation.kernel.limits import COMMAND_BYTES_MAX, ENDPOINTS_PER_CLUSTER_MA
 
 AGENTS_MAX = 2 * ENDPOINTS_PER_CLUSTER_MAX  # Known at once, those included that ended or have no rows.
 ENDPOINTS_PER_AGENT_MAX = 10_000
-SILENCED_MAX = ENDPOINTS_PER_CLUSTER_MAX
 PUBLISH_ROWS_MAX = 256  # One batch: what applies in a few milliseconds.
 PUBLISH_BYTES_MAX = COMMAND_BYTES_MAX - 8 * 1024  # Leaves room for the rest of the command.
 
-GONE = (-1, -1)
 _REMOVAL_BYTES = 32  # A removed key's version and framing.
 
 _Edits: TypeAlias = dict[bytes, bytes | None]  # Rows set or removed by one call, not yet in the table.
@@ -62,9 +61,7 @@ class LocalTable:
         self.places: Places = frozenset()  # Where controllers listen: no endpoint may.
         self.quota = BUILT_IN
         self._usage = Usage()
-        # Rows that silence ended, not their agents, with the version that the catalog may still have of them; once it
-        # has lost them, GONE. One that the catalog shows again then is told by a controller that hears its agent.
-        self._silenced: dict[bytes, tuple[int, int]] = {}
+        self._silenced = SilencedRows()
 
     def endpoints(self) -> Table:
         """The merged rows, packed; this version never changes."""
@@ -252,7 +249,7 @@ class LocalTable:
         for key in sorted(known.rows):
             row = self._row(key, edits)
             if row is not None:
-                self._silence(key, row.version)
+                self._silenced.add(key, row.agent, known.known_until, row.version)
             edits[key] = None
         return self._commit(edits)
 
@@ -273,10 +270,9 @@ class LocalTable:
             if value is not None:
                 self._adopt(unpack_endpoint(value), edits)
                 continue
-            if key in self._silenced:
-                self._silence(key, GONE)
-            elif self._follows_removal(key):
-                self._silence(key, GONE)
+            self._silenced.catalog_lost(key)
+            if (agent := self._follows_removal(key)) is not None:
+                self._silenced.add(key, agent, self._agents[agent].known_until, GONE)
                 edits[key] = None
         ours = self._commit(edits)
         for key, value in theirs.items():
@@ -304,8 +300,7 @@ class LocalTable:
             ours, theirs = self._rows.get(key), tables.endpoints.get(key)
             if ours == theirs:
                 del self._unpublished[key]
-                if key in self._silenced:
-                    self._silence(key, GONE)
+                self._silenced.catalog_lost(key)
                 continue
             if theirs is None and not creating:
                 continue
@@ -329,7 +324,7 @@ class LocalTable:
     def _may_replace(self, there: Endpoint, row: Endpoint | None) -> bool:
         """True when we know better than the catalog's row; False when `absorb` has yet to see that row."""
         if row is None:
-            return there.version <= self._over_until(there.key.encode(), self._agents.get(there.agent))
+            return there.version <= self._gone_until(there)
         if row.agent == there.agent:
             return row.version >= there.version
         return self.is_heard(row.agent)
@@ -417,7 +412,7 @@ class LocalTable:
         """Merge rows and removals of an agent whose list is complete."""
         position = (said.incarnation, said.sequence)
         for key in (*gone, *rows):
-            self._silenced.pop(key, None)
+            self._silenced.forget(key)
         for key in sorted(gone):
             row = self._row(key, edits)
             # A newer row than the message came another way: the agent has more to say.
@@ -429,18 +424,18 @@ class LocalTable:
                 edits[key] = pack(row)
         agent.known_until = max(agent.known_until, position)
 
-    def _follows_removal(self, key: bytes) -> bool:
-        """True when the row that the catalog lost is ours too, and nobody here says that it still exists."""
+    def _follows_removal(self, key: bytes) -> str | None:
+        """Return whose row it is that the catalog lost and nobody says that it still exists; None for any other."""
         value = self._rows.get(key)
         if value is None or key in self._unpublished:
-            return False  # What was removed was an older row than ours.
-        return not self.is_heard(unpack_endpoint(value).agent)
+            return None  # What was removed was an older row than ours.
+        agent = unpack_endpoint(value).agent
+        return None if self.is_heard(agent) else agent
 
-    def _silence(self, key: bytes, version: tuple[int, int]) -> None:
-        """Remember that silence ended a row; the oldest such memory goes when there are too many."""
-        if key not in self._silenced and len(self._silenced) >= SILENCED_MAX:
-            del self._silenced[next(iter(self._silenced))]
-        self._silenced[key] = version
+    def _gone_until(self, row: Endpoint) -> tuple[int, int]:
+        """Return the newest version of a row of the catalog that is known to be over, for one that is not here."""
+        agent = self._agents.get(row.agent)
+        return GONE if agent is None else self._silenced.gone_until(row, agent.known_until)
 
     def _adopt(self, row: Endpoint, edits: _Edits) -> None:
         """Take a row that came another way than from its agent, unless we know better."""
@@ -456,22 +451,12 @@ class LocalTable:
         if agent is None:
             self._make_room_for_agent()
             agent = self._agents[row.agent] = Agent(Phase.UNHEARD)
-        elif row.version <= self._over_until(key, agent):
+        elif row.version <= self._gone_until(row):
             return  # An echo of what its agent has withdrawn since, or silence ended.
         elif agent.phase is Phase.ENDED:
             agent.phase = Phase.UNHEARD
-        self._silenced.pop(key, None)
+        self._silenced.forget(key)
         edits[key] = pack(row)
-
-    def _over_until(self, key: bytes, agent: Agent | None) -> tuple[int, int]:
-        """Up to which version a row that we do not have is over: by its agent's word, or by its silence.
-
-        While the agent is here its own word counts: what it has not said since it came back, it has no more.
-        """
-        silenced = self._silenced.get(key, GONE)
-        if agent is None or (key in self._silenced and agent.phase is not Phase.LIVE):
-            return silenced
-        return agent.known_until
 
     def _row(self, key: bytes, edits: _Edits) -> Endpoint | None:
         value = edits[key] if key in edits else self._rows.get(key)

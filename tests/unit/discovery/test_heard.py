@@ -110,3 +110,21 @@ def test_what_an_agent_withdrew_is_not_believed_again() -> None:
     listed(table, at=(1, 10))
     table.absorb(in_catalog(row("a")))
     assert names(table) == []
+
+
+def test_an_agent_that_has_spoken_since_is_believed_more_than_what_silence_left_open() -> None:
+    table = with_list(row("a"), row("b"))
+    table.absorb(in_catalog(row("a"), row("b")))
+    table.agent_lost("agent-1")
+    table.expire("agent-1")
+    table.absorb(tuple(Change("endpoints", row(name).key.encode(), None) for name in "ab"))
+    listed(table, row("b"), at=(1, 10))  # It is back, and has withdrawn one of them.
+
+    table.absorb(in_catalog(row("a")))
+    table.agent_lost("agent-1")
+    table.absorb(in_catalog(row("a")))
+
+    assert names(table) == ["b"]
+    tables = founded().catalog.tables
+    late = tables.with_changes(in_catalog(row("a")), tables.revision + 1)
+    assert [key.name for key, *_ in table.difference(late).remove] == ["a"]
