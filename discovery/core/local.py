@@ -194,6 +194,11 @@ class LocalTable:
         known = self._agents.get(agent)
         return known is not None and known.phase is Phase.ENDED
 
+    def is_live(self, agent: str) -> bool:
+        """True while the agent's stream is here and its list is complete."""
+        known = self._agents.get(agent)
+        return known is not None and known.phase is Phase.LIVE
+
     def is_heard(self, agent: str) -> bool:
         """True while this or another controller of the cluster hears the agent."""
         known = self._agents.get(agent)

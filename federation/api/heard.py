@@ -85,22 +85,24 @@ def decode_heard(data: bytes) -> HeardAnswer:
 class HeardFeed:
     """Tells each other controller the newest of every agent that is live here. Lives on the event loop.
 
-    `list_of` gives what is to be said of an agent now. A slow hearer costs one set of names: it is told the
+    `list_of` gives what is to be said of an agent now, `is_live` only whether it is live: most changes have no
+    hearer, and must not cost the agent's whole list. A slow hearer costs one set of names: it is told the
     newest state of an agent, not each change.
     """
 
-    def __init__(self, list_of: Callable[[str], AgentHeard]) -> None:
+    def __init__(self, list_of: Callable[[str], AgentHeard], *, is_live: Callable[[str], bool]) -> None:
         self._list_of = list_of
+        self._is_live = is_live
         # In the order in which they came: what happens first must not depend on hashes.
         self._live: dict[str, None] = {}
         self._hearers: dict[_Hearer, None] = {}
 
     def changed(self, agent: str) -> None:
         """The agent said something, or its stream began or ended."""
-        heard = self._list_of(agent)
-        if not heard.live and agent not in self._live:
+        live = self._is_live(agent)
+        if not live and agent not in self._live:
             return
-        if heard.live:
+        if live:
             self._live[agent] = None
         else:
             self._live.pop(agent, None)

@@ -71,7 +71,8 @@ class ClusterRegistry:
         self._ends_s: dict[str, float] = {}
         self._heard_s = float("-inf")  # When the last of them gave a sign of life.
         self._sessions: dict[str, object] = {}
-        self.heard_here = HeardFeed(self._list_of)  # What other controllers of the cluster follow.
+        # What other controllers of the cluster follow.
+        self.heard_here = HeardFeed(self._list_of, is_live=self._table.is_live)
         self.fellows = Fellows()  # Those controllers.
         self._contested: set[str] = set()  # Agents that somebody hears, as the catalog shows, and we do not.
         self._doubted_s: dict[str, float] = {}  # Since when an agent's list is doubted.

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from bench.catalog_growth import Filled
+from bench.catalogs import endpoints
 from discovery.core.declarations import Declaration
 from discovery.core.model import Change, Endpoint, unpack_endpoint
 from federation.api.registry import ClusterRegistry
@@ -102,6 +103,25 @@ def declare_one(one: Filled) -> int:
     return calls_of(again)
 
 
+def declare_one_of(count: int) -> int:
+    """One declaration of an agent that has many endpoints."""
+    one = filled(SMALL)
+    registry = ClusterRegistry(
+        one.names[0],
+        catalog=one.catalog,
+        lease_ms=1_000,
+        clock=lambda: 0.0,
+        changed=lambda _cluster, _changes: None,
+    )
+    rows = [
+        msgspec.structs.replace(row, agent="large")
+        for row in endpoints(one.names[0], count, address="10.0.0.1")
+    ]
+    registry.open("large", 1, registry)
+    registry.declare(said("large", 1, 1, rows, complete=True), registry)
+    return calls_of(lambda: registry.declare(said("large", 1, 2, rows[:1], complete=False), registry))
+
+
 def said(agent: str, incarnation: int, sequence: int, rows: list[Endpoint], *, complete: bool) -> Declaration:
     put = tuple(msgspec.structs.replace(row, incarnation=incarnation, sequence=sequence) for row in rows)
     return Declaration(
@@ -117,3 +137,8 @@ def said(agent: str, incarnation: int, sequence: int, rows: list[Endpoint], *, c
 def test_a_change_calls_no_more_in_a_catalog_fifteen_times_as_large(cost: Callable[[Filled], int]) -> None:
     small, large = cost(filled(SMALL)), cost(filled(LARGE))
     assert 0 < large <= small * MORE
+
+
+def test_a_declaration_calls_no_more_for_an_agent_with_many_endpoints() -> None:
+    few, many = declare_one_of(20), declare_one_of(300)
+    assert 0 < many <= few * MORE
