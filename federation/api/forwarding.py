@@ -21,8 +21,11 @@ from discovery.core.commands import (
     decode_command,
     encode_command,
 )
+from discovery.core.history import ACTOR_CHARS_MAX
+from discovery.core.quotas import quota_of
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key
+from federation.api.fairness import Fairness
 from federation.api.health import check_asker
 from federation.api.messages import Message
 from federation.api.proposer import Log
@@ -32,13 +35,11 @@ from federation.kernel.errors import (
     IsthmusError,
     NotAllowedError,
     PreconditionError,
-    UnavailableError,
 )
 from federation.kernel.limits import COMMAND_BYTES_MAX
 
 FORWARD_SERVICE = "isthmus.v1.Forward"  # Methods Propose and Barrier, both unary.
 
-FORWARDED_MAX = 256  # At once, from all mirrors.
 TIMEOUT_MS_MAX = 10_000
 
 _FORWARDED = Write | PublishEndpoints | AcquireLease
@@ -91,7 +92,7 @@ class ForwardService:
         self._tables = tables
         self._schema = schema
         self._peer = peer
-        self._running = 0
+        self._fairness = Fairness(lambda cluster: quota_of(tables(), cluster))
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
@@ -115,14 +116,9 @@ class ForwardService:
         self, raw: bytes, act: Callable[[ForwardRequest, str], Awaitable[ForwardReply]]
     ) -> bytes:
         try:
-            if self._running >= FORWARDED_MAX:
-                raise UnavailableError(f"{FORWARDED_MAX} forwarded calls are running: use another member")
-            self._running += 1
-            try:
-                cluster = check_mirror(self._peer(), self._tables())
+            cluster = check_mirror(self._peer(), self._tables())
+            with self._fairness.call(cluster):
                 reply = await act(_decode(raw), cluster)
-            finally:
-                self._running -= 1
         except IsthmusError as error:
             reply = ForwardReply(code=int(error.code), message=error.message)
         return _encoder.encode(reply)
@@ -140,13 +136,25 @@ class ForwardService:
             raise PreconditionError(
                 f"the forwarded command has schema {command.schema}, every controller can apply {schema}"
             )
-        stamped = msgspec.structs.replace(command, proposer=cluster)
+        self._fairness.count(cluster, command.body)
+        # Nothing that the state machine judges by is the mirror's own word: an older schema has weaker rules.
+        stamped = msgspec.structs.replace(
+            command, proposer=cluster, schema=schema, actor=_said(command.actor, self._peer())
+        )
         applied = await self._log.propose(encode_command(stamped), timeout_ms=_timeout_ms(request))
         return ForwardReply(result=applied.result)
 
     async def _barrier(self, request: ForwardRequest, _cluster: str) -> ForwardReply:
         await self._log.read_barrier(timeout_ms=_timeout_ms(request))
         return ForwardReply(revision=self._tables().revision)
+
+
+def _said(actor: str, peer: SpiffeId) -> str:
+    """Who asked, by the word of a mirror, which may be false: the audit says whose word it is."""
+    if not actor:
+        return ""
+    word = f" (said by {peer})"
+    return actor[: max(0, ACTOR_CHARS_MAX - len(word))] + word[:ACTOR_CHARS_MAX]
 
 
 def encode_forward(request: ForwardRequest) -> bytes:

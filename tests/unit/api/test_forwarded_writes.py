@@ -1,0 +1,150 @@
+"""What a mirror forwards is judged by its certificate and by this member, never by its own word."""
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from certs.core.spiffe import parse
+from discovery.core.commands import (
+    Body,
+    Command,
+    Outcome,
+    PublishEndpoints,
+    Tick,
+    Write,
+    decode_command,
+    decode_outcome,
+    encode_command,
+)
+from discovery.core.kinds import QuotaSpec
+from discovery.core.quotas import Quota
+from federation.api.fairness import CALLS_MAX, CALLS_PER_CLUSTER_MAX, Fairness
+from federation.api.forwarding import (
+    ForwardReply,
+    ForwardRequest,
+    ForwardService,
+    decode_forward_reply,
+    encode_forward,
+)
+from federation.kernel.errors import Code, UnavailableError
+from federation.kernel.versions import SCHEMA_VERSION
+from tests.unit.api.logs import CatalogLog
+from tests.unit.discovery.builders import endpoint, founded, key, put, put_export
+
+MIRROR = parse("spiffe://alpha.test/isthmus/delta/controller/m1")
+NO_CONTEXT = cast("Any", None)
+
+
+class Member:
+    """A member of alpha, and a mirror of delta, alpha's remote, that is not to be trusted."""
+
+    def __init__(self, **quota: object) -> None:
+        self.log = founded()
+        self.log.accept("alpha", put(key("Agent", "controller.m1", scope="delta"), {"role": "controller"}))
+        if quota:
+            self.log.accept("alpha", put(key("Quota", "delta"), dict(quota)))
+        self.wire = CatalogLog(self.log)
+        self.service = ForwardService(
+            self.wire,
+            tables=lambda: self.log.catalog.tables,
+            schema=lambda: SCHEMA_VERSION,
+            peer=lambda: MIRROR,
+        )
+        self.requests = 0
+
+    async def forward(self, body: Body, **command: Any) -> ForwardReply:
+        self.requests += 1
+        made = Command(**{"request_id": f"r{self.requests}", "proposer": "delta", "body": body, **command})
+        request = ForwardRequest(timeout_ms=1_000, command=encode_command(made))
+        return decode_forward_reply(await self.service.propose(encode_forward(request), NO_CONTEXT))
+
+    async def outcome(self, body: Body, **command: Any) -> Outcome:
+        reply = await self.forward(body, **command)
+        assert reply.code == 0, reply.message
+        return decode_outcome(reply.result)
+
+
+def write(cluster: str, namespace: str = "shop") -> Write:
+    return Write(operations=(put_export(cluster, namespace, "*"),))
+
+
+async def test_a_mirror_writes_for_its_own_cluster_whatever_proposer_it_names() -> None:
+    member = Member()
+    assert (await member.outcome(write("delta"), proposer="alpha")).code == 0
+    assert (await member.outcome(write("alpha"), proposer="alpha")).code == Code.PERMISSION_DENIED
+    assert {command.proposer for command in member.wire.proposed} == {"delta"}
+
+
+async def test_a_mirror_cannot_choose_the_weaker_rules_of_an_older_schema() -> None:
+    member = Member()
+    row = msgspec.structs.replace(endpoint("delta"), address="168.63.129.16")
+    fence = member.log.lease("publish/delta", "m1").lease
+    assert fence is not None
+    body = PublishEndpoints(cluster="delta", fence=fence.fence, put=(row,))
+    refused = await member.outcome(body, schema=1)
+    assert (refused.code, "metadata service" in refused.message) == (Code.PERMISSION_DENIED, True)
+
+
+async def test_who_asked_by_the_word_of_a_mirror_is_told_as_its_word() -> None:
+    member = Member()
+    await member.outcome(write("delta"), actor="spiffe://alpha.test/isthmus/alpha/operator/ann")
+    await member.outcome(write("delta", "bank"), actor="x" * 10_000)
+    first, second = (command.actor for command in member.wire.proposed)
+    assert first == f"spiffe://alpha.test/isthmus/alpha/operator/ann (said by {MIRROR})"
+    assert len(second) == 200
+    assert second.endswith(f"(said by {MIRROR})")
+    cause = member.log.catalog.cause(member.log.catalog.revision)
+    assert cause is not None
+    assert cause.actor == second
+
+
+async def test_federation_time_is_not_a_mirrors_to_tell() -> None:
+    reply = await Member().forward(Tick(now_ms=2**60))
+    assert reply.code == Code.PERMISSION_DENIED
+
+
+async def test_a_mirror_that_ignores_its_clusters_rate_is_refused_before_anything_is_proposed() -> None:
+    member = Member(writesPerSecond=1, writesBurst=2, changesPerSecond=1, changesBurst=3)
+    for number in range(2):
+        assert (await member.forward(write("delta", f"ns-{number}"))).code == 0
+    proposed = len(member.wire.proposed)
+    reply = await member.forward(write("delta", "more"))
+    assert (
+        reply.code,
+        "cluster delta is faster than 1 by Quota/delta spec.writesPerSecond" in reply.message,
+    ) == (
+        Code.UNAVAILABLE,
+        True,
+    )
+    fence = member.log.lease("publish/delta", "m1").lease
+    assert fence is not None
+    rows = tuple(endpoint("delta", f"e{number}") for number in range(3))
+    assert (await member.outcome(PublishEndpoints(cluster="delta", fence=fence.fence, put=rows))).code == 0
+    reply = await member.forward(PublishEndpoints(cluster="delta", fence=fence.fence, put=rows))
+    assert "spec.changesPerSecond" in reply.message
+    assert len(member.wire.proposed) == proposed + 1
+    assert decode_command(encode_command(member.wire.proposed[-1])).proposer == "delta"
+
+
+def test_one_clusters_mirrors_do_not_take_the_places_of_all_others() -> None:
+    fairness = Fairness(lambda _: Quota(source="q", spec=QuotaSpec()), clock=lambda: 0.0)
+    held = [fairness.call("delta") for _ in range(CALLS_PER_CLUSTER_MAX)]
+    for one in held:
+        one.__enter__()
+    with pytest.raises(UnavailableError, match="of cluster delta are running"), fairness.call("delta"):
+        pass
+    with fairness.call("beta"):
+        pass
+    held[0].__exit__(None, None, None)
+    with fairness.call("delta"):
+        pass
+
+
+def test_the_places_of_all_are_bounded() -> None:
+    fairness = Fairness(lambda _: Quota(source="q", spec=QuotaSpec()), clock=lambda: 0.0)
+    held = [fairness.call(f"c{number}") for number in range(CALLS_MAX)]
+    for one in held:
+        one.__enter__()
+    with pytest.raises(UnavailableError, match="use another member"), fairness.call("one-more"):
+        pass
