@@ -83,14 +83,30 @@ def test_without_a_certificate_nothing_but_entering_is_possible(
     assert (status, body["reason"]) == (401, "Unauthorized")
 
 
-def test_an_operator_of_another_federated_trust_domain_is_known_and_not_allowed(
-    controller: Controller, beta: RootAuthority, tmp_path: Path
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{BASE}/clusters",
+        f"{BASE}/clusters/alpha",
+        f"{BASE}/exportpolicies?watch=true",
+        f"/clusters/beta{BASE}/namespaces/shop/grants",
+        "/v1/status",
+        "/v1/endpoints?cluster=beta",
+        "/v1/resolve?name=a.b&from=beta",
+        "/v1/explain?name=a.b&from=beta",
+        "/v1/whatif?lose=beta",
+        "/v1/trace?write=1",
+        "/v1/proxies",
+    ],
+)
+def test_an_operator_of_another_federated_trust_domain_is_known_and_reads_nothing(
+    controller: Controller, beta: RootAuthority, tmp_path: Path, path: str
 ) -> None:
     authority = Authority.open(tmp_path / "authority")
     authority.enroll(beta)
     identity = LeafIdentity.load(tmp_path / "leaf")
     authority.issue_own_leaf(identity, parse("spiffe://beta.example/isthmus/beta/operator/admin"))
-    status, body = controller.installation.caller(identity.path).call("GET", "/v1/status")
+    status, body = controller.installation.caller(identity.path).call("GET", path)
     assert status == 403
     assert "operator of another cluster" in body["message"]
 
