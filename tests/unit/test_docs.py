@@ -246,6 +246,26 @@ def test_every_field_of_a_quota_is_documented(spec: type[kinds.Spec]) -> None:
     assert [(row[0].strip("`"), row[1], row[2]) for row in table] == [described(one) for one in info.fields]
 
 
+SHARING = [
+    kinds.ExportPolicySpec,
+    kinds.ClusterExportPolicySpec,
+    kinds.GrantSpec,
+    kinds.GrantSource,
+    kinds.ImportPolicySpec,
+    kinds.ServiceAliasSpec,
+]
+
+
+@pytest.mark.parametrize("spec", SHARING, ids=lambda spec: spec.__name__)
+def test_every_field_of_what_clusters_share_is_documented(spec: type[kinds.Spec]) -> None:
+    info = msgspec.inspect.type_info(spec)
+    assert isinstance(info, msgspec.inspect.StructType)
+
+    table = rows(REFERENCE / "sharing.md")[spec.__name__]
+    assert [(row[0].strip("`"), row[1], row[2]) for row in table] == [described(one) for one in info.fields]
+    assert all(row[3] for row in table)
+
+
 def exposed(collector: Collector) -> dict[str, str]:
     """Return what a collector exposes: names, as Prometheus sees them, to types."""
     registry = CollectorRegistry()
