@@ -23,7 +23,7 @@ from discovery.core.kinds import (
     decode_spec,
 )
 from discovery.core.model import Change, EndpointKey, EndpointPort, Resource, ResourceKey, ServiceKey
-from discovery.core.policies import ALIAS_HOPS_MAX, Policies
+from discovery.core.policies import ALIAS_HOPS_MAX, ALIASES_MAX, Policies
 from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
 from discovery.core.visibility import ANY
 from federation.kernel.codec import MALFORMED
@@ -246,7 +246,13 @@ def _alias_conditions(key: ResourceKey, policies: Policies) -> Iterator[Conditio
     """Say where an alias leads to no service, whoever has endpoints: to itself, or over too many others."""
     if key.kind != "ServiceAlias":
         return
-    chain = list(policies.alias_chain(key.scope, ServiceKey(key.namespace, key.name)))
+    name = ServiceKey(key.namespace, key.name)
+    if name not in policies.aliases(key.scope):
+        message = (
+            f"cluster {key.scope} has more than {ALIASES_MAX} aliases: those behind the first are left out"
+        )
+        yield Condition(type="Accepted", status="False", reason="TooManyAliases", message=message)
+    chain = list(policies.alias_chain(key.scope, name))
     if chain and chain[-1] in policies.aliases(key.scope):
         way = " -> ".join(str(name) for name in chain[:PROBLEMS_NAMED_MAX])
         yield Condition(

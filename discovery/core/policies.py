@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
 
 from discovery.core.conflicts import Age, Claim, Statement
@@ -37,6 +38,10 @@ from federation.kernel.errors import InvalidInputError
 NAMESPACES_CACHED_MAX = 10_000
 # An alias of an alias of ... A longer chain, or a cycle, stands for nothing.
 ALIAS_HOPS_MAX = 8
+# Of one cluster, the first by name: a change of a service costs all names that stand for it.
+ALIASES_MAX = 1_000
+# Of a cluster's own policies that say of a service what an older one overrules, so many are told.
+OVERRULED_MAX = 20
 
 _AnySpec = TypeVar("_AnySpec", bound=AnySpec)
 _Specs = TypeVar("_Specs")
@@ -155,7 +160,7 @@ class Policies:
             cluster=cluster,
             age=min(ages, default=None),
             said=said[0] if said else Statement(policy="not exported"),
-            overruled=tuple(said[1:]),
+            overruled=tuple(said[1 : 1 + OVERRULED_MAX]),
             ports=ports,
         )
 
@@ -175,12 +180,7 @@ class Policies:
         known = self._aliases.get(cluster)
         if known is None:
             rows = self._read_rows(cluster, "ServiceAlias", None, ServiceAliasSpec)
-            known = self._aliases[cluster] = {
-                ServiceKey(row.key.namespace, row.key.name): ServiceKey(
-                    spec.namespace or row.key.namespace, spec.service
-                )
-                for row, spec in rows
-            }
+            known = self._aliases[cluster] = dict(islice(map(_alias, rows), ALIASES_MAX))
         return known
 
     def alias_chain(self, cluster: str, key: ServiceKey) -> Iterator[ServiceKey]:
@@ -314,6 +314,14 @@ class Policies:
                 continue
             assert isinstance(spec, expected)
             yield row, spec
+
+
+def _alias(read: tuple[Resource, ServiceAliasSpec]) -> tuple[ServiceKey, ServiceKey]:
+    row, spec = read
+    return (
+        ServiceKey(row.key.namespace, row.key.name),
+        ServiceKey(spec.namespace or row.key.namespace, spec.service),
+    )
 
 
 def _age(row: Resource) -> Age:
