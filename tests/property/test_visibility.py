@@ -36,6 +36,7 @@ from tests.property.test_views_incremental import (
     SERVICES,
     alias_rows,
     cluster_rows,
+    endpoint_rows,
     every_export_rows,
     export_rows,
     grant_rows,
@@ -488,3 +489,25 @@ def test_a_mistake_that_is_planted_into_a_path_is_found(path, mistake):
     oracle = VisibilityOracle(RICH)
     wrong = [name for name in CLUSTERS if come_out(Seen(mistake(RICH), name)) != expected(oracle, name)]
     assert wrong
+
+
+@settings(max_examples=60)
+@given(
+    more=st.lists(st.one_of(endpoint_rows(), endpoint_rows(), export_rows(), import_rows()), max_size=12),
+    places=st.lists(cluster_rows(), max_size=3),
+)
+def test_clusters_that_see_the_same_exports_decide_alike(more, places):
+    """Wherever they are: nearness orders whom callers try, and has no say in what a service is."""
+    tables = tables_of([*COMMON, *places, *more])
+    decided: dict[tuple[ServiceKey, frozenset[str]], tuple[object, ...]] = {}
+    for viewer in CLUSTERS:
+        view = ViewIndex(viewer)
+        view.reset(tables)
+        for name in view.services():
+            service = view.service(name)
+            assert service is not None
+            owners = frozenset(owner.cluster for owner in service.owners)
+            if viewer in owners and not view.consumers(name):
+                continue  # What it keeps for itself comes first, and only it knows.
+            said = (service.ports, service.type, service.affinity)
+            assert decided.setdefault((name, owners), said) == said
