@@ -7,6 +7,7 @@
 import argparse
 import asyncio
 import contextlib
+import itertools
 import random
 import signal
 import sys
@@ -26,6 +27,9 @@ from tests.support.wait import eventually, eventually_async
 FOUNDERS = ("alpha", "beta", "gamma")
 MODULE = "tests.integration.consensus.member_process"
 REPOSITORY = Path(__file__).parents[3]
+# The state machine remembers all of them, and a snapshot waits until the log has grown by half of it: with more, the
+# files of a snapshot would seldom be made, and so seldom be killed in.
+COMMANDS_MAX = 20_000
 FROZEN_S_MAX = 4.0  # Longer than a leader stays in office without answers.
 # Every way in which the files of a snapshot and of a shortened journal come to be.
 KILL_POINTS = (
@@ -153,7 +157,13 @@ def kill_in(members: Members, name: str, point: str) -> None:
     """Restart a member so that it kills itself in front of a file operation, and wait until it has."""
     members.kill(name)
     victim = members.start(name, KILL_AT=point)
-    code = victim.wait(timeout_s=60)
+    before = len(members.acknowledged())
+    eventually(
+        lambda: not victim.running(),
+        timeout_s=120,
+        message=lambda: f"{name} comes to {point!r}, {len(members.acknowledged()) - before} commands later",
+    )
+    code = victim.exit_code()
     assert code == -signal.SIGKILL, f"{name} ended with {code} and not at {point!r}\n{victim.log()}"
 
 
@@ -189,14 +199,18 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         contextlib.closing(ProcessSet(Path(folder) / "logs")) as processes,
     ):
-        members = Members(Path(folder), processes)
+        federations = itertools.count()
+        members = Members(Path(folder) / str(next(federations)), processes)
         while time.monotonic() < until_s:
             for _ in range(10):
                 members.start_missing()
                 members.wait_for_writes(rng.randrange(20, 800))
                 faults[crash(members, rng)] += 1
             members.end()
-            print(f"{members.check()} commands, none lost; {dict(faults)}", flush=True)
+            kept = members.check()
+            print(f"{kept} commands, none lost; {dict(faults)}", flush=True)
+            if kept > COMMANDS_MAX:
+                members = Members(Path(folder) / str(next(federations)), processes)
 
 
 if __name__ == "__main__":
