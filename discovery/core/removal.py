@@ -15,7 +15,14 @@ import msgspec
 from discovery.core.commands import RemoveCluster, SweepRemoved
 from discovery.core.draft import Draft
 from discovery.core.drains import is_lost
-from discovery.core.kinds import ClusterSpec, JoinTokenSpec, MemberSpec, RemovedClusterSpec, decode_spec
+from discovery.core.kinds import (
+    ClusterSpec,
+    ControllerSpec,
+    JoinTokenSpec,
+    MemberSpec,
+    RemovedClusterSpec,
+    decode_spec,
+)
 from discovery.core.model import FEDERATION_SCOPE, EndpointKey, Resource, ResourceKey
 from discovery.core.ownership import (
     check_federation_writer,
@@ -103,7 +110,13 @@ def sweep(draft: Draft, proposer: str, command: SweepRemoved) -> None:
 
 def _check_member(draft: Draft, name: str) -> None:
     """Only the log's members know whether it votes; what an operator wants of it stands in the catalog."""
-    if not any(row.owner == name for row in draft.list_resources(FEDERATION_SCOPE, "Controller")):
+    roles = [
+        one.role
+        for row in draft.list_resources(FEDERATION_SCOPE, "Controller")
+        if row.owner == name
+        and isinstance(one := decode_spec("Controller", row.spec, where=str(row.key)), ControllerSpec)
+    ]
+    if all(role == "mirror" for role in roles):
         return
     row = draft.resource(ResourceKey(FEDERATION_SCOPE, "Member", "", name))
     spec = None if row is None else decode_spec("Member", row.spec, where=str(row.key))

@@ -23,7 +23,7 @@ from discovery.core.kinds import (
     decode_spec,
 )
 from discovery.core.model import ResourceKey, pack, unpack_resource
-from federation.api.directory import build_directory, cluster_spec, next_epoch
+from federation.api.directory import build_directory, cluster_spec
 from federation.api.joining import check_proof, check_same, forecast_records, primary_records
 from federation.api.messages import (
     EnrollReply,
@@ -34,6 +34,7 @@ from federation.api.messages import (
 )
 from federation.api.proposer import Proposer
 from federation.api.reading import CatalogReader
+from federation.api.removals import next_epoch
 from federation.api.tokens import find_token, group_key, read_group, token_name
 from federation.kernel.errors import (
     AlreadyExistsError,
@@ -63,8 +64,10 @@ class Admission:
         proposer: Proposer,
         authority: Authority,
         voters: Callable[[], tuple[str, ...]],
+        now_ms: Callable[[], int],
     ) -> None:
         self._cluster = cluster
+        self._now_ms = now_ms  # Federation time.
         self._voters = voters
         self._catalog = catalog
         self._proposer = proposer
@@ -158,7 +161,7 @@ class Admission:
             _log.info("cluster_joined", cluster=request.cluster, role=request.spec.role, revision=revision)
         return JoinReply(directory=build_directory(self._catalog.tables), revision=revision, epoch=spec.epoch)
 
-    def forecast(self, request: ForecastRequest) -> Forecast:
+    async def forecast(self, request: ForecastRequest) -> Forecast:
         """Return what a join would change and what stands in its way, as far as this controller knows.
 
         Raises as `join` for a token that nobody gave out for this cluster; one that was used or has expired is a conflict.
@@ -185,7 +188,7 @@ class Admission:
             newcomer,
             forecast_records(request.cluster, spec, request.controller),
             proposer=self._cluster,
-            now_ms=self._catalog.now_ms,
+            now_ms=self._now_ms(),
         )
         unusable = self._unusable(token)
         return msgspec.structs.replace(found, conflicts=(*unusable, *found.conflicts))
@@ -196,7 +199,7 @@ class Admission:
             return ["the join token was deleted: make a new one"]
         if msgspec.json.decode(row.status, type=JoinTokenStatus).claimed_by:
             return ["the join token was already used: make a new one"]
-        if self._catalog.now_ms >= token.expires_ms:
+        if self._now_ms() >= token.expires_ms:
             return ["the join token has expired: make a new one"]
         return []
 

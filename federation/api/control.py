@@ -16,7 +16,6 @@ from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, En
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key, read_agent
 from federation.api.audit import AuditTrail
-from federation.api.directory import next_epoch
 from federation.api.health import Health, check_asker
 from federation.api.messages import (
     CONTROL_SERVICE,
@@ -34,6 +33,7 @@ from federation.api.messages import (
 )
 from federation.api.reading import CatalogReader
 from federation.api.registry import ClusterRegistry
+from federation.api.removals import next_epoch
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import (
     Code,

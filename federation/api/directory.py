@@ -8,7 +8,6 @@ from discovery.core.kinds import (
     ControllerSpec,
     FederationSpec,
     MemberSpec,
-    RemovedClusterSpec,
     Standing,
     TrustDomainSpec,
     decode_spec,
@@ -79,14 +78,3 @@ def build_directory(tables: Tables) -> Directory:
         incarnation=incarnation,
         standings=standings,
     )
-
-
-def next_epoch(tables: Tables, cluster: str) -> int:
-    """Return the epoch at which a new cluster may take this name: behind that of a removed one."""
-    try:
-        row = resource(tables, ResourceKey("", "RemovedCluster", "", cluster))
-    except NotFoundError:
-        return 1
-    spec = decode_spec("RemovedCluster", row.spec, where=str(row.key))
-    assert isinstance(spec, RemovedClusterSpec)
-    return spec.epoch + 1

@@ -9,15 +9,14 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
 from discovery.core.drains import state_of
-from discovery.core.kinds import DRAIN_EVERY_MS_MAX, DrainSpec, RemovedClusterSpec, decode_spec
-from discovery.core.model import ResourceKey
+from discovery.core.kinds import DRAIN_EVERY_MS_MAX, DrainSpec
 from discovery.core.tables import Tables
 from federation.api.caller import caller_identity, require_operator
-from federation.api.directory import resource, resources
+from federation.api.directory import resources
+from federation.api.removals import read_removal
 from federation.api.rest import json_response, read_body
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
-from federation.kernel.names import check_label
 
 _REQUEST_BYTES_MAX = 4 * 1024
 
@@ -38,14 +37,6 @@ class RemoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """POST /v1/clusters/NAME/remove."""
 
     force: bool = False
-
-
-class Removal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The answer to GET /v1/removed/NAME: whoever had this name at this epoch or before was removed."""
-
-    epoch: int
-    removed_unix_ms: int
-    removed_by: str
 
 
 class Removals(Protocol):
@@ -144,15 +135,6 @@ def drain_object(cluster: str, drain: DrainSpec) -> dict[str, object]:
         "forced": drain.forced,
         "reason": drain.rolled_back,
     }
-
-
-def read_removal(tables: Tables, cluster: str) -> Removal:
-    """Return what is remembered of a removed cluster; raises NotFoundError for a name that never was one's."""
-    check_label(cluster, "cluster")
-    row = resource(tables, ResourceKey("", "RemovedCluster", "", cluster))
-    spec = decode_spec("RemovedCluster", row.spec, where=str(row.key))
-    assert isinstance(spec, RemovedClusterSpec)
-    return Removal(epoch=spec.epoch, removed_unix_ms=spec.removed_ms, removed_by=spec.removed_by)
 
 
 async def _read_drain(request: web.Request) -> DrainRequest:

@@ -55,8 +55,8 @@ class LetsIn(Protocol):
         """Let a cluster in."""
         ...
 
-    def forecast(self, request: ForecastRequest) -> Forecast:
-        """Return what a join would change."""
+    async def forecast(self, request: ForecastRequest) -> Forecast:
+        """Say what letting a cluster in would change."""
         ...
 
 
@@ -106,7 +106,7 @@ class Operations:
         return json_response(await self._admission.join(await _read(request, JoinRequest)))
 
     async def _forecast(self, request: web.Request) -> web.Response:
-        return json_response(self._admission.forecast(await _read(request, ForecastRequest)))
+        return json_response(await self._admission.forecast(await _read(request, ForecastRequest)))
 
     async def _tokens(self, request: web.Request) -> web.Response:
         operator = self._authorize(request)

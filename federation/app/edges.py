@@ -80,6 +80,7 @@ def _operations(controller: "Controller") -> Operations:
             proposer=controller.proposer,
             authority=controller.credentials.authority,
             voters=lambda: controller.engine.status().members,
+            now_ms=lambda: controller.catalog.now_ms,
         ),
         verifier=controller.verifier,
         views=controller.views,

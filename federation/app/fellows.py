@@ -44,7 +44,7 @@ class FellowListener:
         self._news.set()
 
     def leave(self, registry: ClusterRegistry) -> None:
-        """Listen no more for a cluster, which was removed."""
+        """Listen no longer for a cluster that was removed."""
         self._registries.remove(registry)
         self._news.set()
 

@@ -109,7 +109,7 @@ class NoAdmission:
         """Refuse, so that the caller tries the next controller."""
         _refuse(self._name)
 
-    def forecast(self, _request: ForecastRequest) -> Forecast:
+    async def forecast(self, _request: ForecastRequest) -> Forecast:
         """Refuse, so that the caller tries the next controller."""
         _refuse(self._name)
 

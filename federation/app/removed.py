@@ -20,7 +20,7 @@ from discovery.core.catalog import Catalog
 from federation.agent.directory import DirectoryStore
 from federation.agent.state_file import read_state, write_state
 from federation.api.client import ApiClient
-from federation.api.lifecycle import Removal, read_removal
+from federation.api.removals import Removal, read_removal
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import IsthmusError, NotFoundError
 

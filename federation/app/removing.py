@@ -7,7 +7,7 @@ import structlog
 from consensus.core.contract import Status
 from discovery.core.catalog import Catalog
 from discovery.core.commands import RemoveCluster
-from discovery.core.kinds import ClusterSpec
+from discovery.core.kinds import ClusterSpec, ControllerSpec
 from federation.api.directory import cluster_spec, resources
 from federation.api.proposer import Proposer
 from federation.kernel.errors import NotFoundError, PreconditionError
@@ -68,13 +68,15 @@ class RemovalDesk:
 
     async def _take_vote(self, cluster: str, *, force: bool) -> None:
         status = self._status()
-        if force and self._has_controller(cluster):
+        if force and self._has_member(cluster):
             await self._change_member("remove", cluster)
         elif cluster in (*status.members, *status.learners):
             raise PreconditionError(
                 f"cluster {cluster} hosts a member of the log: isthmus member remove {cluster} first"
             )
 
-    def _has_controller(self, cluster: str) -> bool:
-        controllers = self._catalog.tables.list_resources("", "Controller")
-        return any(row.owner == cluster for row in controllers)
+    def _has_member(self, cluster: str) -> bool:
+        return any(
+            isinstance(spec, ControllerSpec) and spec.cluster == cluster and spec.role != "mirror"
+            for _, spec in resources(self._catalog.tables, "Controller")
+        )

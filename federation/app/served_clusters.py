@@ -8,6 +8,7 @@ from typing import NamedTuple
 from certs.runtime.identity import LeafIdentity
 from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, EndpointKey
+from discovery.core.ownership import cluster_key
 from discovery.core.tables import Tables
 from federation.agent.directory import DirectoryStore
 from federation.api.directory import resources
@@ -49,11 +50,12 @@ class ServedClusters:
 
     def learn(self) -> Iterator[str]:
         """Serve the clusters that the catalog shows now, and no others; yield every cluster that has views."""
-        for gone in [name for name in self.registries if self._catalog.tables.cluster(name) is None]:
+        tables = self._catalog.tables
+        for gone in [name for name in self.registries if tables.resource(cluster_key(name)) is None]:
             registry = self.registries.pop(gone)
             registry.retire()
             self._fellows.leave(registry)
-        for row, spec in resources(self._catalog.tables, "Cluster"):
+        for row, spec in resources(tables, "Cluster"):
             assert isinstance(spec, ClusterSpec)
             name = row.key.name
             if spec.role != "witness":

@@ -10,9 +10,8 @@ from discovery.core.commands import RemoveCluster
 from discovery.core.kinds import MemberSpec
 from discovery.core.model import EndpointKey
 from federation.api.control import _why_unserved
-from federation.api.directory import next_epoch
-from federation.api.lifecycle import Removal, read_removal
 from federation.api.proposer import Proposer
+from federation.api.removals import Removal, next_epoch, read_removal
 from federation.app.duties import SWEEP_ROWS, SWEEPS_PER_TURN_MAX, LeaderDuties, unswept
 from federation.app.removed import RemovalWatch, check_not_removed, read_epoch, save_epoch
 from federation.app.removing import RemovalDesk

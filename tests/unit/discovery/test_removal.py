@@ -7,6 +7,7 @@ from discovery.core.kinds import RemovedClusterSpec, decode_spec
 from discovery.core.model import EndpointKey, ServiceKey
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import Code
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.unit.discovery.builders import (
     Log,
     endpoint,
@@ -159,6 +160,20 @@ def test_it_is_drained_and_has_no_vote_first(happened, message, forced):
 def test_what_has_no_endpoints_needs_no_drain():
     log = founded()
     assert log.send("alpha", removal("delta")).code == OK
+
+
+def test_a_mirror_has_no_vote_that_could_be_taken():
+    log = founded()
+    identity = "spiffe://alpha.test/isthmus/delta/controller/m1"
+    log.accept(
+        "alpha",
+        put(
+            key("Controller", "delta-m1"),
+            {"cluster": "delta", "role": "mirror", "identity": identity, "protocol": PROTOCOL_VERSION},
+        ),
+    )
+    assert log.send("alpha", removal("delta")).code == OK
+    assert log.catalog.tables.resource(key("Controller", "delta-m1")) is None
 
 
 # Impostors: the same name, an old epoch, the state of before.
