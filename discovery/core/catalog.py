@@ -305,11 +305,9 @@ class Catalog:
         if draft.schema < STRICT_SCHEMA:
             return
         # One cluster, or the duties of the federation, must not take the places of all others.
-        own = sum(other.partition("/")[2] == cluster for other in self._leases)
-        if own >= LEASES_PER_CLUSTER_MAX:
-            raise LimitExceededError(
-                f"lease {name}: {cluster or 'the federation'} has {LEASES_PER_CLUSTER_MAX} leases already"
-            )
+        most = LEASES_PER_CLUSTER_MAX if cluster else CLUSTERS_MAX
+        if sum(other.partition("/")[2] == cluster for other in self._leases) >= most:
+            raise LimitExceededError(f"lease {name}: {cluster or 'the federation'} has {most} leases already")
 
 
 def _removes_cluster(change: Change) -> bool:

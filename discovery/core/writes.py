@@ -88,7 +88,7 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
     if put.status is not None:
         check_status(put.status, str(put.key))
     if draft.schema >= STRICT_SCHEMA:
-        _check_strictly(draft, proposer, put, row, spec)
+        _check_strictly(put, row, spec)
     if row is None:
         after = _created(draft, proposer, put, spec)
     else:
@@ -101,14 +101,10 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
     draft.put(after)
 
 
-def _check_strictly(
-    draft: Draft, proposer: str, put: Put, row: Resource | None, spec: AnySpec | None
-) -> None:
+def _check_strictly(put: Put, row: Resource | None, spec: AnySpec | None) -> None:
     """The rules that came with `STRICT_SCHEMA`; what an older build has let in may stay as it is."""
     if put.labels is not None:
         check_labels(put.labels, str(put.key))
-        if row is not None and row.key.kind == "Cluster" and _labels(put) != row.labels:
-            check_change(draft, proposer, row.key, row.owner)  # Only of its status others may speak.
     if row is None or (spec is not None and put.spec != row.spec):
         check_resource_is_plain(put.key, spec)
 
@@ -202,8 +198,10 @@ def _check_replace(draft: Draft, proposer: str, row: Resource, put: Put, spec: A
     """Raise unless `proposer` may replace `row`, and the kind allows this change."""
     changed = put.spec is not None and put.spec != row.spec
     if row.key.kind == "Cluster" and not changed:
-        if draft.schema < STRICT_SCHEMA or put.status is not None:
-            check_federation_writer(draft, proposer)  # What others observe of a cluster is in its status.
+        if draft.schema < STRICT_SCHEMA:
+            check_federation_writer(draft, proposer)  # What others observed of a cluster was in its status.
+        else:
+            check_change(draft, proposer, row.key, row.owner)
         return
     if changed and isinstance(spec, ClusterSpec):
         # Before ownership: a second cluster of the same name should hear that the name is taken.

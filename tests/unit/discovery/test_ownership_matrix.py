@@ -71,6 +71,7 @@ def attempts(owner: str) -> dict[str, Body]:
         "evict-agent": write(Delete(key=key("Agent", "agent.a1", scope=owner))),
         "create-token": write(put_token("t2", owner, "c" * 64)),
         "delete-token": write(Delete(key=key("JoinToken", f"t-{owner}"))),
+        "set-cluster-status": write(put(key("Cluster", owner), status=b'{"a":1}')),
         "relabel-cluster": write(put(key("Cluster", owner), labels=(("a", "b"),))),
         "publish": published(owner, put=(endpoint(owner, "orders-2"),)),
         "publish-gateway": published(owner, put=(gateway(owner),)),
