@@ -1,7 +1,7 @@
 """Mirrors as processes, and agents that register as real ones do."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,27 @@ class Mirror:
 
     def start(self, token: str = "") -> Process:
         """Start it, at the first time with its token, and wait until it serves."""
+        process = self._launch(token)
+        self._wait_ready(process)
+        return process
+
+    async def started(self) -> Process:
+        """Start it again and wait until it serves, while agents of this process go on."""
+        process = self._launch()
+        await asyncio.to_thread(self._wait_ready, process)
+        return process
+
+    def _launch(self, token: str = "") -> Process:
         given = ("--token", token) if token else ()
         command = [*ISTHMUS, "controller", "run", "--config", self.config_path, *given]
-        process = self._processes.start(f"mirror-{self.name}", command)
+        return self._processes.start(f"mirror-{self.name}", command)
+
+    def _wait_ready(self, process: Process) -> None:
         eventually(
             lambda: process.check_running() or self.readiness()[0] == 200,  # type: ignore[func-returns-value]
             timeout_s=WAIT_S,
             message=lambda: f"the mirror is ready\n{process.log()}",
         )
-        return process
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """What /readyz says; status 0 when nobody listens."""
@@ -133,6 +145,11 @@ class Federation:
         self.member.wait_ready(self.member_process)
         return self.member_process
 
+    async def member_started(self) -> None:
+        """Start the member again and wait until it serves, while agents of this process go on."""
+        self.member_process = self.member.start(self._processes)
+        await asyncio.to_thread(self.member.wait_ready, self.member_process)
+
     def operator(self) -> Caller:
         return self.member.operator()
 
@@ -190,6 +207,11 @@ def age_ms(caller: Caller, path: str) -> int:
         return int(response.headers[AGE_HEADER])
     finally:
         connection.close()
+
+
+async def happens(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that asks controllers, while agents of this process go on."""
+    await eventually_async(lambda: asyncio.to_thread(condition), timeout_s=WAIT_S)
 
 
 async def connected(registrar: Registrar, *controllers: str) -> None:

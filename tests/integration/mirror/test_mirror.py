@@ -8,9 +8,8 @@ from certs.runtime.identity import LeafIdentity
 from federation.agent.control import sign
 from federation.agent.directory import DirectoryStore
 from federation.api.messages import SignRequest
-from tests.integration.controller.installation import BASE, CONTROL_PORT, WAIT_S, export_policy
-from tests.integration.mirror.cluster import Federation, age_ms, connected, listed, seen
-from tests.support.wait import eventually, eventually_async
+from tests.integration.controller.installation import BASE, CONTROL_PORT, export_policy
+from tests.integration.mirror.cluster import Federation, age_ms, connected, happens, listed, seen
 
 POLICIES = f"{BASE}/namespaces/shop/exportpolicies"
 ANY_STATE = "?resourceVersion=0"
@@ -48,31 +47,22 @@ async def test_without_the_member_a_mirror_registers_resolves_and_starts_again(
     second = await federation.agent("a2")
     async with first.registered() as registrar:
         await connected(registrar, "alpha-c1", "alpha-m1")
-        await eventually_async(
-            lambda: listed(federation.operator()) == {"a1"} and seen(at_mirror) == {first.address},
-            timeout_s=WAIT_S,
-        )
+        await happens(lambda: listed(federation.operator()) == {"a1"} and seen(at_mirror) == {first.address})
         federation.member_process.kill()
         async with second.registered() as alone:
             await connected(alone, "alpha-m1")
-            await eventually_async(
-                lambda: seen(at_mirror) == {first.address, second.address}, timeout_s=WAIT_S
-            )
+            await happens(lambda: seen(at_mirror) == {first.address, second.address})
 
             process.kill()
-            mirror.start()
+            await mirror.started()
 
             assert mirror.readiness()[1]["member"] == ""
-            await eventually_async(
-                lambda: seen(at_mirror) == {first.address, second.address}, timeout_s=WAIT_S
-            )
+            await happens(lambda: seen(at_mirror) == {first.address, second.address})
             before = age_ms(at_mirror, POLICIES + ANY_STATE)
-            eventually(lambda: age_ms(at_mirror, POLICIES + ANY_STATE) > before, timeout_s=WAIT_S)
+            await happens(lambda: age_ms(at_mirror, POLICIES + ANY_STATE) > before)
 
-            federation.start_member()
-            await eventually_async(
-                lambda: listed(federation.operator()) == {"a1", "a2"} == listed(at_mirror), timeout_s=WAIT_S
-            )
+            await federation.member_started()
+            await happens(lambda: listed(federation.operator()) == {"a1", "a2"} == listed(at_mirror))
 
 
 async def test_agents_renew_their_certificates_at_a_mirror(federation: Federation) -> None:

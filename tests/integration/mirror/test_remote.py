@@ -5,9 +5,7 @@ import msgspec
 from certs.core.token import parse_token
 from discovery.core.kinds import ClusterSpec
 from federation.api.messages import JoinRequest
-from tests.integration.controller.installation import WAIT_S
-from tests.integration.mirror.cluster import Federation, connected, listed, seen
-from tests.support.wait import eventually_async
+from tests.integration.mirror.cluster import Federation, connected, happens, listed, seen
 
 
 def join_remote(federation: Federation, name: str) -> None:
@@ -29,22 +27,17 @@ async def test_a_remote_cluster_without_its_home_registers_and_resolves_and_publ
     async with first.registered() as registrar:
         # Its own mirror and its home's controllers: whichever goes, another one hears it.
         await connected(registrar, "alpha-c1", "edge-m1")
-        await eventually_async(
+        await happens(
             lambda: (
                 listed(federation.operator(), "edge") == {"e1"} and seen(at_mirror, "edge") == {first.address}
-            ),
-            timeout_s=WAIT_S,
+            )
         )
 
         federation.member_process.kill()
         async with second.registered() as alone:
             await connected(alone, "edge-m1")
-            await eventually_async(
-                lambda: seen(at_mirror, "edge") == {first.address, second.address}, timeout_s=WAIT_S
-            )
+            await happens(lambda: seen(at_mirror, "edge") == {first.address, second.address})
 
-            federation.start_member()
-            await eventually_async(
-                lambda: listed(federation.operator(), "edge") == {"e1", "e2"}, timeout_s=WAIT_S
-            )
+            await federation.member_started()
+            await happens(lambda: listed(federation.operator(), "edge") == {"e1", "e2"})
             await connected(registrar, "alpha-c1", "edge-m1")

@@ -10,9 +10,8 @@ from certs.runtime.identity import LeafIdentity
 from federation.agent.control import receive, register, send
 from federation.agent.directory import DirectoryStore
 from federation.api.messages import AgentHello, Declare, Welcome
-from tests.integration.controller.installation import CONTROL_PORT, WAIT_S
-from tests.integration.mirror.cluster import Agent, Federation, connected, listed, seen
-from tests.support.wait import eventually, eventually_async
+from tests.integration.controller.installation import CONTROL_PORT
+from tests.integration.mirror.cluster import Agent, Federation, connected, happens, listed, seen
 
 
 @asynccontextmanager
@@ -39,15 +38,15 @@ async def test_what_one_controller_hears_the_other_serves_and_does_not_expire(
     half, gone = await federation.agent("half"), await federation.agent("gone")
 
     async with heard_by(half, mirror.host, "m1"):
-        await eventually_async(lambda: seen(at_member) == {half.address}, timeout_s=WAIT_S)
+        await happens(lambda: seen(at_member) == {half.address})
         # Meanwhile a whole lease passes for one that nobody hears any more.
         async with heard_by(gone, federation.member.host, "c1"):
             both = {half.address, gone.address}
-            await eventually_async(lambda: seen(at_member) == both == seen(at_mirror), timeout_s=WAIT_S)
-            await eventually_async(lambda: listed(at_member) == {"half", "gone"}, timeout_s=WAIT_S)
-        await eventually_async(lambda: listed(at_member) == {"half"}, timeout_s=WAIT_S)
+            await happens(lambda: seen(at_member) == both == seen(at_mirror))
+            await happens(lambda: listed(at_member) == {"half", "gone"})
+        await happens(lambda: listed(at_member) == {"half"})
         assert seen(at_member) == {half.address}
-        await eventually_async(lambda: seen(at_mirror) == {half.address}, timeout_s=WAIT_S)
+        await happens(lambda: seen(at_mirror) == {half.address})
 
 
 async def test_a_controller_that_is_killed_and_comes_back_changes_nothing(federation: Federation) -> None:
@@ -57,19 +56,15 @@ async def test_a_controller_that_is_killed_and_comes_back_changes_nothing(federa
     async with agents[0].registered() as one, agents[1].registered() as two:
         await connected(one, "alpha-c1", "alpha-m1")
         await connected(two, "alpha-c1", "alpha-m1")
-        await eventually_async(lambda: listed(at_member) == {"a0", "a1"}, timeout_s=WAIT_S)
+        await happens(lambda: listed(at_member) == {"a0", "a1"})
         revision = at_member.ok("GET", "/v1/status")["revision"]
 
         process.kill()
-        federation.member_process.wait_for_log("fellow_lost", timeout_s=WAIT_S)
-        mirror.start()
+        await happens(lambda: "fellow_lost" in federation.member_process.log_path.read_text())
+        await mirror.started()
         await connected(one, "alpha-c1", "alpha-m1")
         await connected(two, "alpha-c1", "alpha-m1")
-        eventually(
-            lambda: federation.member_process.log_path.read_text().count("fellow_heard") >= 2,
-            timeout_s=WAIT_S,
-            message=federation.member_process.log,
-        )
+        await happens(lambda: federation.member_process.log_path.read_text().count("fellow_heard") >= 2)
 
         assert seen(mirror.operator()) == {agent.address for agent in agents} == seen(at_member)
         assert at_member.ok("GET", "/v1/status")["revision"] == revision
