@@ -5,10 +5,14 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
+
 from certs.core.spiffe import SpiffeId, system_id
 from discovery.core.catalog import Catalog
+from discovery.core.commands import Delete, Put
+from discovery.core.kinds import ObservationSpec
 from discovery.core.local import LocalTable
-from discovery.core.model import Change
+from discovery.core.model import Change, ResourceKey
 from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
 from federation.api.heard_service import HeardService
@@ -27,11 +31,14 @@ from tests.simulation.federation.agents import Accept, FixedDirectory
 from tests.simulation.federation.agreed_log import AgreedLog, MemberLog
 from tests.simulation.federation.links import Process, Stream
 from tests.simulation.federation.parts import Parts
+from tests.simulation.federation.plan import CLUSTERS
 from tests.simulation.federation.rules import Rules, WatchedCopy, WatchedRegistry
 from tests.simulation.virtual import DriftingClock
 
 LEASE_MS = 3_000
 SWEEP_S = 0.5
+OBSERVE_S = 1.0
+NOTHING_MISSED = msgspec.json.encode(ObservationSpec())
 SNAPSHOT_LAG = 40  # Entries behind which a snapshot is installed instead, half of the time.
 
 
@@ -49,6 +56,7 @@ class SimController:
         serves: tuple[str, ...],
         directory: FixedDirectory,
         accept: Accept,
+        missed: Callable[[Process, str], ObservationSpec] | None,
         rng: random.Random,
         drift: float,
     ) -> None:
@@ -64,6 +72,7 @@ class SimController:
         self.applied_index = 0
         self.clock_jump_s = 0.0
         self._directory = directory
+        self._missed = missed  # What it misses of a cluster now; None: it observes nobody.
         self._agreed = agreed
         self._rules = rules
         self._parts = parts
@@ -123,6 +132,8 @@ class SimController:
         self.process.tasks.create_task(self._watch(), name="watch")
         self.process.tasks.create_task(self._sweep(), name="leases")
         self.process.tasks.create_task(self._fellows.run(), name="fellows")
+        if self._missed is not None:
+            self.process.tasks.create_task(self._observe(self._missed), name="observe")
         self._learn()
 
     def restarted(self, cluster: str) -> bool:
@@ -227,6 +238,21 @@ class SimController:
             for cluster, registry in self.registries.items():
                 with self._rules.expiring(self.process.name, cluster, registry, self.now_s()):
                     registry.sweep()
+
+    async def _observe(self, missed: Callable[[Process, str], ObservationSpec]) -> None:
+        """Tell the log what is missed of the other clusters, whenever that changes."""
+        while True:
+            await asyncio.sleep(OBSERVE_S)
+            for subject in CLUSTERS:
+                key = ResourceKey(self.cluster, "Observation", "", subject)
+                row, seen = self.catalog.tables.resource(key), missed(self.process, subject)
+                spec = msgspec.json.encode(seen)
+                if subject == self.cluster or spec == (NOTHING_MISSED if row is None else row.spec):
+                    continue
+                with contextlib.suppress(IsthmusError):  # Tried again, by what is seen then.
+                    await self.proposer.write(
+                        Delete(key=key) if spec == NOTHING_MISSED else Put(key=key, spec=spec)
+                    )
 
     async def _view(self, cluster: str) -> None:
         state = self._parts.follower(cluster)

@@ -17,7 +17,14 @@ from discovery.core.commands import (
     decode_command,
     encode_command,
 )
-from discovery.core.kinds import AnySpec, ClusterSpec, ExportPolicySpec, GrantSource, GrantSpec
+from discovery.core.kinds import (
+    AnySpec,
+    ClusterSpec,
+    ExportPolicySpec,
+    GrantSource,
+    GrantSpec,
+    ObservationSpec,
+)
 from discovery.core.model import ResourceKey, unpack_endpoint
 from tests.simulation.federation.agents import NAMESPACE, SERVICES
 from tests.simulation.federation.plan import CLUSTERS
@@ -55,6 +62,7 @@ class Nemesis:
             self.foreign_rows: 3,
             self.foreign_resource: 3,
             self.repeat_entry: 4,
+            self.false_witness: 2,
         }
 
     def strike(self) -> None:
@@ -256,6 +264,16 @@ class Nemesis:
             ]
         )
         return self._say(speaker, Write(operations=(operation,)))
+
+    def false_witness(self) -> str:
+        """A cluster says that it misses another one, or all others."""
+        liar = self._rng.choice(self._world.primaries)
+        subjects = [name for name in CLUSTERS if name != liar]
+        if self._rng.random() < 0.5:
+            subjects = [self._rng.choice(subjects)]
+        spec = msgspec.json.encode(ObservationSpec(control_lost=True, data_lost=True))
+        keys = [ResourceKey(liar, "Observation", "", subject) for subject in subjects]
+        return self._say(liar, Write(operations=tuple(Put(key=key, spec=spec) for key in keys)))
 
     def repeat_entry(self) -> str:
         """What was committed once comes again: as the same request, or as a new one of an earlier holder."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from discovery.core import liveness
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Command, Outcome, PublishEndpoints, Write
 from discovery.core.leases import Lease
@@ -65,6 +66,18 @@ class TakesOlderRows(Catalog):
         if later:
             self._tables = self._tables.with_changes(later, index)
         return outcome, (*changes, *later)
+
+
+class BelievesOneObserver(Catalog):
+    """Whoever misses a cluster first has found it dead."""
+
+    def _execute(self, index: int, command: Command) -> tuple[Outcome, tuple[Change, ...]]:
+        real = liveness._is_quorum
+        liveness._is_quorum = lambda lost_by, _voters: bool(lost_by)
+        try:
+            return super()._execute(index, command)
+        finally:
+            liveness._is_quorum = real
 
 
 class BelievesTheEmptyList(LocalTable):
@@ -149,6 +162,9 @@ BUGS: dict[str, Bug] = {
     "publishes without the fence": Bug(parts=Parts(catalog=TakesAnyFence), rules=(rules.FENCE,), seeds=40),
     "applies a foreign row": Bug(parts=Parts(catalog=TakesForeignRows), rules=(rules.OWNER,)),
     "lets an older row win": Bug(parts=Parts(catalog=TakesOlderRows), rules=(rules.NEWER,)),
+    "finds a cluster dead by one observer": Bug(
+        parts=Parts(catalog=BelievesOneObserver), rules=(rules.VERDICT,)
+    ),
     "accepts an empty list before it is complete": Bug(
         parts=Parts(local=BelievesTheEmptyList), rules=(rules.REASON, rules.HELD, rules.CONVERGED)
     ),

@@ -14,11 +14,13 @@ import msgspec
 
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Command, PublishEndpoints, decode_command
-from discovery.core.kinds import ClusterSpec, decode_spec
+from discovery.core.kinds import ClusterSpec, ObservationSpec, decode_spec
 from discovery.core.model import (
+    FEDERATION_SCOPE,
     Change,
     Endpoint,
     EndpointKey,
+    Resource,
     ResourceKey,
     ServiceKey,
     unpack_endpoint,
@@ -47,6 +49,7 @@ VIEW = "equal revision and local table, equal view"
 HELD = "what was acknowledged is held, and seen at home"
 EQUAL = "equal logs, equal catalogs"
 PRESERVED = "nobody withdraws what he lost all at once"
+VERDICT = "no cluster is found dead by one observer"
 GLOBAL = "what was acknowledged as global had been committed"
 CONVERGED = "everything converges"
 
@@ -87,6 +90,7 @@ class Rules:
         self.agents: dict[str, SimAgent] = {}
         self.expired: dict[bytes, tuple[int, int]] = {}
         self.checked = 0
+        self.dead = 0  # Verdicts.
         self._now_s = now_s
         self._news: list[tuple[int, tuple[Change, ...]]] = []
         self._revisions: list[int] = []
@@ -134,9 +138,27 @@ class Rules:
             home = _home(before, owner) or _home(self.truth.tables, owner)
             if owner and command.proposer not in (owner, home):
                 self.fail(OWNER, f"{command.proposer} changed {what}")
+            if what.startswith("Verdict/") and change.value is not None:
+                self._judge_verdict(unpack_resource(change.value))
             if change.table == "endpoints":
                 there = before.endpoints.get(change.key)
                 self.row_changed(LOG, change, None if there is None else unpack_endpoint(there))
+
+    def _judge_verdict(self, verdict: Resource) -> None:
+        """A verdict changed: a dead cluster is missed in a plane by two, and by somebody in the other."""
+        subject = verdict.key.name
+        if decode_spec("Verdict", verdict.spec, where=subject).state != "dead":  # type: ignore[union-attr]
+            return
+        missing = {"control": set[str](), "data": set[str]()}
+        for observer in self.truth.tables.list_resources(FEDERATION_SCOPE, "Cluster"):
+            row = self.truth.tables.resource(ResourceKey(observer.key.name, "Observation", "", subject))
+            spec = None if row is None else decode_spec("Observation", row.spec, where=subject)
+            if isinstance(spec, ObservationSpec) and observer.key.name != subject:
+                missing["control"] |= {observer.key.name} if spec.control_lost else set()
+                missing["data"] |= {observer.key.name} if spec.data_lost else set()
+        self.dead += 1
+        if len(missing["data"]) < 2:
+            self.fail(VERDICT, f"{subject} is dead, and missed by {missing}")
 
     def restored(self, name: str, catalog: Catalog) -> None:
         """A controller took a snapshot of the truth."""

@@ -21,6 +21,13 @@ def test_every_rule_holds_in_seeds_from(first: int) -> None:
         assert outcome.checked > 100
 
 
+def test_the_seeds_meet_verdicts_faults_of_each_kind_and_enough_changes() -> None:
+    outcomes = [run(seed) for seed in range(BATCH)]
+    assert sum(outcome.dead for outcome in outcomes) > 0
+    assert len({fault.split()[1] for outcome in outcomes for fault in outcome.faults}) >= 12
+    assert all(outcome.revision > 40 for outcome in outcomes)
+
+
 def test_a_seed_is_the_same_run_in_every_process() -> None:
     """Hash randomisation changes the order of sets; no run may depend on it."""
     traces = set()

@@ -21,7 +21,9 @@ from discovery.core.kinds import (
     FederationSpec,
     GrantSource,
     GrantSpec,
+    ObservationSpec,
     TrustDomainSpec,
+    VerdictSpec,
 )
 from discovery.core.model import ResourceKey
 from federation.api.messages import Directory, NamedController
@@ -39,7 +41,7 @@ from tests.simulation.federation.agents import (
 from tests.simulation.federation.agreed_log import AgreedLog
 from tests.simulation.federation.controllers import SimController
 from tests.simulation.federation.followers import SimFollower
-from tests.simulation.federation.links import Net, Stream
+from tests.simulation.federation.links import Net, Process, Stream
 from tests.simulation.federation.nemesis import Nemesis
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.plan import CLUSTERS, Plan, draw_plan
@@ -63,6 +65,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     entries: int
     revision: int
     checked: int
+    dead: int  # Verdicts.
     seconds: float
     trace: str
 
@@ -119,6 +122,7 @@ class World:
                 serves=(process.site, *remote),
                 directory=directory,
                 accept=accept,
+                missed=self._missed if name.endswith("-1") else None,
                 rng=self._rng(name),
                 drift=plan.drift,
             )
@@ -169,6 +173,7 @@ class World:
             entries=len(self.agreed.entries),
             revision=self.rules.truth.revision,
             checked=self.rules.checked,
+            dead=self.rules.dead,
             seconds=self.loop.now_s,
             trace=f"{len(self.agreed.entries)}/{self.rules.checked}/{self.loop.now_s:.6f}",
         )
@@ -232,6 +237,17 @@ class World:
             if self.loop.now_s >= end_s:
                 return
 
+    def _missed(self, observer: Process, subject: str) -> ObservationSpec:
+        """What `observer` misses of a cluster now; an agent stands for its gateway."""
+        controllers = [one.process for one in self.controllers.values() if one.cluster == subject]
+        gateway = self.agents[f"{subject}-a0"].process
+
+        def answers(process: Process) -> bool:
+            return process.alive and self.net.both_ways(observer, process)
+
+        control = any(map(answers, controllers)) if controllers else answers(gateway)
+        return ObservationSpec(control_lost=not control, data_lost=not answers(gateway))
+
     # -- looking -----------------------------------------------------------------------------------
 
     def _look(self) -> None:
@@ -285,6 +301,9 @@ class World:
         for name, controller in self.controllers.items():
             if controller.catalog.tables != truth.tables:
                 return f"{name} is at revision {controller.catalog.revision} of {truth.revision}"
+        for row in truth.tables.list_resources("", "Verdict"):
+            if msgspec.json.decode(row.spec, type=VerdictSpec).state != "ok":
+                return f"the verdict on {row.key.name} is {row.spec.decode()}"
         views: dict[str, set[tuple[int, int]]] = {}
         for cluster, copy in self._copies():
             views.setdefault(cluster, set()).add(copy.digest)
