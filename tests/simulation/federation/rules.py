@@ -210,6 +210,9 @@ class Rules:
     def expiring(self, name: str, cluster: str, registry: ClusterRegistry, now_s: float) -> Iterator[None]:
         """While a controller looks for leases that ended: what goes now went for that."""
         phases = registry.agents()
+        by_others = {
+            agent for agent in phases if registry._table.is_heard(agent)
+        }  # Here, or by the word of another.
         self.sweeping = (name, cluster)
         try:
             yield
@@ -229,8 +232,8 @@ class Rules:
         others = [agent for agent, phase in phases.items() if phase != "ended" and agent not in ended]
         if (
             ended
-            and len(phases) > 1
-            and not any(now_s - heard.get(one, heard[""]) < lease_s for one in others)
+            and sum(phase != "ended" for phase in phases.values()) > 1
+            and not any(now_s - heard.get(one, heard[""]) < lease_s or one in by_others for one in others)
         ):
             self.fail(PRESERVED, f"{name} gave up {ended} of {cluster} and heard nobody else")
 
