@@ -14,9 +14,44 @@ from federation.api.messages import Message
 from federation.api.operations import parse_service_name
 from federation.api.rest import json_response
 from federation.kernel.errors import InvalidInputError, NotFoundError
-from federation.replication.traces import Trace
 
 _REVISION_DIGITS_MAX = 18
+
+
+# Of the rows that a write changed, so many are named.
+NAMES_MAX = 10
+
+
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
+    """How the proxies of one cluster, those that the write concerns, took it. Durations in milliseconds."""
+
+    cluster: str
+    compiled_ms: float  # Until the view of the cluster was compiled...
+    acknowledged: int = 0  # Proxies that took it, or refused it: `isthmus proxy status` tells.
+    waiting: int = 0  # Connected proxies that have not answered yet.
+    gone: int = 0  # Proxies whose stream ended before they answered.
+    last_ms: float | None = None  # ... and until the last answer so far.
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that follows the catalog has the write, and serves by it."""
+
+    cluster: str
+    name: str
+    after_ms: float
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """What one controller knows of the way of one write."""
+
+    revision: int
+    committed_unix_ms: int  # By the clock of the controller; durations count from here.
+    changed: tuple[str, ...]  # At most NAMES_MAX of the rows...
+    rows: int  # ... of so many.
+    declared_ms_before: float | None = None  # When its agent declared it here, if it did.
+    local: tuple[Acknowledged, ...] = ()  # Before the commit, counted from the declaration.
+    proxies: tuple[Acknowledged, ...] = ()
+    held: tuple[Held, ...] = ()
 
 
 class TraceQuestion(Message, frozen=True, kw_only=True):

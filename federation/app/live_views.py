@@ -12,10 +12,10 @@ import structlog
 from discovery.core.model import ServiceKey
 from discovery.core.view import Service
 from federation.api.understanding import Served
+from federation.app.traces import Tracer
 from federation.replication.feed import Feed
 from federation.replication.followed_view import FollowedView
 from federation.replication.state import FollowerState
-from federation.replication.traces import Tracer
 from gateways.core.compile import ViewCompiler
 from gateways.runtime.compiled import CompiledSource
 

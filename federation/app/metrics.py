@@ -14,8 +14,8 @@ from discovery.core.catalog import Catalog
 from discovery.core.quotas import quota_of, shares
 from federation.api.audit import AuditTrail
 from federation.api.registry import ClusterRegistry
+from federation.app.traces import Tracer
 from federation.replication.feed import Feed
-from federation.replication.traces import Tracer
 from gateways.runtime.xds_service import XdsService
 
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -17,8 +17,8 @@ from federation.api.reading import CatalogReader
 from federation.api.registry import ClusterRegistry
 from federation.app.fellows import FellowListener
 from federation.app.publisher import Publisher
+from federation.app.traces import Tracer
 from federation.replication.feed import Feed
-from federation.replication.traces import Tracer
 
 SWEEP_S = 1.0
 

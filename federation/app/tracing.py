@@ -11,9 +11,9 @@ from federation.api.messages import NamedController
 from federation.api.reading import CatalogReader
 from federation.api.tracing import ControllerTrace, TraceAnswer, TraceQuestion, state_of
 from federation.app.asking import CONTROLLERS_ASKED_MAX, ask
+from federation.app.traces import Tracer
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError, IsthmusError
-from federation.replication.traces import Tracer
 
 _question_decoder = msgspec.msgpack.Decoder(TraceQuestion)
 _answer_decoder = msgspec.msgpack.Decoder(TraceAnswer)

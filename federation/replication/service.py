@@ -6,7 +6,7 @@ The peer was verified by the interceptor of `certs.runtime.grpc_security` before
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import grpc
 import structlog
@@ -19,7 +19,6 @@ from discovery.core.tables import Tables
 from federation.kernel.errors import IsthmusError, NotAllowedError, UnavailableError
 from federation.replication.feed import Feed
 from federation.replication.messages import REPLICATION_SERVICE, FollowAnswer, Heartbeat
-from federation.replication.traces import Tracer
 from federation.replication.wire import decode_hold, decode_request, encode
 
 FOLLOWERS = frozenset({"controller", "agent", "gateway", "dns"})
@@ -51,6 +50,16 @@ def check_follower(peer: SpiffeId, tables: Tables) -> SystemIdentity:
     return identity
 
 
+class HoldsNoted(Protocol):
+    """Who wants to know how far followers have come."""
+
+    def holds(self, cluster: str, name: str, revision: int) -> None:
+        """A follower serves by everything up to a revision."""
+
+    def left(self, cluster: str, name: str) -> None:
+        """It follows no longer."""
+
+
 class ReplicationService:
     """Answers Follow from a `Feed`. Add `handler()` to a server whose first interceptor verifies peers."""
 
@@ -59,7 +68,7 @@ class ReplicationService:
         feed: Feed,
         *,
         tables: Callable[[], Tables],
-        tracer: Tracer,
+        tracer: HoldsNoted,
         peer: Callable[[], SpiffeId] = peer_identity,
     ) -> None:
         self._feed = feed

@@ -25,10 +25,10 @@ from federation.app.dns import DnsCollector
 from federation.app.liveness_metrics import LivenessCollector
 from federation.app.metrics import ControllerCollector
 from federation.app.mirror import MirrorCollector
+from federation.app.traces import Tracer
 from federation.cli.main import cli
 from federation.kernel.configfile import Section
 from federation.replication.follower import FollowerStatus
-from federation.replication.traces import Tracer
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY / "docs" / "reference"

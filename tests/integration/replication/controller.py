@@ -12,11 +12,11 @@ from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
 from certs.runtime.grpc_security import VerifyingInterceptor, client_channel, server_credentials
 from certs.runtime.identity import LeafIdentity
+from federation.app.traces import Tracer
 from federation.replication.feed import Feed
 from federation.replication.messages import FollowAnswer, FollowRequest
 from federation.replication.service import ReplicationService
 from federation.replication.source import GrpcSource
-from federation.replication.traces import Tracer
 from tests.support.pki import TestDomain, bundles_of
 from tests.unit.replication.catalog import SourceCatalog, cluster, endpoint, token
 

@@ -11,6 +11,7 @@ import pytest
 from certs.runtime.grpc_security import client_channel
 from certs.runtime.identity import LeafIdentity
 from discovery.core.model import Change
+from federation.app.traces import Held
 from federation.kernel.errors import IsthmusError, NotAllowedError, PreconditionError, UnavailableError
 from federation.replication import follower as follower_module
 from federation.replication import service as service_module
@@ -18,7 +19,6 @@ from federation.replication.follower import Follower
 from federation.replication.messages import REPLICATION_SERVICE, Delta, FollowRequest, Heartbeat, Resumed
 from federation.replication.source import Source
 from federation.replication.state import FollowerState
-from federation.replication.traces import Held
 from tests.integration.replication.controller import Controller, World
 from tests.support.wait import eventually_async
 from tests.unit.replication.catalog import cluster, endpoint, gone, rows, token

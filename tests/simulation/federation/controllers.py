@@ -23,10 +23,10 @@ from federation.app.controller import _is_directory
 from federation.app.fellows import FellowListener
 from federation.app.publisher import Publisher
 from federation.app.served_clusters import _all_changed, _is_endpoint_of
+from federation.app.traces import Tracer
 from federation.kernel.errors import CompactedError, IsthmusError, OutcomeUnknownError
 from federation.replication.feed import Feed
 from federation.replication.service import ReplicationService
-from federation.replication.traces import Tracer
 from tests.simulation.federation.agents import Accept, FixedDirectory
 from tests.simulation.federation.agreed_log import AgreedLog, MemberLog
 from tests.simulation.federation.links import Process, Stream

@@ -10,7 +10,7 @@ from consensus.core.contract import LATENCY_BOUNDS_US, Counters, Histogram, Peer
 from discovery.core.catalog import Catalog
 from federation.api.audit import AuditTrail
 from federation.app.metrics import ControllerCollector
-from federation.replication.traces import Tracer
+from federation.app.traces import Tracer
 
 LEADER = Status(
     id="alpha",

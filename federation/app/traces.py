@@ -11,51 +11,18 @@ Times are of this controller's monotonic clock, so every duration has both its e
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
-import msgspec
 from prometheus_client import Histogram, Metric
 
 from discovery.core.model import Change, EndpointKey, ResourceKey
+from federation.api.tracing import NAMES_MAX, Acknowledged, Held, Trace
 from federation.replication.messages import Delta, FollowAnswer, LocalRows
 
 TRACES_MAX = 1_000
 # Declarations that have not been committed yet: in a partition they pile up.
 DECLARED_MAX = 10_000
-NAMES_MAX = 10
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 Clock = Callable[[], float]
-
-
-class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
-    """How the proxies of one cluster, those that the write concerns, took it. Durations in milliseconds."""
-
-    cluster: str
-    compiled_ms: float  # Until the view of the cluster was compiled...
-    acknowledged: int = 0  # Proxies that took it, or refused it: `isthmus proxy status` tells.
-    waiting: int = 0  # Connected proxies that have not answered yet.
-    gone: int = 0  # Proxies whose stream ended before they answered.
-    last_ms: float | None = None  # ... and until the last answer so far.
-
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that follows the catalog has the write, and serves by it."""
-
-    cluster: str
-    name: str
-    after_ms: float
-
-
-class Trace(msgspec.Struct, frozen=True, kw_only=True):
-    """What one controller knows of the way of one write."""
-
-    revision: int
-    committed_unix_ms: int  # By the clock of the controller; durations count from here.
-    changed: tuple[str, ...]  # At most NAMES_MAX of the rows...
-    rows: int  # ... of so many.
-    declared_ms_before: float | None = None  # When its agent declared it here, if it did.
-    local: tuple[Acknowledged, ...] = ()  # Before the commit, counted from the declaration.
-    proxies: tuple[Acknowledged, ...] = ()
-    held: tuple[Held, ...] = ()
 
 
 class Passage:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from discovery.core.model import Change
-from federation.replication import traces
+from federation.app import traces
+from federation.app.traces import Acknowledged, Held, Tracer
 from federation.replication.messages import Delta, Heartbeat, LocalRows
-from federation.replication.traces import Acknowledged, Held, Tracer
 from tests.unit.replication.catalog import cluster, endpoint, gone
 
 
