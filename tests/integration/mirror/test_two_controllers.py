@@ -1,21 +1,28 @@
 """Two controllers in one cluster: an endpoint lives while any of them hears its agent."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from certs.core.spiffe import parse
 from certs.runtime.grpc_security import client_channel
 from certs.runtime.identity import LeafIdentity
-from federation.agent.control import receive, register, send
+from federation.agent.control import RegisterCall, receive, register, send
 from federation.agent.directory import DirectoryStore
-from federation.api.messages import AgentHello, Declare, Welcome
+from federation.api.messages import AgentHeartbeat, AgentHello, Declare, Welcome
 from tests.integration.controller.installation import CONTROL_PORT
 from tests.integration.mirror.cluster import Agent, Federation, connected, happens, listed, seen
 
 
+async def beat(call: RegisterCall) -> None:
+    """Keep the lease, as an agent does: three times in one."""
+    while True:
+        await asyncio.sleep(0.5)
+        await send(call, AgentHeartbeat())
+
+
 @asynccontextmanager
-async def heard_by(agent: Agent, host: str, controller: str) -> AsyncIterator[Any]:
+async def heard_by(agent: Agent, host: str, controller: str) -> AsyncIterator[None]:
     """Register the agent with one controller only, for as long as the block takes."""
     async with client_channel(
         f"{host}:{CONTROL_PORT}",
@@ -27,7 +34,10 @@ async def heard_by(agent: Agent, host: str, controller: str) -> AsyncIterator[An
         await send(call, AgentHello(incarnation=1))
         assert isinstance(await receive(call), Welcome)
         await send(call, Declare(number=1, put=(agent.endpoint,), complete=True))
-        yield call
+        async with asyncio.TaskGroup() as tasks:
+            beating = tasks.create_task(beat(call))
+            yield
+            beating.cancel()
 
 
 async def test_what_one_controller_hears_the_other_serves_and_does_not_expire(

@@ -59,6 +59,7 @@ class Office:
             proposer=self._proposer,
             authority=TestDomain("alpha.test", folder / "pki").authority,
             voters=tuple,
+            now_ms=lambda: self.log.catalog.now_ms,
         )
 
     def change(self, **fields: object) -> None:
