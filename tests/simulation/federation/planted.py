@@ -156,6 +156,7 @@ class Bug(Struct, frozen=True, kw_only=True):
     parts: Parts
     rules: tuple[str, ...]
     seeds: int = 20
+    first: int = 0  # The seed to begin with: a rare one is found sooner.
 
 
 BUGS: dict[str, Bug] = {
@@ -182,7 +183,7 @@ BUGS: dict[str, Bug] = {
         parts=Parts(follower=BelievesTheFirstPart), rules=(rules.REASON, rules.HELD)
     ),
     "merges older rows": Bug(
-        parts=Parts(follower=MergesOlderRows), rules=(rules.NEWER, rules.REASON), seeds=40
+        parts=Parts(follower=MergesOlderRows), rules=(rules.NEWER, rules.REASON), seeds=60, first=45
     ),
     "loses a change": Bug(parts=Parts(follower=LosesADelta), rules=(rules.COPY,)),
 }
