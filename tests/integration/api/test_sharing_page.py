@@ -1,45 +1,35 @@
 """The page about exporting a service, as it stands."""
 
-import os
 import re
-import subprocess
+import shlex
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
 from certs.runtime.authority import RootAuthority
-from tests.integration.controller.installation import ISTHMUS, Controller
+from federation.cli.main import cli
+from tests.integration.controller.installation import Controller
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "export-a-service.md"
 BLOCK = re.compile(r"^```(sh|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def test_every_file_and_command_of_the_page_works(
-    controller: Controller, beta: RootAuthority, tmp_path: Path
+    controller: Controller, beta: RootAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = " ".join(f"'{word}'" for word in ISTHMUS)
-    (tmp_path / "isthmus").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    (tmp_path / "isthmus").chmod(0o755)
-    environment = {
-        **os.environ,
-        "ISTHMUS_CONTEXT": str(controller.installation.context),
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-    }
-    text = PAGE.read_text()
+    monkeypatch.chdir(tmp_path)
     files = iter(("share.yaml", "all.yaml", "take.yaml"))
     commands = 0
-    for kind, block in BLOCK.findall(text):
+    for kind, block in BLOCK.findall(PAGE.read_text()):
         if kind == "yaml":
-            (tmp_path / next(files)).write_text(block)
+            Path(next(files)).write_text(block)
             continue
         for line in block.splitlines():
-            done = subprocess.run(
-                ["bash", "-c", line],
-                env=environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert done.returncode == 0, f"{line}: {done.stderr}"
+            program, *arguments = shlex.split(line)
+            assert program == "isthmus"
+            environment = {"ISTHMUS_CONTEXT": str(controller.installation.context)}
+            done = CliRunner().invoke(cli, arguments, env=environment)
+            assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"
             commands += 1
     assert (next(files, None), commands) == (None, 16)
