@@ -10,7 +10,9 @@ from tests.integration.mirror.cluster import Federation, connected, happens, lis
 
 def join_remote(federation: Federation, name: str) -> None:
     token = parse_token(federation.token("cluster", name))
-    spec = ClusterSpec(role="remote", trust_domain="alpha.example", home="alpha")
+    spec = ClusterSpec(
+        role="remote", trust_domain="alpha.example", home="alpha", ranges=(federation.member.ranges,)
+    )
     request = JoinRequest(secret=token.secret, cluster=name, spec=spec)
     status, answer = federation.member.caller(None).call("POST", "/v1/join", msgspec.to_builtins(request))
     assert status == 200, answer
