@@ -264,7 +264,10 @@ class SimMember(Endpoint):
         except StoppedHere:
             self.kill(power=self.is_power_cut_next)
         except NoRoomError as error:
-            self._pause_for_room(error)
+            try:
+                self._pause_for_room(error)
+            except StoppedHere:  # While it cleaned up.
+                self.kill(power=self.is_power_cut_next)
         except IsthmusError as error:
             self.stopped_because = error
             if shared.checks.violation is None and not self._is_excused(error):
