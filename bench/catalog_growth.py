@@ -29,7 +29,9 @@ from discovery.core.commands import (
     decode_outcome,
     encode_command,
 )
-from discovery.core.kinds import (
+from discovery.core.model import Change, Endpoint, ResourceKey
+from discovery.core.publishing import publish_lease
+from discovery.core.specs import (
     AnySpec,
     ClusterSpec,
     ExportPolicySpec,
@@ -38,8 +40,6 @@ from discovery.core.kinds import (
     GrantSpec,
     TrustDomainSpec,
 )
-from discovery.core.model import Change, Endpoint, ResourceKey
-from discovery.core.publishing import publish_lease
 from federation.replication.feed import Feed
 from federation.replication.followed_view import FollowedView
 from federation.replication.messages import Delta, FollowAnswer, FollowRequest, SnapshotEnd

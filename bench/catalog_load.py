@@ -23,8 +23,8 @@ from consensus.runtime.embedded import EmbeddedEngine
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Put
 from discovery.core.declarations import Declaration
-from discovery.core.kinds import AnySpec, ClusterSpec, FederationSpec, TrustDomainSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, ResourceKey, unpack_endpoint
+from discovery.core.specs import AnySpec, ClusterSpec, FederationSpec, TrustDomainSpec
 from federation.agent.directory import DirectoryStore
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry

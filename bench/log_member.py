@@ -47,7 +47,7 @@ from certs.runtime.identity import LeafIdentity
 from consensus.core.contract import LATENCY_BOUNDS_US, Applied, MemberAddress, StateMachine
 from consensus.core.timing import Timing
 from consensus.runtime.embedded import EmbeddedEngine
-from discovery.core.kinds import ControllerSpec
+from discovery.core.specs import ControllerSpec
 from federation.agent.directory import DirectoryStore, save_directory
 from federation.api.messages import Directory, NamedController
 from federation.app.raft import RaftSecurity, members_of

@@ -14,16 +14,16 @@ import msgspec
 
 from discovery.core.commands import Put
 from discovery.core.conflicts import Claim, Conflict, conflicts, distinct_ports
-from discovery.core.kinds import (
+from discovery.core.kinds import decode_spec
+from discovery.core.model import Change, EndpointKey, EndpointPort, Resource, ResourceKey, ServiceKey
+from discovery.core.policies import ALIAS_HOPS_MAX, ALIASES_MAX, Policies
+from discovery.core.specs import (
     AnySpec,
     ClusterExportPolicySpec,
     ExportPolicySpec,
     GrantSpec,
     ImportPolicySpec,
-    decode_spec,
 )
-from discovery.core.model import Change, EndpointKey, EndpointPort, Resource, ResourceKey, ServiceKey
-from discovery.core.policies import ALIAS_HOPS_MAX, ALIASES_MAX, Policies
 from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
 from discovery.core.visibility import ANY
 from federation.kernel.codec import MALFORMED

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from discovery.core.kinds import DRAIN_TEXT_CHARS_MAX, ClusterSpec, DrainSpec
+from discovery.core.specs import DRAIN_TEXT_CHARS_MAX, ClusterSpec, DrainSpec
 from federation.kernel.errors import PreconditionError
 
 

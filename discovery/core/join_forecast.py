@@ -11,10 +11,10 @@ import msgspec
 
 from discovery.core.commands import Put
 from discovery.core.draft import Draft
-from discovery.core.kinds import ClusterSpec, ControllerSpec
 from discovery.core.model import EndpointPort, ServiceKey
 from discovery.core.poison import controller_places, controllers_of
 from discovery.core.policies import Policies
+from discovery.core.specs import ClusterSpec, ControllerSpec
 from discovery.core.tables import Tables
 from discovery.core.usage import Usage
 from discovery.core.visibility import is_visible

@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from discovery.core.kinds import ClusterSpec, ClusterState, ObservationSpec
+from discovery.core.specs import ClusterSpec, ClusterState, ObservationSpec
 
 Plane = Literal["control", "data"]
 Complaints = Mapping[str, Mapping[str, ObservationSpec]]  # By observer and subject.

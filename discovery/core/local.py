@@ -21,12 +21,12 @@ from discovery.core.agents import Agent
 from discovery.core.agents import Phase as Phase  # what `agents()` answers with
 from discovery.core.canary import Doubt, weigh, without
 from discovery.core.declarations import Declaration, Declared, Difference
-from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
 from discovery.core.poison import Places, check_not_poisoned, controller_places, endpoint_refusal
 from discovery.core.quotas import BUILT_IN
 from discovery.core.rules import check_endpoint, check_endpoint_key
 from discovery.core.silence import GONE, SilencedRows
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Table, Tables
 from discovery.core.usage import Usage
 from federation.kernel.errors import (

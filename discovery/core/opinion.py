@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from discovery.core.kinds import ObservationSpec
 from discovery.core.liveness import is_suspended
+from discovery.core.specs import ObservationSpec
 
 FAILURES_MIN = 3
 SUCCESSES_MIN = 2

@@ -7,7 +7,9 @@ written by any primary or witness that has joined.
 
 from discovery.core.draft import Draft
 from discovery.core.drains import check_drain
-from discovery.core.kinds import (
+from discovery.core.kinds import decode_spec
+from discovery.core.model import FEDERATION_SCOPE, ResourceKey
+from discovery.core.specs import (
     ClusterSpec,
     ControllerSpec,
     DrainSpec,
@@ -16,9 +18,7 @@ from discovery.core.kinds import (
     ObservationSpec,
     QuotaSpec,
     RemovedClusterSpec,
-    decode_spec,
 )
-from discovery.core.model import FEDERATION_SCOPE, ResourceKey
 from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotAllowedError, PreconditionError
 from federation.kernel.limits import CLUSTERS_MAX
 

@@ -10,7 +10,10 @@ import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
-from discovery.core.kinds import (
+from discovery.core.kinds import decode_spec
+from discovery.core.model import FEDERATION_SCOPE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey
+from discovery.core.rules import check_endpoint, networks
+from discovery.core.specs import (
     AgentSpec,
     AnySpec,
     ClusterSpec,
@@ -19,10 +22,7 @@ from discovery.core.kinds import (
     GrantSpec,
     JoinTokenSpec,
     WorkloadGroupSpec,
-    decode_spec,
 )
-from discovery.core.model import FEDERATION_SCOPE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey
-from discovery.core.rules import check_endpoint, networks
 from discovery.core.tables import Tables
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import InvalidInputError, IsthmusError, LimitExceededError, NotAllowedError

@@ -6,7 +6,16 @@ from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
 
 from discovery.core.conflicts import Age, Claim, Statement
-from discovery.core.kinds import (
+from discovery.core.kinds import decode_spec
+from discovery.core.model import (
+    FEDERATION_SCOPE,
+    SYSTEM_NAMESPACES,
+    EndpointPort,
+    Resource,
+    ResourceKey,
+    ServiceKey,
+)
+from discovery.core.specs import (
     AnySpec,
     ClusterExportPolicySpec,
     ClusterSpec,
@@ -19,15 +28,6 @@ from discovery.core.kinds import (
     ServiceAliasSpec,
     TrustDomainSpec,
     VerdictSpec,
-    decode_spec,
-)
-from discovery.core.model import (
-    FEDERATION_SCOPE,
-    SYSTEM_NAMESPACES,
-    EndpointPort,
-    Resource,
-    ResourceKey,
-    ServiceKey,
 )
 from discovery.core.tables import Tables
 from discovery.core.view import Admission, TrustDomainRoots

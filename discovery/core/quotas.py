@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from discovery.core.kinds import NamespaceQuota, QuotaSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Endpoint, EndpointKey, ResourceKey, pack
+from discovery.core.specs import NamespaceQuota, QuotaSpec
 from discovery.core.tables import Table, Tables
 from discovery.core.usage import Measure, Place, Usage
 from federation.kernel.errors import IsthmusError, LimitExceededError

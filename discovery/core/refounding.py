@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from discovery.core.kinds import ControllerSpec, FederationSpec, JoinTokenStatus, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import Resource, ResourceKey, pack, unpack_resource
 from discovery.core.snapshots import State
+from discovery.core.specs import ControllerSpec, FederationSpec, JoinTokenStatus
 from discovery.core.tables import Table, Tables
 from federation.kernel.errors import InvalidInputError
 

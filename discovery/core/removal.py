@@ -15,14 +15,7 @@ import msgspec
 from discovery.core.commands import RemoveCluster, SweepRemoved
 from discovery.core.draft import Draft
 from discovery.core.drains import is_lost
-from discovery.core.kinds import (
-    ClusterSpec,
-    ControllerSpec,
-    JoinTokenSpec,
-    MemberSpec,
-    RemovedClusterSpec,
-    decode_spec,
-)
+from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, EndpointKey, Resource, ResourceKey
 from discovery.core.ownership import (
     check_federation_writer,
@@ -32,6 +25,7 @@ from discovery.core.ownership import (
     removed_key,
     removed_spec,
 )
+from discovery.core.specs import ClusterSpec, ControllerSpec, JoinTokenSpec, MemberSpec, RemovedClusterSpec
 from discovery.core.tables import endpoint_prefix
 from federation.kernel.errors import (
     InvalidInputError,

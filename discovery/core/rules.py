@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import msgspec
 
-from discovery.core.kinds import KINDS, ClusterSpec
+from discovery.core.kinds import KINDS
 from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey, pack
+from discovery.core.specs import ClusterSpec
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError, LimitExceededError, NotAllowedError
 from federation.kernel.limits import CLUSTERS_MAX, NAME_BYTES_MAX, RESOURCE_BYTES_MAX

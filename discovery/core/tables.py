@@ -13,7 +13,7 @@ from typing import Self, TypeAlias
 
 import msgspec
 
-from discovery.core.kinds import ClusterSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import (
     FEDERATION_SCOPE,
     Change,
@@ -25,6 +25,7 @@ from discovery.core.model import (
     unpack_endpoint,
     unpack_resource,
 )
+from discovery.core.specs import ClusterSpec
 
 # A change copies one shard: 1,000 rows are two tuples of 8 KB, which takes a few microseconds.
 SHARD_ROWS_MAX = 1_000

@@ -11,17 +11,11 @@ from collections.abc import Mapping
 import msgspec
 
 from discovery.core.draft import Draft
-from discovery.core.kinds import (
-    ClusterSpec,
-    ObservationSpec,
-    VerdictChange,
-    VerdictSpec,
-    VerdictStatus,
-    decode_spec,
-)
+from discovery.core.kinds import decode_spec
 from discovery.core.liveness import Electorate, Judgement
 from discovery.core.model import FEDERATION_SCOPE, Change, Resource, ResourceKey
 from discovery.core.ownership import clusters
+from discovery.core.specs import ClusterSpec, ObservationSpec, VerdictChange, VerdictSpec, VerdictStatus
 from discovery.core.tables import Tables, resource_prefix
 
 DAMPING_WINDOW_MS = 600_000

@@ -11,7 +11,6 @@ from itertools import chain
 import msgspec
 
 from discovery.core.conflicts import Claim, distinct_ports, settle
-from discovery.core.kinds import ClusterSpec
 from discovery.core.model import (
     GATEWAY_SERVICE,
     SYSTEM_NAMESPACE,
@@ -23,6 +22,7 @@ from discovery.core.model import (
     ServiceKey,
 )
 from discovery.core.policies import Policies
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
 from discovery.core.view import Admission, Gateway, Owner, Service, TrustDomainRoots
 from discovery.core.visibility import consumers

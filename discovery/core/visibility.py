@@ -8,7 +8,8 @@ is among those to which the service is exported. Nothing is allowed by default.
 
 from collections.abc import Iterable, Mapping
 
-from discovery.core.kinds import (
+from discovery.core.model import ServiceKey
+from discovery.core.specs import (
     ClusterSpec,
     ExportPolicySpec,
     GrantSource,
@@ -17,7 +18,6 @@ from discovery.core.kinds import (
     LossPolicySpec,
     OnLoss,
 )
-from discovery.core.model import ServiceKey
 from discovery.core.view import AdmittedSource
 
 ANY = "*"

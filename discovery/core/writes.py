@@ -7,17 +7,7 @@ import msgspec
 
 from discovery.core.commands import ClaimToken, Delete, Operation, Put
 from discovery.core.draft import Draft
-from discovery.core.kinds import (
-    KINDS,
-    QUOTA_RESOURCES,
-    AnySpec,
-    ClusterSpec,
-    ControllerSpec,
-    JoinTokenSpec,
-    JoinTokenStatus,
-    TrustDomainSpec,
-    decode_spec,
-)
+from discovery.core.kinds import KINDS, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, pack
 from discovery.core.ownership import (
     check_change,
@@ -32,6 +22,15 @@ from discovery.core.ownership import (
 )
 from discovery.core.poison import check_labels, check_resource_is_plain
 from discovery.core.rules import check_resource_key, check_status
+from discovery.core.specs import (
+    QUOTA_RESOURCES,
+    AnySpec,
+    ClusterSpec,
+    ControllerSpec,
+    JoinTokenSpec,
+    JoinTokenStatus,
+    TrustDomainSpec,
+)
 from federation.kernel.errors import (
     AlreadyExistsError,
     InvalidInputError,

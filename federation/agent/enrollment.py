@@ -19,7 +19,8 @@ from certs.core.token import JoinToken, parse_token
 from certs.core.verifier import verify_chain
 from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
-from discovery.core.kinds import ClusterSpec, WorkloadGroupSpec, decode_spec
+from discovery.core.kinds import decode_spec
+from discovery.core.specs import ClusterSpec, WorkloadGroupSpec
 from federation.agent.directory import read_bundles, save_directory
 from federation.agent.state_file import read_state, write_state
 from federation.api.client import ApiClient

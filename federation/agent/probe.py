@@ -7,7 +7,7 @@ from typing import Literal
 import aiohttp
 import msgspec
 
-from discovery.core.kinds import GroupProbe
+from discovery.core.specs import GroupProbe
 from federation.agent.config import ProbeSection, WorkloadSection
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import InvalidInputError

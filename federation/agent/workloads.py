@@ -5,7 +5,6 @@ import ipaddress
 import msgspec
 
 from certs.core.spiffe import parse
-from discovery.core.kinds import WorkloadGroupSpec
 from discovery.core.model import (
     GATEWAY_SERVICE,
     SYSTEM_NAMESPACE,
@@ -14,6 +13,7 @@ from discovery.core.model import (
     EndpointPort,
     Protocol,
 )
+from discovery.core.specs import WorkloadGroupSpec
 from federation.agent.config import (
     INBOUND_PORT_FIRST,
     AgentConfig,

@@ -14,15 +14,9 @@ from certs.runtime.authority import Authority, IssuedCertificate
 from discovery.core.catalog import Catalog
 from discovery.core.commands import ClaimToken, Put
 from discovery.core.join_forecast import Forecast, Newcomer, foresee_join
-from discovery.core.kinds import (
-    AgentSpec,
-    ControllerSpec,
-    JoinTokenSpec,
-    JoinTokenStatus,
-    WorkloadGroupSpec,
-    decode_spec,
-)
+from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey, pack, unpack_resource
+from discovery.core.specs import AgentSpec, ControllerSpec, JoinTokenSpec, JoinTokenStatus, WorkloadGroupSpec
 from federation.api.directory import build_directory, cluster_spec
 from federation.api.joining import check_proof, check_same, forecast_records, primary_records
 from federation.api.messages import (

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection
 
 from discovery.core.drains import counted_out
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from federation.api.directory import resources
 from federation.api.lifecycle import drains

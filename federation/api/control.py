@@ -11,8 +11,8 @@ import structlog
 from certs.core.spiffe import SpiffeId, SystemIdentity, system_identity, workload_id
 from certs.runtime.grpc_security import peer_identity
 from discovery.core.declarations import Declaration
-from discovery.core.kinds import AgentSpec
 from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey
+from discovery.core.specs import AgentSpec
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key, read_agent
 from federation.api.audit import AuditTrail

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from discovery.core.kinds import (
+from discovery.core.kinds import decode_spec
+from discovery.core.model import Resource, ResourceKey, unpack_resource
+from discovery.core.specs import (
     AnySpec,
     ClusterSpec,
     ControllerSpec,
@@ -10,9 +12,7 @@ from discovery.core.kinds import (
     MemberSpec,
     Standing,
     TrustDomainSpec,
-    decode_spec,
 )
-from discovery.core.model import Resource, ResourceKey, unpack_resource
 from discovery.core.tables import Tables
 from federation.api.messages import Directory, NamedController
 from federation.kernel.errors import NotFoundError

@@ -6,7 +6,7 @@ import msgspec
 
 from certs.core.spiffe import SpiffeId, system_identity
 from consensus.core.contract import PeerStatus, Role
-from discovery.core.kinds import Standing
+from discovery.core.specs import Standing
 from discovery.core.tables import Tables
 from federation.api.directory import cluster_spec
 from federation.api.messages import Message

@@ -12,8 +12,8 @@ from certs.core.certificate import from_pem, load_certificate
 from certs.core.issuance import spki
 from certs.core.spiffe import parse, system_identity
 from discovery.core.commands import Put
-from discovery.core.kinds import ClusterSpec, TrustDomainSpec
 from discovery.core.model import ResourceKey
+from discovery.core.specs import ClusterSpec, TrustDomainSpec
 from federation.api.messages import Directory, JoinRequest, NamedController
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import BadIdentityError, InvalidInputError, PreconditionError

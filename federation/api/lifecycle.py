@@ -9,7 +9,7 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
 from discovery.core.drains import state_of
-from discovery.core.kinds import DRAIN_EVERY_MS_MAX, DrainSpec
+from discovery.core.specs import DRAIN_EVERY_MS_MAX, DrainSpec
 from discovery.core.tables import Tables
 from federation.api.caller import caller_identity, require_operator
 from federation.api.directory import resources

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from discovery.core.kinds import VerdictSpec
+from discovery.core.specs import VerdictSpec
 from discovery.core.tables import Tables
 from discovery.core.verdicts import Verdict, read_verdicts
 from federation.api.doctor import Finding, nothing_found, worst_first

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import msgspec
 
 from discovery.core.join_forecast import ExpectedService
-from discovery.core.kinds import ClusterSpec, ControllerSpec, Standing, WorkloadGroupSpec
 from discovery.core.model import Endpoint, EndpointKey
+from discovery.core.specs import ClusterSpec, ControllerSpec, Standing, WorkloadGroupSpec
 from federation.kernel.versions import PROTOCOL_VERSION
 
 CONTROL_SERVICE = "isthmus.v1.Control"

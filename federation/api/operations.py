@@ -10,8 +10,8 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from consensus.core.contract import Status
 from discovery.core.join_forecast import Forecast
-from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Endpoint, EndpointKey, ServiceKey, unpack_endpoint
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from discovery.core.view import Owner, Service
 from federation.api.caller import caller_identity, require_operator

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from discovery.core.kinds import RemovedClusterSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey
+from discovery.core.specs import RemovedClusterSpec
 from discovery.core.tables import Tables
 from federation.api.directory import resource
 from federation.kernel.errors import NotFoundError

@@ -16,10 +16,11 @@ from aiohttp import web
 
 from certs.core.verifier import Verifier
 from discovery.core.commands import Delete
-from discovery.core.kinds import GROUP, KINDS, VERSION, ControllerSpec, Kind, decode_spec
+from discovery.core.kinds import GROUP, KINDS, VERSION, Kind, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, unpack_resource
 from discovery.core.quotas import quota_of
 from discovery.core.rates import Bucket
+from discovery.core.specs import ControllerSpec
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key
 from federation.api.caller import caller_identity, require_operator

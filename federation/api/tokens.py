@@ -8,8 +8,9 @@ import msgspec
 from certs.core.token import SECRET_BYTES, JoinToken, format_token, token_hash
 from certs.runtime.clock import utc_now
 from discovery.core.commands import Put
-from discovery.core.kinds import JoinTokenSpec, WorkloadGroupSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey
+from discovery.core.specs import JoinTokenSpec, WorkloadGroupSpec
 from discovery.core.tables import Tables
 from federation.api.directory import build_directory, cluster_spec, resource, resources
 from federation.api.messages import Message

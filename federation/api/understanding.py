@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from certs.core.verifier import Verifier
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from discovery.core.view import Service
 from discovery.core.views import ViewIndex
 from federation.api.caller import caller_identity, require_operator

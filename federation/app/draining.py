@@ -14,8 +14,9 @@ import structlog
 from discovery.core.catalog import Catalog
 from discovery.core.commands import AcquireLease, Delete, Operation, Put
 from discovery.core.drains import is_under_way, roll_back, start, step
-from discovery.core.kinds import DrainSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey
+from discovery.core.specs import DrainSpec
 from federation.api.capacity import find_orphans, name_orphans
 from federation.api.directory import cluster_spec, resource
 from federation.api.health import Facts

@@ -9,7 +9,8 @@ import structlog
 from consensus.core.contract import Consensus, MemberAddress
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, SweepRemoved, Tick
-from discovery.core.kinds import RemovedClusterSpec, Standing, decode_spec
+from discovery.core.kinds import decode_spec
+from discovery.core.specs import RemovedClusterSpec, Standing
 from discovery.core.tables import Tables
 from federation.api.doctor import CLOCK_SKEW_MS_MAX
 from federation.api.proposer import Proposer

@@ -16,8 +16,8 @@ from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Put
-from discovery.core.kinds import ClusterSpec, ControllerSpec, FederationSpec, TrustDomainSpec
 from discovery.core.model import ResourceKey
+from discovery.core.specs import ClusterSpec, ControllerSpec, FederationSpec, TrustDomainSpec
 from federation.agent.directory import DirectoryStore, save_directory
 from federation.agent.folder_lock import hold_folder
 from federation.api.messages import Directory, NamedController

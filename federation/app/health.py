@@ -14,7 +14,7 @@ from certs.core.certificate import load_certificate
 from certs.runtime.clock import utc_now
 from consensus.core.contract import Status
 from discovery.core.catalog import Catalog
-from discovery.core.kinds import AgentSpec, Standing
+from discovery.core.specs import AgentSpec, Standing
 from discovery.core.tables import Tables
 from federation.agent.directory import DirectoryStore
 from federation.api.control import agent_name

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from discovery.core.catalog import Catalog
-from discovery.core.kinds import ClusterState
+from discovery.core.specs import ClusterState
 from discovery.core.verdicts import read_verdicts
 from federation.api.directory import resources
 from federation.app.observer import Observer

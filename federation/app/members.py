@@ -16,8 +16,9 @@ import structlog
 from consensus.core.contract import MemberAddress, Status
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Put
-from discovery.core.kinds import MemberSpec, Standing, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey
+from discovery.core.specs import MemberSpec, Standing
 from federation.agent.directory import DirectoryStore
 from federation.api.health import Facts
 from federation.api.proposer import Proposer

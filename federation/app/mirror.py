@@ -29,8 +29,9 @@ from certs.runtime.clock import utc_now
 from certs.runtime.grpc_security import peer_identity
 from certs.runtime.identity import LeafIdentity
 from discovery.core.commands import Put
-from discovery.core.kinds import ControllerSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import Change, ResourceKey
+from discovery.core.specs import ControllerSpec
 from federation.agent.control import open_channel
 from federation.agent.directory import DirectoryStore, members_preferred
 from federation.agent.enrollment import IDENTITY_FOLDER, Enrollment, ensure_enrolled

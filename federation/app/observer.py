@@ -19,7 +19,7 @@ from certs.runtime.identity import LeafIdentity
 from consensus.core.contract import Status
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Put, Write
-from discovery.core.kinds import ClusterSpec, ObservationSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import (
     FEDERATION_SCOPE,
     GATEWAY_SERVICE,
@@ -36,6 +36,7 @@ from discovery.core.opinion import (
     wanted_observation,
 )
 from discovery.core.ownership import cluster_key
+from discovery.core.specs import ClusterSpec, ObservationSpec
 from discovery.core.tables import Tables
 from discovery.core.view import Gateway
 from federation.agent.directory import DirectoryStore

@@ -7,7 +7,7 @@ import structlog
 from consensus.core.contract import Status
 from discovery.core.catalog import Catalog
 from discovery.core.commands import RemoveCluster
-from discovery.core.kinds import ClusterSpec, ControllerSpec
+from discovery.core.specs import ClusterSpec, ControllerSpec
 from federation.api.directory import cluster_spec, resources
 from federation.api.proposer import Proposer
 from federation.kernel.errors import NotFoundError, PreconditionError

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from certs.runtime.identity import LeafIdentity
-from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, EndpointKey
 from discovery.core.ownership import cluster_key
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from federation.agent.directory import DirectoryStore
 from federation.api.directory import resources

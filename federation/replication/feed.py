@@ -14,8 +14,9 @@ from typing import Protocol
 
 import msgspec
 
-from discovery.core.kinds import FederationSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey, unpack_resource
+from discovery.core.specs import FederationSpec
 from discovery.core.tables import Table, Tables
 from federation.kernel.errors import (
     CompactedError,

@@ -13,8 +13,9 @@ import structlog
 
 from certs.core.spiffe import SpiffeId, SystemIdentity, system_identity
 from certs.runtime.grpc_security import peer_identity
-from discovery.core.kinds import ClusterSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from federation.kernel.errors import IsthmusError, NotAllowedError, UnavailableError
 from federation.replication.feed import Feed

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from certs.core.spiffe import workload_id
 from discovery.core.conflicts import Claim, conflicts
-from discovery.core.kinds import ClusterSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, ServiceKey
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables, endpoint_prefix
 from discovery.core.view import Service
 from discovery.core.views import ViewIndex

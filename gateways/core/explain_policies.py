@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from discovery.core.kinds import ExportPolicySpec, GrantSpec
 from discovery.core.model import SYSTEM_NAMESPACE, ServiceKey
 from discovery.core.policies import Distance, Export, Policies
+from discovery.core.specs import ExportPolicySpec, GrantSpec
 from discovery.core.view import Admission
 from discovery.core.visibility import ANY, admitted_sources, is_exported, is_granted, is_imported_by, takes
 from gateways.core.authorization import admits

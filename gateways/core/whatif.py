@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from discovery.core.kinds import ClusterSpec
 from discovery.core.model import EndpointPort
+from discovery.core.specs import ClusterSpec
 from discovery.core.view import Gateway, Owner, Service
 from gateways.core.endpoints import endpoint_targets, owner_targets
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from discovery.core.declarations import Declaration
-from discovery.core.kinds import ClusterSpec
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
+from discovery.core.specs import ClusterSpec
 from tests.unit.discovery.builders import endpoint, founded
 
 SPEC = ClusterSpec(role="primary", trust_domain="alpha.test")

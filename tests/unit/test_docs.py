@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
 from consensus.core.contract import Counters, PeerStatus, Status
-from discovery.core import kinds
+from discovery.core import specs
 from discovery.core.catalog import Catalog
 from discovery.runtime.dns_sockets import DnsCounters
 from federation.agent import config as agent_config
@@ -222,13 +222,13 @@ def test_every_key_of_a_configuration_is_documented_with_its_type_and_default(se
     [
         *(
             ("workloadgroup.md", spec)
-            for spec in (kinds.WorkloadGroupSpec, kinds.GroupPort, kinds.GroupProbe)
+            for spec in (specs.WorkloadGroupSpec, specs.GroupPort, specs.GroupProbe)
         ),
-        *(("liveness.md", spec) for spec in (kinds.ObservationSpec, kinds.VerdictSpec, kinds.LossPolicySpec)),
+        *(("liveness.md", spec) for spec in (specs.ObservationSpec, specs.VerdictSpec, specs.LossPolicySpec)),
     ],
     ids=lambda one: getattr(one, "__name__", one),
 )
-def test_every_field_of_a_spec_is_documented(document: str, spec: type[kinds.Spec]) -> None:
+def test_every_field_of_a_spec_is_documented(document: str, spec: type[specs.Spec]) -> None:
     info = msgspec.inspect.type_info(spec)
     assert isinstance(info, msgspec.inspect.StructType)
 
@@ -237,8 +237,8 @@ def test_every_field_of_a_spec_is_documented(document: str, spec: type[kinds.Spe
     assert all(row[3] for row in table)
 
 
-@pytest.mark.parametrize("spec", [kinds.QuotaSpec, kinds.NamespaceQuota], ids=lambda spec: spec.__name__)
-def test_every_field_of_a_quota_is_documented(spec: type[kinds.Spec]) -> None:
+@pytest.mark.parametrize("spec", [specs.QuotaSpec, specs.NamespaceQuota], ids=lambda spec: spec.__name__)
+def test_every_field_of_a_quota_is_documented(spec: type[specs.Spec]) -> None:
     info = msgspec.inspect.type_info(spec)
     assert isinstance(info, msgspec.inspect.StructType)
 
@@ -247,17 +247,17 @@ def test_every_field_of_a_quota_is_documented(spec: type[kinds.Spec]) -> None:
 
 
 SHARING = [
-    kinds.ExportPolicySpec,
-    kinds.ClusterExportPolicySpec,
-    kinds.GrantSpec,
-    kinds.GrantSource,
-    kinds.ImportPolicySpec,
-    kinds.ServiceAliasSpec,
+    specs.ExportPolicySpec,
+    specs.ClusterExportPolicySpec,
+    specs.GrantSpec,
+    specs.GrantSource,
+    specs.ImportPolicySpec,
+    specs.ServiceAliasSpec,
 ]
 
 
 @pytest.mark.parametrize("spec", SHARING, ids=lambda spec: spec.__name__)
-def test_every_field_of_what_clusters_share_is_documented(spec: type[kinds.Spec]) -> None:
+def test_every_field_of_what_clusters_share_is_documented(spec: type[specs.Spec]) -> None:
     info = msgspec.inspect.type_info(spec)
     assert isinstance(info, msgspec.inspect.StructType)
 

@@ -84,7 +84,8 @@ def test_the_rules_see_the_project() -> None:
 
 def test_a_module_is_short_or_the_architecture_says_why_it_is_not() -> None:
     architecture = REPOSITORY / "ARCHITECTURE.md"
-    excused = architecture.read_text() if architecture in FILES else ""
+    text = architecture.read_text() if architecture in FILES else ""
+    excused = text.partition("\n## Long modules\n")[2]
 
     assert [
         f"{place(path)} has {lines} lines"

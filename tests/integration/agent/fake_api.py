@@ -12,7 +12,7 @@ from certs.core.certificate import spki_pin
 from certs.core.issuance import csr_public_key
 from certs.core.token import JoinToken, format_token, token_hash
 from certs.runtime.tls import server_context
-from discovery.core.kinds import ClusterSpec, WorkloadGroupSpec
+from discovery.core.specs import ClusterSpec, WorkloadGroupSpec
 from federation.api.messages import Directory, EnrollReply, EnrollRequest
 from tests.support.pki import TestDomain
 

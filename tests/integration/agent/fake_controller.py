@@ -17,8 +17,8 @@ from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
 from certs.runtime.grpc_security import VerifyingInterceptor, peer_identity, server_credentials
 from certs.runtime.identity import LeafIdentity
-from discovery.core.kinds import ControllerSpec
 from discovery.core.model import Endpoint, EndpointKey
+from discovery.core.specs import ControllerSpec
 from federation.api.messages import (
     CONTROL_SERVICE,
     AgentHeartbeat,

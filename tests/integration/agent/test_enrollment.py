@@ -9,7 +9,7 @@ import pytest
 
 from certs.core.token import parse_token
 from certs.runtime.identity import LeafIdentity
-from discovery.core.kinds import GroupPort, WorkloadGroupSpec
+from discovery.core.specs import GroupPort, WorkloadGroupSpec
 from federation.agent.directory import DirectoryStore
 from federation.agent.enrollment import (
     ENROLLMENT_FILE,

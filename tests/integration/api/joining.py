@@ -8,7 +8,7 @@ import msgspec
 from certs.core.token import JoinToken, parse_token
 from certs.runtime.authority import RootAuthority
 from certs.runtime.identity import LeafIdentity
-from discovery.core.kinds import ClusterSpec, ControllerSpec
+from discovery.core.specs import ClusterSpec, ControllerSpec
 from federation.api.joining import join_message
 from federation.api.messages import EnrollReply, EnrollRequest, JoinRequest, NamedController
 from federation.kernel.versions import PROTOCOL_VERSION

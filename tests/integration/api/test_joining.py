@@ -8,7 +8,7 @@ import pytest
 
 from certs.core.token import JoinToken
 from certs.runtime.authority import RootAuthority
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from federation.api.joining import join_message
 from federation.api.messages import JoinReply, JoinRequest
 from tests.integration.api.joining import make_token, post_join, primary_request

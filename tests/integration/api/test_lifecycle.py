@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from certs.runtime.authority import RootAuthority
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from federation.api.messages import ForecastRequest, JoinRequest
 from tests.integration.api.joining import make_token, post_join, primary_request
 from tests.integration.controller.installation import BASE, WAIT_S, Caller, Controller

@@ -3,7 +3,7 @@
 import msgspec
 
 from certs.core.token import parse_token
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from federation.api.messages import JoinRequest
 from tests.integration.mirror.cluster import Federation, connected, happens, listed, seen
 

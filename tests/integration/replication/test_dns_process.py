@@ -19,8 +19,8 @@ import pytest
 
 from certs.core.spiffe import system_id
 from certs.runtime.identity import LeafIdentity
-from discovery.core.kinds import ControllerSpec, TrustDomainSpec
 from discovery.core.model import Change
+from discovery.core.specs import ControllerSpec, TrustDomainSpec
 from federation.agent.directory import save_directory
 from federation.agent.enrollment import ENROLLMENT_FILE, IDENTITY_FOLDER, Enrollment
 from federation.agent.state_file import write_state

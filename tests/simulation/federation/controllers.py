@@ -10,9 +10,9 @@ import msgspec
 from certs.core.spiffe import SpiffeId, system_id
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Put
-from discovery.core.kinds import ObservationSpec
 from discovery.core.local import LocalTable
 from discovery.core.model import Change, ResourceKey
+from discovery.core.specs import ObservationSpec
 from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
 from federation.api.heard_service import HeardService

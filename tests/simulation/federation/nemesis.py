@@ -17,7 +17,8 @@ from discovery.core.commands import (
     decode_command,
     encode_command,
 )
-from discovery.core.kinds import (
+from discovery.core.model import ResourceKey, unpack_endpoint
+from discovery.core.specs import (
     AnySpec,
     ClusterSpec,
     ExportPolicySpec,
@@ -25,7 +26,6 @@ from discovery.core.kinds import (
     GrantSpec,
     ObservationSpec,
 )
-from discovery.core.model import ResourceKey, unpack_endpoint
 from tests.simulation.federation.agents import NAMESPACE, SERVICES
 from tests.simulation.federation.plan import CLUSTERS
 

@@ -14,7 +14,7 @@ import msgspec
 
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Command, PublishEndpoints, decode_command
-from discovery.core.kinds import ClusterSpec, ObservationSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import (
     FEDERATION_SCOPE,
     Change,
@@ -27,6 +27,7 @@ from discovery.core.model import (
     unpack_resource,
 )
 from discovery.core.publishing import publish_lease
+from discovery.core.specs import ClusterSpec, ObservationSpec
 from discovery.core.tables import Tables
 from federation.api.registry import ClusterRegistry
 from federation.replication.followed_view import FollowedView

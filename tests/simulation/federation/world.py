@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from certs.core.spiffe import system_id
 from discovery.core.commands import Command, Operation, Put, Tick, Write, decode_outcome, encode_command
-from discovery.core.kinds import (
+from discovery.core.model import ResourceKey
+from discovery.core.specs import (
     AgentSpec,
     AnySpec,
     ClusterSpec,
@@ -25,7 +26,6 @@ from discovery.core.kinds import (
     TrustDomainSpec,
     VerdictSpec,
 )
-from discovery.core.model import ResourceKey
 from federation.api.messages import Directory, NamedController
 from federation.kernel.versions import PROTOCOL_VERSION
 from federation.replication.state import Image

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from discovery.core.kinds import ControllerSpec
+from discovery.core.specs import ControllerSpec
 from federation.agent.directory import (
     DIRECTORY_FILE,
     DirectoryStore,

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from discovery.core.kinds import ClusterSpec, GroupPort, GroupProbe, WorkloadGroupSpec
 from discovery.core.model import EndpointPort
+from discovery.core.specs import ClusterSpec, GroupPort, GroupProbe, WorkloadGroupSpec
 from federation.agent.config import AgentConfig
 from federation.agent.enrollment import Enrollment
 from federation.agent.workloads import agent_workloads, sidecar_proxy

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from federation.agent.config import (
     AgentConfig,
     CaptureSection,

@@ -17,8 +17,8 @@ from discovery.core.commands import (
     decode_outcome,
     encode_command,
 )
-from discovery.core.kinds import QuotaSpec
 from discovery.core.quotas import Quota
+from discovery.core.specs import QuotaSpec
 from federation.api.fairness import CALLS_MAX, CALLS_PER_CLUSTER_MAX, Fairness
 from federation.api.forwarding import (
     ForwardReply,

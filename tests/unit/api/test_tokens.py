@@ -7,7 +7,7 @@ import pytest
 from certs.core.token import parse_token, token_hash
 from certs.runtime.authority import RootAuthority
 from certs.runtime.clock import utc_now
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from federation.api.joining import check_proof, join_message
 from federation.api.messages import JoinRequest
 from federation.api.proposer import Proposer

@@ -9,8 +9,8 @@ import pytest
 from certs.core.token import JoinToken, parse_token, token_hash
 from certs.runtime.identity import LeafIdentity
 from discovery.core.commands import Delete
-from discovery.core.kinds import GroupPort, JoinTokenStatus, WorkloadGroupSpec
 from discovery.core.model import ResourceKey
+from discovery.core.specs import GroupPort, JoinTokenStatus, WorkloadGroupSpec
 from federation.api.admission import Admission, agent_key
 from federation.api.messages import EnrollReply, EnrollRequest
 from federation.api.proposer import Proposer

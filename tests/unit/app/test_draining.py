@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from discovery.core.catalog import Catalog
-from discovery.core.kinds import DrainSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import Endpoint, ServiceKey
+from discovery.core.specs import DrainSpec
 from discovery.core.views import ViewIndex
 from federation.api.health import Facts
 from federation.api.lifecycle import DrainRequest

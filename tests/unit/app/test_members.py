@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from consensus.core.contract import MemberAddress, PeerStatus, Status
 from discovery.core.catalog import Catalog
-from discovery.core.kinds import Standing
+from discovery.core.specs import Standing
 from federation.api.health import CONTACT_MS_MAX, Facts, MemberHealth
 from federation.app.duties import LeaderDuties
 from federation.app.members import check_removal, successor

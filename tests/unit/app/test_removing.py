@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from consensus.core.contract import Status
 from discovery.core.commands import RemoveCluster
-from discovery.core.kinds import MemberSpec
 from discovery.core.model import EndpointKey
+from discovery.core.specs import MemberSpec
 from federation.api.control import _why_unserved
 from federation.api.proposer import Proposer
 from federation.api.removals import Removal, next_epoch, read_removal

@@ -4,9 +4,9 @@ import pytest
 
 from discovery.core.canary import BELIEVED_ROWS
 from discovery.core.declarations import Declaration
-from discovery.core.kinds import ClusterSpec
 from discovery.core.local import LocalTable
 from discovery.core.model import Endpoint
+from discovery.core.specs import ClusterSpec
 from federation.kernel.errors import NotFoundError
 from tests.unit.discovery.builders import endpoint
 

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from discovery.core.commands import PublishEndpoints
-from discovery.core.kinds import ClusterSpec
 from discovery.core.model import EndpointKey, EndpointPort
 from discovery.core.rules import check_endpoint
+from discovery.core.specs import ClusterSpec
 from federation.kernel.errors import Code, IsthmusError
 from tests.unit.discovery.builders import PORT, endpoint, founded, gateway, put_cluster
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from discovery.core.commands import ClaimToken, Delete, Tick
-from discovery.core.kinds import JoinTokenStatus
+from discovery.core.specs import JoinTokenStatus
 from federation.kernel.errors import Code
 from tests.unit.discovery.builders import Log, founded, key, put, put_cluster, put_token
 

@@ -6,7 +6,7 @@ import pytest
 
 from discovery.core.commands import Put
 from discovery.core.join_forecast import ExpectedService, Forecast, Newcomer, foresee_join
-from discovery.core.kinds import ClusterSpec, ControllerSpec
+from discovery.core.specs import ClusterSpec, ControllerSpec
 from federation.api.joining import forecast_records
 from federation.api.messages import NamedController
 from federation.cli.join_forecast import read_service

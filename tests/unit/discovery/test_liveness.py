@@ -2,8 +2,8 @@
 
 import pytest
 
-from discovery.core.kinds import ClusterSpec, ObservationSpec, Role
 from discovery.core.liveness import Complaints, Electorate, Judgement, is_suspended
+from discovery.core.specs import ClusterSpec, ObservationSpec, Role
 
 CONTROL = ObservationSpec(control_lost=True)
 DATA = ObservationSpec(data_lost=True)

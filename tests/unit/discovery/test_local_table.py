@@ -3,9 +3,9 @@
 import pytest
 
 from discovery.core.declarations import Declaration, Declared, Difference
-from discovery.core.kinds import ClusterSpec
 from discovery.core.local import PUBLISH_ROWS_MAX, LocalTable, Phase
 from discovery.core.model import Change, Endpoint, pack, unpack_endpoint
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import EMPTY_TABLES, Tables
 from federation.kernel.errors import LimitExceededError, PreconditionError, StaleRevisionError
 from federation.kernel.limits import COMMAND_BYTES_MAX

@@ -2,7 +2,6 @@
 
 import pytest
 
-from discovery.core.kinds import ObservationSpec
 from discovery.core.opinion import (
     FAILURES_MIN,
     FAILURES_PER_LOSS,
@@ -17,6 +16,7 @@ from discovery.core.opinion import (
     suspended_planes,
     wanted_observation,
 )
+from discovery.core.specs import ObservationSpec
 
 HEARD = Opinion(sight="heard")
 LOST = Opinion(sight="lost")

@@ -10,9 +10,9 @@ import pytest
 from certs.core.spiffe import parse, system_identity
 from discovery.core.catalog import Catalog
 from discovery.core.commands import AcquireLease, Body, ClaimToken, Delete, PublishEndpoints, Write
-from discovery.core.kinds import AgentSpec
 from discovery.core.model import Change, pack, unpack_resource
 from discovery.core.snapshots import decode_snapshot, encode_snapshot
+from discovery.core.specs import AgentSpec
 from discovery.core.tables import Table
 from federation.api.control import AgentRules
 from federation.api.manifest import decode_manifest, to_put

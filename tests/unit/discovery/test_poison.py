@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from discovery.core.commands import Command, PublishEndpoints, encode_command
-from discovery.core.kinds import ClusterSpec
 from discovery.core.poison import check_not_poisoned, controller_places
 from discovery.core.rules import check_endpoint
+from discovery.core.specs import ClusterSpec
 from federation.kernel.errors import Code, IsthmusError
 from tests.unit.discovery.builders import endpoint, founded, key, put, put_cluster, put_export, put_grant
 

@@ -4,10 +4,10 @@ import pytest
 
 from discovery.core.commands import Command, Delete, PublishEndpoints, encode_command
 from discovery.core.declarations import Declaration
-from discovery.core.kinds import QUOTA_BYTES, ClusterSpec, QuotaSpec
 from discovery.core.local import LocalTable
 from discovery.core.quotas import BUILT_IN, Quota, quota_of, shares
 from discovery.core.rates import Bucket
+from discovery.core.specs import QUOTA_BYTES, ClusterSpec, QuotaSpec
 from discovery.core.usage import Usage
 from federation.kernel.errors import Code
 from tests.unit.discovery.builders import Log, endpoint, founded, key, put, put_export

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from discovery.core.commands import ClaimToken, Write
-from discovery.core.kinds import ControllerSpec, FederationSpec
 from discovery.core.refounding import REVISION_JUMP_MIN, Refounding, refound
 from discovery.core.snapshots import decode_snapshot, encode_snapshot
+from discovery.core.specs import ControllerSpec, FederationSpec
 from federation.kernel.errors import Code, CompactedError, InvalidInputError
 from federation.kernel.versions import PROTOCOL_VERSION
 from tests.unit.discovery.builders import Log, endpoint, founded, key, put_export, put_token

@@ -3,8 +3,9 @@
 import pytest
 
 from discovery.core.commands import AcquireLease, Delete, PublishEndpoints, RemoveCluster, SweepRemoved
-from discovery.core.kinds import RemovedClusterSpec, decode_spec
+from discovery.core.kinds import decode_spec
 from discovery.core.model import EndpointKey, ServiceKey
+from discovery.core.specs import RemovedClusterSpec
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import Code
 from federation.kernel.versions import PROTOCOL_VERSION

@@ -5,8 +5,8 @@ import pytest
 
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Command, Delete, Put, Write, encode_command
-from discovery.core.kinds import VerdictSpec, VerdictStatus
 from discovery.core.model import Change
+from discovery.core.specs import VerdictSpec, VerdictStatus
 from discovery.core.verdicts import (
     DAMPING_WINDOW_MS,
     HOLD_MS_MAX,

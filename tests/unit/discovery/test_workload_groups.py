@@ -6,14 +6,8 @@ from typing import Any
 import pytest
 
 from discovery.core.commands import Delete
-from discovery.core.kinds import (
-    GROUP_LABELS_MAX,
-    GROUP_PORTS_MAX,
-    GroupPort,
-    GroupProbe,
-    WorkloadGroupSpec,
-    decode_spec,
-)
+from discovery.core.kinds import decode_spec
+from discovery.core.specs import GROUP_LABELS_MAX, GROUP_PORTS_MAX, GroupPort, GroupProbe, WorkloadGroupSpec
 from federation.kernel.errors import Code, InvalidInputError
 from tests.unit.discovery.builders import founded, key, put
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from discovery.core.kinds import ClusterSpec
+from discovery.core.specs import ClusterSpec
 from discovery.core.view import Service
 from gateways.core.whatif import (
     ServiceLoss,

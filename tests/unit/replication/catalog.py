@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from discovery.core.history import History
-from discovery.core.kinds import AnySpec, ClusterSpec, ExportPolicySpec, FederationSpec, JoinTokenSpec
 from discovery.core.model import Change, Endpoint, EndpointKey, EndpointPort, Resource, ResourceKey, pack
+from discovery.core.specs import AnySpec, ClusterSpec, ExportPolicySpec, FederationSpec, JoinTokenSpec
 from discovery.core.tables import EMPTY_TABLES
 
 HISTORY = "fed-1"
