@@ -25,6 +25,7 @@ from consensus.runtime.transport import TransportSecurity
 from consensus.runtime.views import View
 from federation.kernel.errors import (
     InvalidInputError,
+    IsthmusError,
     LimitExceededError,
     OutcomeUnknownError,
     UnavailableError,
@@ -143,15 +144,24 @@ class EmbeddedEngine:
 
     async def transfer_leadership(self, member_id: str, *, timeout_ms: int) -> None:
         """See the contract."""
-        deadline_s = self._settings.clock.now_s() + timeout_ms / 1000
+        clock = self._settings.clock
+        deadline_s = clock.now_s() + timeout_ms / 1000
         # The leader may be lost before it answers because it has handed over already.
         with contextlib.suppress(OutcomeUnknownError):
             await self._propose("transfer", member_id.encode(), timeout_ms)
+        patience_s = 2 * self._settings.timing.election_max_ms / 1000
+        again_s = clock.now_s() + patience_s
         while self._view.leader != member_id:
-            if self._settings.clock.now_s() >= deadline_s:
+            left_s = deadline_s - clock.now_s()
+            if left_s <= 0:
                 raise UnavailableError(
                     f"member {self._view.leader or 'nobody'} leads after {timeout_ms} ms, not {member_id}"
                 )
+            if clock.now_s() >= again_s:
+                # Its campaign failed: somebody had not applied its vote yet, or campaigned as well.
+                with contextlib.suppress(IsthmusError):
+                    await self._propose("transfer", member_id.encode(), max(1, int(left_s * 1000)))
+                again_s = clock.now_s() + patience_s
             await asyncio.sleep(self._settings.timing.tick_ms / 1000)
 
     def status(self) -> Status:

@@ -191,7 +191,7 @@ class ControlService:
         try:
             await stream.put(Welcome(controller=self._name, lease_ms=registry.lease_ms))
             await self._converse(stream, requests)
-        except* IsthmusError as group:
+        except ExceptionGroup as group:  # Not `except*`: before Python 3.11.4 it wraps what is raised in it.
             raise cause_of(group) from None
         finally:
             registry.close(stream.agent, stream)

@@ -26,7 +26,7 @@ from federation.app.config import ClusterSection, ControllerConfig
 from federation.app.context import write_context
 from federation.app.credentials import Credentials
 from federation.app.raft import make_engine, run_engine
-from federation.kernel.errors import AlreadyExistsError, IsthmusError, NotFoundError
+from federation.kernel.errors import AlreadyExistsError, NotFoundError, cause_of
 from federation.kernel.names import check_label
 from federation.kernel.versions import PROTOCOL_VERSION
 
@@ -163,8 +163,5 @@ async def running(component: Coroutine[object, object, None]) -> AsyncIterator[N
             task = tasks.create_task(component, name="component")
             yield
             task.cancel()
-    except* IsthmusError as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+    except ExceptionGroup as group:  # Not `except*`: before Python 3.11.4 it wraps what is raised in it.
+        raise cause_of(group) from None
