@@ -16,6 +16,7 @@ from chaos.lab.processes import LabProcess
 from chaos.lab.topology import OUTBOUND_PORT, demo_topology, routed_topology
 from chaos.scenarios.disasters import DISASTERS
 from federation.cli.main import main
+from tests.support.wait import eventually
 
 NAMES = [scenario.name for scenario in DISASTERS]
 
@@ -88,6 +89,12 @@ def test_what_to_try_can_be_typed_as_it_stands(place: Place, prefix: str, tmp_pa
     lab.processes["gamma/gateway"] = process
     process.start()
     try:
+        # In the midst of an exec a process shows no environment, by which it is known.
+        eventually(
+            lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() == b"sleep\x00600\x00",
+            timeout_s=30,
+            message="it sleeps",
+        )
         lines = [line.strip() for line in what_to_try(lab)]
     finally:
         process.kill()
