@@ -36,7 +36,7 @@ demo: $(if $(filter 0,$(shell id -u)),setup,$(PROJECT_DONE)) ## a federation of 
 	$(BIN)/isthmus demo $(DEMO_ARGS)
 
 .PHONY: test
-test: setup lint ## everything: make check, then integration and end-to-end tests (under 14 minutes)
+test: setup lint ## everything: make check, then integration and end-to-end tests (under 20 minutes)
 	@echo '==> unit, property and integration tests, 200 seeds of the log and 100 of the federation'
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=5 tests/unit tests/property tests/simulation tests/integration $(PYTEST_ARGS)
 	@echo '==> end-to-end tests, one at a time: each has the machine for itself'

@@ -32,7 +32,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         with Lab((alpha,), tmp_path_factory.mktemp("lab"), print) as lab:
             lab.build()
             cache = lab.data_dir(CLUSTER, AGENT) / "xds.cache"
-            eventually(cache.exists, timeout_s=20.0, message="the agent has a copy of its configuration")
+            eventually(cache.exists, timeout_s=60.0, message="the agent has a copy of its configuration")
             yield lab
 
 

@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path, processes: 
     assert demo.wait(timeout_s=60) == EXIT_INTERRUPTED
     assert "isthmus demo: interrupted" in demo.log()
     assert "Traceback" not in demo.log()
-    eventually(lambda: not processes_of(work_dir), timeout_s=20, message="nothing of the demo is left")
+    eventually(lambda: not processes_of(work_dir), timeout_s=60, message="nothing of the demo is left")
     assert not work_dir.exists()
 
 

@@ -114,7 +114,7 @@ def test_a_disaster_passes_what_is_said_to_try_works_and_ctrl_c_leaves_nothing(
     assert len(calls) >= 2, commands
 
     run(kill)
-    eventually(lambda: "is down: none of its" in demo.shown(), timeout_s=30, message="the loss is printed")
+    eventually(lambda: "is down: none of its" in demo.shown(), timeout_s=60, message="the loss is printed")
     assert call(calls[0]), "the service of the dead cluster is served by others"
 
     demo.press_ctrl_c()

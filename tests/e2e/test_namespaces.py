@@ -186,7 +186,7 @@ def test_packets_pass_undelayed_when_the_emulator_is_dead_and_its_end_is_told(ne
     ]
     assert len(emulators) == 1
     kill_pid(emulators[0])
-    eventually(lambda: parent_of(emulators[0]) == 0, timeout_s=20, message="it is dead, its queues closed")
+    eventually(lambda: parent_of(emulators[0]) == 0, timeout_s=60, message="it is dead, its queues closed")
     assert min(echo_ms(networks)) < ROUND_TRIP_MS / 2
     with pytest.raises(LabError, match="emulator"), slow(networks, "alpha", "beta", delay_ms=100):
         raise AssertionError("never entered")
@@ -222,7 +222,7 @@ def test_a_flapping_link_goes_down_and_comes_back_and_is_up_in_the_end(networks:
     with listening(networks), flapping(networks, "alpha", up_s=1.0, down_s=1.0) as flaps:
         eventually(
             lambda: seen.add(connects(networks, "alpha", BETA.controller)) or len(seen) == 2,
-            timeout_s=30,
+            timeout_s=60,
             message="connections both succeed and fail",
         )
         assert seen == {"yes", "TimeoutError"}
@@ -264,7 +264,7 @@ def test_a_command_keeps_its_pid_and_says_how_it_ended(networks: Namespaces) -> 
 def made(processes: ProcessSet, directory: Path) -> Process:
     maker = processes.start("maker", [sys.executable, "-c", MAKER, directory])
     maker.wait_for_log("made", timeout_s=60)
-    eventually(lambda: len(marked(directory)) == 2, timeout_s=20, message="the process and its child run")
+    eventually(lambda: len(marked(directory)) == 2, timeout_s=60, message="the process and its child run")
     # Both clusters, the wan, the folder, the emulator.
     assert len(left_of(maker.pid)) == len(CLUSTERS) + 3
     return maker
@@ -277,7 +277,7 @@ def test_nothing_stays_behind_however_a_laboratory_ends(
     maker = made(processes, tmp_path)
     maker.send(signal.Signals[ending])
     eventually(
-        lambda: not left_of(maker.pid) and not marked(tmp_path), timeout_s=30, message="nothing is left"
+        lambda: not left_of(maker.pid) and not marked(tmp_path), timeout_s=60, message="nothing is left"
     )
 
 
@@ -291,7 +291,7 @@ def test_a_run_that_is_killed_takes_its_directory_with_it(processes: ProcessSet,
     run.send(signal.SIGKILL)
     eventually(
         lambda: not left_of(run.pid) and not marked(directory) and not directory.exists(),
-        timeout_s=30,
+        timeout_s=60,
         message="nothing is left",
     )
 
@@ -307,7 +307,7 @@ def test_what_is_left_when_the_guardian_died_too_is_swept_by_the_next_and_the_li
         ):
             kill_pid(int(entry.parent.name))
     maker.kill_alone()
-    eventually(lambda: not marked(tmp_path), timeout_s=20, message="its processes have ended")
+    eventually(lambda: not marked(tmp_path), timeout_s=60, message="its processes have ended")
     maker.kill()  # Collects it: a zombie still has its pid.
     assert left_of(maker.pid)
     mine = left_of(os.getpid())

@@ -19,7 +19,7 @@ from tests.support.loopback import LoopbackBlock
 from tests.support.pki import TestDomain
 from tests.support.wait import eventually_async
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 StoreOf = Callable[[Directory], DirectoryStore]
 Loopback = Callable[[], LoopbackBlock]

@@ -11,7 +11,7 @@ from tests.integration.agent.fake_mesh import application
 from tests.support.loopback import LoopbackBlock
 from tests.support.wait import eventually_async
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 PORT = 9000
 
 Loopback = Callable[[], LoopbackBlock]

@@ -10,7 +10,7 @@ from tests.support.wait import eventually
 
 PATH = f"{BASE}/namespaces/audited/exportpolicies"
 FOREIGN = f"/clusters/beta{PATH}/x"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def find(controller: Controller, result: str, subject: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from tests.integration.controller.installation import API_VERSION, BASE, ISTHMUS, Caller, Controller
 from tests.support.wait import eventually
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 GRANT = f"{BASE}/namespaces/told/grants/told"
 
 

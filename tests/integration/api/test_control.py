@@ -40,7 +40,7 @@ from tests.integration.api.joining import csr_of, enrolled
 from tests.integration.controller.installation import BASE, CONTROL_PORT, Caller, Controller
 from tests.support.wait import eventually_async
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 WORKLOAD = "spiffe://alpha.example/ns/shop/sa/shop"
 replace = msgspec.structs.replace
 

@@ -32,7 +32,7 @@ def test_an_agent_that_enrolled_and_never_came_is_a_problem_with_its_name(
         messages = [one["message"] for one in answer["findings"] if one["level"] == "problem"]
         return not answer["healthy"] and any("agent.quiet" in message for message in messages)
 
-    eventually(found, timeout_s=10, message="the doctor names agent.quiet")
+    eventually(found, timeout_s=60, message="the doctor names agent.quiet")
     path = "/clusters/alpha/apis/federation.isthmus.dev/v1alpha1/agents/agent.quiet"
     operator.ok("DELETE", path)
     findings = operator.ok("GET", "/v1/doctor")["findings"]

@@ -55,7 +55,7 @@ def test_an_expired_token_lets_nobody_in(controller: Controller, tmp_path: Path)
         now_ms = utc_now().timestamp() * 1000
         return now_ms > expires_ms + 1_000 and enroll(controller, token, csr, id="late")[0] != 200
 
-    eventually(refused, timeout_s=30, message="the token has expired")
+    eventually(refused, timeout_s=60, message="the token has expired")
     status, body = enroll(controller, token, csr, id="late")
     assert status == 422
     assert "has expired: make a new one" in body["message"]

@@ -24,7 +24,7 @@ from tests.integration.controller.installation import API_VERSION, BASE, ISTHMUS
 from tests.support.wait import eventually_async
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "understand-a-service.md"
-WAIT_S = 30.0
+WAIT_S = 60.0
 BEAT_S = 0.3
 STOCK = f"{BASE}/namespaces/depot"
 KEY = EndpointKey("depot", "stock", "alpha", "stock-1")

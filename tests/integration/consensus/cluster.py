@@ -148,7 +148,7 @@ class Cluster:
 
     async def leader(self) -> str:
         """Return the member that all running ones agree leads."""
-        return await eventually_async(self._leader, timeout_s=30, message=self._describe)
+        return await eventually_async(self._leader, timeout_s=60, message=self._describe)
 
     def _leader(self) -> str | None:
         statuses = [running.engine.status() for running in self.members.values()]

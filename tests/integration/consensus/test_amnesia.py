@@ -46,17 +46,17 @@ async def known_directories(cluster: Cluster) -> None:
     """Wait until the log says to which directory each vote belongs."""
     leader = await cluster.leader()
     await eventually_async(
-        lambda: len(cluster.members[leader].engine.status().voting_directories) == len(FOUNDERS), timeout_s=30
+        lambda: len(cluster.members[leader].engine.status().voting_directories) == len(FOUNDERS), timeout_s=60
     )
 
 
 async def rejoin(cluster: Cluster, name: str, leader: str) -> None:
     engine = cluster.members[leader].engine
-    await eventually_async(lambda: engine.status().learners == (name,), timeout_s=30)
+    await eventually_async(lambda: engine.status().learners == (name,), timeout_s=60)
     assert name not in engine.status().members
     await engine.promote(name, timeout_ms=20_000)
     await eventually_async(
-        lambda: cluster.members[name].engine.status().role in ("follower", "leader"), timeout_s=30
+        lambda: cluster.members[name].engine.status().role in ("follower", "leader"), timeout_s=60
     )
 
 
@@ -82,7 +82,7 @@ def test_a_member_that_forgot_a_promise_becomes_a_learner_and_may_be_promoted(
             await cluster.write(victim, b"after")
             machines = [cluster.members[name].machine for name in FOUNDERS]
             await eventually_async(
-                lambda: machines[0].commands == machines[1].commands == machines[2].commands, timeout_s=30
+                lambda: machines[0].commands == machines[1].commands == machines[2].commands, timeout_s=60
             )
             assert len(distinct(machines[0])) == 32
 
@@ -103,7 +103,7 @@ def test_a_member_that_forgot_elects_nobody_who_lacks_what_it_acknowledged(tmp_p
             journal = tmp_path / behind / "journal"
             await eventually_async(
                 lambda: remembered(journal, victim) >= applied.index,
-                timeout_s=30,
+                timeout_s=60,
                 message="it is told, and notes it",
             )
             await cluster.stop(behind)
@@ -115,13 +115,13 @@ def test_a_member_that_forgot_elects_nobody_who_lacks_what_it_acknowledged(tmp_p
             victim_member = await cluster.start(victim, FOUNDERS)
             behind_member = await cluster.start(behind, FOUNDERS)
             await eventually_async(
-                lambda: victim_member.engine.status().role == "joining", timeout_s=30, message="told"
+                lambda: victim_member.engine.status().role == "joining", timeout_s=60, message="told"
             )
             assert behind_member.engine.status().role != "leader"
             await cluster.start(leader, FOUNDERS)
             await cluster.write(behind, b"after")
             await eventually_async(
-                lambda: victim_member.machine.commands == behind_member.machine.commands, timeout_s=30
+                lambda: victim_member.machine.commands == behind_member.machine.commands, timeout_s=60
             )
             assert len(distinct(behind_member.machine)) == 13
 

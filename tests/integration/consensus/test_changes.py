@@ -15,7 +15,7 @@ FOUNDERS = ("alpha", "beta", "gamma")
 async def settled(cluster: Cluster, leader: str) -> None:
     await eventually_async(
         lambda: all(member.engine.status().leader == leader for member in cluster.members.values()),
-        timeout_s=30,
+        timeout_s=60,
     )
 
 
@@ -51,7 +51,7 @@ def test_a_transfer_to_a_member_that_is_gone_changes_nothing(tmp_path: Path) -> 
             gone = (await cluster.followers())[0]
             await cluster.stop(gone)
             engine = cluster.members[leader].engine
-            await eventually_async(lambda: gone not in engine.status().connected, timeout_s=30)
+            await eventually_async(lambda: gone not in engine.status().connected, timeout_s=60)
             with pytest.raises(
                 (PreconditionError, UnavailableError), match=f"{gone} is not connected|leads after"
             ):
@@ -76,21 +76,21 @@ def test_a_learner_gets_the_log_without_a_vote_until_it_is_promoted_also_after_a
             await cluster.start("beta", ["alpha"])
             await cluster.write("alpha", bytes(30_000))  # The membership is in a snapshot from here on.
             await cluster.write("alpha", b"second")
-            await eventually_async(lambda: alpha.engine.status().snapshot_index > 0, timeout_s=30)
+            await eventually_async(lambda: alpha.engine.status().snapshot_index > 0, timeout_s=60)
             for name in ("alpha", "beta"):
                 await cluster.stop(name)
             alpha = await cluster.start("alpha", ["alpha"])
             beta = await cluster.start("beta", ["alpha"])
-            await eventually_async(lambda: beta.engine.status().role == "learner", timeout_s=30)
-            await eventually_async(lambda: beta.machine.commands == alpha.machine.commands, timeout_s=30)
+            await eventually_async(lambda: beta.engine.status().role == "learner", timeout_s=60)
+            await eventually_async(lambda: beta.machine.commands == alpha.machine.commands, timeout_s=60)
             assert alpha.engine.status().learners == ("beta",)
             await beta.engine.promote("beta", timeout_ms=10_000)
-            await eventually_async(lambda: beta.engine.status().role == "follower", timeout_s=30)
+            await eventually_async(lambda: beta.engine.status().role == "follower", timeout_s=60)
             status = beta.engine.status()
             assert (status.members, status.learners) == (("alpha", "beta"), ())
             await eventually_async(
                 lambda: [peer.id for peer in alpha.engine.status().peers if peer.is_voter] == ["beta"],
-                timeout_s=30,
+                timeout_s=60,
             )
             with pytest.raises(NotFoundError, match="no member gamma is a learner"):
                 await alpha.engine.promote("gamma", timeout_ms=5_000)

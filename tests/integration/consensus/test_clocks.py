@@ -71,14 +71,14 @@ def test_each_member_knows_what_the_clocks_of_those_show_that_are_connected(tmp_
             await start_all(cluster, clocks)
             for name in FOUNDERS:
                 engine = cluster.members[name].engine
-                await eventually_async(lambda e=engine: set(e.clocks()) == set(FOUNDERS), timeout_s=30)
+                await eventually_async(lambda e=engine: set(e.clocks()) == set(FOUNDERS), timeout_s=60)
                 shown = engine.clocks()
                 now_ms = SYSTEM_CLOCK.unix_ms()
                 assert abs(shown["beta"] - now_ms - YEAR_MS) < DAY_MS
                 assert abs(shown["gamma"] - now_ms) < DAY_MS
             await cluster.stop("beta")
             alpha = cluster.members["alpha"].engine
-            await eventually_async(lambda: set(alpha.clocks()) == {"alpha", "gamma"}, timeout_s=30)
+            await eventually_async(lambda: set(alpha.clocks()) == {"alpha", "gamma"}, timeout_s=60)
 
     asyncio.run(scenario())
 
@@ -92,15 +92,15 @@ def test_a_leader_whose_clock_is_set_a_year_ahead_ticks_the_others_time(tmp_path
                 ticking = [tasks.create_task(tick(cluster, name, catalogs[name])) for name in FOUNDERS]
                 follower = (await cluster.followers())[0]
                 await eventually_async(
-                    lambda: catalogs[follower].now_ms > SYSTEM_CLOCK.unix_ms() - DAY_MS, timeout_s=30
+                    lambda: catalogs[follower].now_ms > SYSTEM_CLOCK.unix_ms() - DAY_MS, timeout_s=60
                 )
                 before_ms = catalogs[follower].now_ms
                 with capture_logs() as logs:
                     clocks[await cluster.leader()].ahead_ms = YEAR_MS
                     await eventually_async(
-                        lambda: any(line["event"] == "clock_is_off" for line in logs), timeout_s=30
+                        lambda: any(line["event"] == "clock_is_off" for line in logs), timeout_s=60
                     )
-                await eventually_async(lambda: catalogs[follower].now_ms >= before_ms + 2_000, timeout_s=30)
+                await eventually_async(lambda: catalogs[follower].now_ms >= before_ms + 2_000, timeout_s=60)
                 for catalog in catalogs.values():
                     assert catalog.now_ms < SYSTEM_CLOCK.unix_ms() + DAY_MS
                 for task in ticking:

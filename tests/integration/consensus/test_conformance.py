@@ -61,7 +61,7 @@ async def leader_of(group: Group, *names: str) -> str:
         leaders = {group.engine(name).status().leader for name in names}
         return leaders.pop() if len(leaders) == 1 else None
 
-    return await eventually_async(agreed, timeout_s=30)
+    return await eventually_async(agreed, timeout_s=60)
 
 
 def test_every_member_takes_proposals_and_all_apply_the_same_in_the_same_order(
@@ -87,9 +87,9 @@ def test_every_member_takes_proposals_and_all_apply_the_same_in_the_same_order(
                 assert group.engine(name).status().applied_index >= index
             machines = [group.machine(name) for name in FOUNDERS]
             await eventually_async(
-                lambda: machines[0].commands == machines[1].commands == machines[2].commands, timeout_s=30
+                lambda: machines[0].commands == machines[1].commands == machines[2].commands, timeout_s=60
             )
-            await eventually_async(lambda: told and told[-1] >= before, timeout_s=30)
+            await eventually_async(lambda: told and told[-1] >= before, timeout_s=60)
             assert told == sorted(set(told)), "each batch once, in order"
 
     asyncio.run(scenario())
@@ -150,7 +150,7 @@ def test_what_was_acknowledged_is_there_after_all_were_stopped_also_by_snapshot(
             await group.stop("gamma")
             done = [await write(group.engine("alpha"), b"%d/" % number * 100) for number in range(80)]
             await eventually_async(
-                lambda: group.engine("alpha").counters().snapshots_written > 0, timeout_s=30
+                lambda: group.engine("alpha").counters().snapshots_written > 0, timeout_s=60
             )
             await group.start("gamma")
             await barrier(group.engine("gamma"))
@@ -163,7 +163,7 @@ def test_what_was_acknowledged_is_there_after_all_were_stopped_also_by_snapshot(
             for name in FOUNDERS:
                 await eventually_async(
                     lambda name=name: group.machine(name).commands == expected,  # type: ignore[misc]
-                    timeout_s=30,
+                    timeout_s=60,
                 )
 
     asyncio.run(scenario())
@@ -177,7 +177,7 @@ def test_callers_may_live_on_another_threads_loop(make: Maker, tmp_path: Path) -
                 target=lambda: found.append(asyncio.run(write(group.engine("alpha"), b"elsewhere")))
             )
             thread.start()
-            await eventually_async(lambda: found, timeout_s=20)
+            await eventually_async(lambda: found, timeout_s=60)
             thread.join()
             assert (found[0].index, b"elsewhere") in group.machine("alpha").commands
 
@@ -246,7 +246,7 @@ class Caller:
             if self._newest.type == "ok":
                 succeeded += 1
             else:
-                await eventually_async(partial(self._is_led, name), timeout_s=30)
+                await eventually_async(partial(self._is_led, name), timeout_s=60)
             number += 1
 
     def _is_led(self, name: str) -> bool:
@@ -305,7 +305,7 @@ def test_a_history_with_a_leader_lost_in_the_middle_is_linearizable(make: Maker,
             async with asyncio.TaskGroup() as tasks:
                 for process in range(4):
                     tasks.create_task(Caller(group, process, history).use(35))
-                await eventually_async(lambda: len(history) > 60, timeout_s=30)
+                await eventually_async(lambda: len(history) > 60, timeout_s=60)
                 await group.stop(leader)
                 await group.start(leader)
 

@@ -19,7 +19,7 @@ SNAPSHOT_AFTER_BYTES = 8_000
 async def same_everywhere(cluster: Cluster) -> list[bytes]:
     machines = [member.machine for member in cluster.members.values()]
     await eventually_async(
-        lambda: all(machine.commands == machines[0].commands for machine in machines), timeout_s=30
+        lambda: all(machine.commands == machines[0].commands for machine in machines), timeout_s=60
     )
     return [command for _index, command in machines[0].commands]
 
@@ -60,7 +60,7 @@ def test_a_member_whose_disk_is_full_steps_aside_and_returns_when_there_is_room(
             with suppress(IsthmusError):  # Of a follower's command the others may confirm in time.
                 await engine.propose(b"perhaps", timeout_ms=2_000)
                 confirmed.append(b"perhaps")
-            await eventually_async(lambda: engine.status().role == "paused", timeout_s=30)
+            await eventually_async(lambda: engine.status().role == "paused", timeout_s=60)
             assert not (confirmed and victim == "leader"), "a leader confirms nothing that it could not write"
             assert "No space left" in engine.status().problem or "no space left" in engine.status().problem
             with pytest.raises(UnavailableError, match="until there is room"):
@@ -70,7 +70,7 @@ def test_a_member_whose_disk_is_full_steps_aside_and_returns_when_there_is_room(
                 await write_once(cluster, others[number % 2], b"meanwhile %d" % number)
             state = list(cluster.members[name].machine.commands)
             disks[name].is_full = False
-            await eventually_async(lambda: engine.status().role != "paused", timeout_s=30)
+            await eventually_async(lambda: engine.status().role != "paused", timeout_s=60)
             assert cluster.members[name].machine.commands[: len(state)] == state, "it never goes back"
             await write_once(cluster, name, b"after")
             kept = await same_everywhere(cluster)
@@ -92,16 +92,16 @@ def test_a_member_alone_on_a_full_disk_goes_on_from_what_it_acknowledged(tmp_pat
             disk.is_full = True
             with pytest.raises(IsthmusError):
                 await alpha.engine.propose(b"perhaps", timeout_ms=2_000)
-            await eventually_async(lambda: alpha.engine.status().role == "paused", timeout_s=30)
+            await eventually_async(lambda: alpha.engine.status().role == "paused", timeout_s=60)
             refused = disk.refused
-            await eventually_async(lambda: disk.refused > refused, timeout_s=30, message="it looks again")
+            await eventually_async(lambda: disk.refused > refused, timeout_s=60, message="it looks again")
             disk.is_full = False
             await cluster.write("alpha", b"after")
             assert alpha.engine.status().problem == ""
             assert [command for _index, command in alpha.machine.commands] == [b"before", b"after"]
             await cluster.stop("alpha")
             again = await cluster.start("alpha", ["alpha"])
-            await eventually_async(lambda: again.machine.commands == alpha.machine.commands, timeout_s=30)
+            await eventually_async(lambda: again.machine.commands == alpha.machine.commands, timeout_s=60)
 
     asyncio.run(scenario())
 
@@ -118,7 +118,7 @@ def test_a_member_that_starts_on_a_full_disk_waits_for_room(tmp_path: Path) -> N
                         "alpha" in cluster.members
                         and cluster.members["alpha"].engine.status().role == "paused"
                     ),
-                    timeout_s=30,
+                    timeout_s=60,
                 )
                 disk.is_full = False
                 alpha = await started

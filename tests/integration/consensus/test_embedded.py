@@ -33,7 +33,7 @@ async def same_state(cluster: Cluster, *names: str) -> None:
         first, *others = [cluster.members[name].machine.commands for name in names]
         return all(commands == first for commands in others)
 
-    await eventually_async(is_same, timeout_s=30, message=lambda: "states become equal")
+    await eventually_async(is_same, timeout_s=60, message=lambda: "states become equal")
 
 
 def commands(running: Running) -> list[bytes]:
@@ -122,7 +122,7 @@ def test_an_empty_member_joins_and_votes(
             beta = await cluster.start("beta", ["alpha"], snapshot_after_bytes=snapshot_after_bytes)
             assert beta.engine.status().role == "joining"
             await alpha.engine.add_member(newcomer, timeout_ms=20_000)
-            await eventually_async(lambda: beta.engine.status().role == "follower", timeout_s=20)
+            await eventually_async(lambda: beta.engine.status().role == "follower", timeout_s=60)
             await same_state(cluster, "alpha", "beta")
             assert (beta.engine.counters().snapshots_installed > 0) == by_snapshot
             assert alpha.engine.status().members == beta.engine.status().members == ("alpha", "beta")
@@ -155,7 +155,7 @@ def test_members_are_removed_one_at_a_time_even_the_leader(tmp_path: Path) -> No
             await engine.remove_member(leader, timeout_ms=10_000)
             assert set(engine.status().members) == {follower, other}
             await eventually_async(
-                lambda: cluster.members[leader].engine.status().role == "joining", timeout_s=20
+                lambda: cluster.members[leader].engine.status().role == "joining", timeout_s=60
             )
             await cluster.stop(leader)
             await cluster.write(await cluster.leader(), b"two remain")
@@ -226,15 +226,15 @@ def test_a_stale_read_says_how_old_it_may_be_and_ages_when_its_member_is_cut_off
             await cluster.write(leader, b"seen")
             follower, other = await cluster.followers()
             engine = cluster.members[follower].engine
-            await eventually_async(lambda: (engine.status().state_age_ms or 10_000) < 1_000, timeout_s=30)
+            await eventually_async(lambda: (engine.status().state_age_ms or 10_000) < 1_000, timeout_s=60)
             await eventually_async(
                 lambda: commands(cluster.members[follower]) == [b"seen"],
-                timeout_s=30,
+                timeout_s=60,
                 message="fresh means seen",
             )
             for name in (leader, other):
                 await cluster.stop(name)
-            await eventually_async(lambda: (engine.status().state_age_ms or 0) > 2_500, timeout_s=30)
+            await eventually_async(lambda: (engine.status().state_age_ms or 0) > 2_500, timeout_s=60)
             assert commands(cluster.members[follower]) == [b"seen"]
 
     asyncio.run(scenario())
@@ -307,7 +307,7 @@ def test_a_rotated_certificate_is_used_by_the_next_connection(tmp_path: Path) ->
             asked = security.asked
             await cluster.stop("alpha")
             await cluster.start("alpha", ["alpha", "beta"])
-            await eventually_async(lambda: beta.engine.status().connected == ("alpha",), timeout_s=20)
+            await eventually_async(lambda: beta.engine.status().connected == ("alpha",), timeout_s=60)
             await cluster.write("beta", b"over the new certificate")
             assert security.asked > asked
 
@@ -367,7 +367,7 @@ def test_on_applied_tells_the_newest_index_of_each_batch(tmp_path: Path) -> None
             told: list[int] = []
             cluster.members["alpha"].engine.on_applied(told.append)
             applied = await cluster.write("alpha", b"x")
-            await eventually_async(lambda: told and told[-1] >= applied.index, timeout_s=20)
+            await eventually_async(lambda: told and told[-1] >= applied.index, timeout_s=60)
             assert told == sorted(set(told))
 
     asyncio.run(scenario())

@@ -51,7 +51,7 @@ async def linked(directory: Path) -> AsyncIterator[Links]:
     async with cluster_of(directory, *FOUNDERS, founding=False) as cluster, asyncio.TaskGroup() as tasks:
         links = Links(cluster)
         forwarding = tasks.create_task(_forward(links))
-        await eventually_async(lambda: len(cluster.members) == 3, timeout_s=30)
+        await eventually_async(lambda: len(cluster.members) == 3, timeout_s=60)
         yield links
         for name in FOUNDERS:
             await cluster.stop(name)
@@ -75,7 +75,7 @@ def test_a_follower_that_was_cut_off_does_not_depose_the_leader_when_it_returns(
             links.cut(cut.status().id)
             # Without pre-vote its term would grow with each election timeout.
             await eventually_async(
-                lambda: (cut.status().last_leader_contact_ms_ago or 0) > 2 * LONGEST_ELECTION_MS, timeout_s=30
+                lambda: (cut.status().last_leader_contact_ms_ago or 0) > 2 * LONGEST_ELECTION_MS, timeout_s=60
             )
             await cluster.write(leader, b"meanwhile")
             assert cut.status().term == term
@@ -105,16 +105,16 @@ def test_a_leader_that_was_cut_off_confirms_nothing_and_follows_when_it_returns(
             def new_leader() -> str | None:
                 return next((n for n in others if cluster.members[n].engine.status().role == "leader"), None)
 
-            new = await eventually_async(new_leader, timeout_s=30)
+            new = await eventually_async(new_leader, timeout_s=60)
             await cluster.write(new, b"after")
-            await eventually_async(lambda: isolated.engine.status().role != "leader", timeout_s=30)
+            await eventually_async(lambda: isolated.engine.status().role != "leader", timeout_s=60)
             links.heal(old)
 
             def is_same() -> bool:
                 first, *rest = [cluster.members[name].machine.commands for name in FOUNDERS]
                 return all(commands == first for commands in rest) and first[-1][1] == b"after"
 
-            await eventually_async(is_same, timeout_s=30)
+            await eventually_async(is_same, timeout_s=60)
             assert b"never confirmed" not in [command for _index, command in isolated.machine.commands]
 
     asyncio.run(scenario())

@@ -48,11 +48,11 @@ def test_a_call_passes_the_gateway_unread_and_the_callee_learns_who_called(feder
             assert await door.counter("^tcp.eastwest.downstream_cx_total$") == passed
             await eventually_async(
                 lambda: door.counter("^http.health.downstream_cx_total$"),
-                timeout_s=30,
+                timeout_s=60,
                 message="health questions",
             )
             member = "cluster.outbound.8080..orders.shop.svc.clusterset.local.beta.membership_healthy"
-            await eventually_async(lambda: web.counter(member), timeout_s=30, message="a healthy gateway")
+            await eventually_async(lambda: web.counter(member), timeout_s=60, message="a healthy gateway")
             assert application.requests >= 6
             for controller in (alpha, beta):
                 assert all(
@@ -136,7 +136,7 @@ def test_a_callee_that_is_not_who_the_view_says_is_refused(federation):
                 for name, pem in impostors.items():
                     orders.set_certificate(pem)
                     orders.kill()  # So that the caller has to connect again.
-                    await eventually_async(lambda: not orders.envoy.ready.is_set(), timeout_s=30)
+                    await eventually_async(lambda: not orders.envoy.ready.is_set(), timeout_s=60)
                     await mesh.ready(orders)
                     before = application.requests, await web.counter("ssl.fail_verify")
                     status, answer = await client.until(HOST, lambda status, _: status == 503)

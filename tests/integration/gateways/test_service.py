@@ -230,12 +230,12 @@ def test_who_waits_for_an_update_hears_of_it_when_the_proxy_has_answered(control
             response = await call.read()
             assert told.words == ["sent alpha", "compiled alpha"]
             await call.write(answer_to(response))
-            await eventually_async(lambda: len(told.words) == 3, timeout_s=30)
+            await eventually_async(lambda: len(told.words) == 3, timeout_s=60)
             assert told.words[-1] == "answered alpha"
             add("second", later)
             await call.read()
             call.cancel()
-            await eventually_async(lambda: "gone alpha" in later.words, timeout_s=30)
+            await eventually_async(lambda: "gone alpha" in later.words, timeout_s=60)
             assert "answered alpha" not in later.words
 
     asyncio.run(scenario())

@@ -23,7 +23,7 @@ from tests.integration.replication.controller import Controller, World
 from tests.support.wait import eventually_async
 from tests.unit.replication.catalog import cluster, endpoint, gone, rows, token
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.unit.api.logs import CatalogLog
 from tests.unit.discovery.builders import Log, founded, put_export
 
 POLICIES = "/apis/federation.isthmus.dev/v1alpha1/namespaces/shop/exportpolicies"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class OpenApi(ResourceApi):

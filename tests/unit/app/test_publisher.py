@@ -16,7 +16,7 @@ from tests.support.wait import eventually_async
 from tests.unit.api.logs import CatalogLog
 from tests.unit.discovery.builders import Log, endpoint, founded, key, put
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class World:

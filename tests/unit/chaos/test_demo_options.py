@@ -92,7 +92,7 @@ def test_what_to_try_can_be_typed_as_it_stands(place: Place, prefix: str, tmp_pa
         # In the midst of an exec a process shows no environment, by which it is known.
         eventually(
             lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() == b"sleep\x00600\x00",
-            timeout_s=30,
+            timeout_s=60,
             message="it sleeps",
         )
         lines = [line.strip() for line in what_to_try(lab)]

@@ -21,7 +21,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     with lab:
         for name in NAMES:
             lab.run(name, "alpha", ["sh", "-c", PARENT])
-        eventually(lambda: len(alive(lab)) == 2 * len(NAMES), timeout_s=20, message="all run")
+        eventually(lambda: len(alive(lab)) == 2 * len(NAMES), timeout_s=60, message="all run")
         yield lab
 
 
@@ -34,7 +34,7 @@ def test_what_is_stopped_is_whole_and_goes_on_afterwards(lab: Lab) -> None:
     with stopped(lab, NAMES):
         assert stopped_all(everybody)
         assert alive(lab) == everybody
-    eventually(lambda: not any(stopped_all([pid]) for pid in everybody), timeout_s=20, message="all go on")
+    eventually(lambda: not any(stopped_all([pid]) for pid in everybody), timeout_s=60, message="all go on")
 
 
 def test_only_the_named_are_stopped(lab: Lab) -> None:
@@ -57,7 +57,7 @@ def test_what_is_killed_is_gone_with_all_that_it_started_and_runs_again_afterwar
     before = set(alive(lab))
     with killed(lab, NAMES):
         assert not alive(lab)
-    eventually(lambda: len(alive(lab)) == 2 * len(NAMES), timeout_s=20, message="all run again")
+    eventually(lambda: len(alive(lab)) == 2 * len(NAMES), timeout_s=60, message="all run again")
     assert before.isdisjoint(alive(lab))
 
 

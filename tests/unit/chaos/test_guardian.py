@@ -30,21 +30,21 @@ def test_what_a_dead_laboratory_left_is_ended(ending: str, tmp_path: Path, proce
     laboratory = processes.start("laboratory", [sys.executable, "-c", LABORATORY, tmp_path])
     eventually(
         lambda: len(marked(tmp_path)) == PROCESSES,
-        timeout_s=20,
+        timeout_s=60,
         message=lambda: f"both run\n{laboratory.log()}",
     )
 
     # Only the laboratory itself: what it started is the guardian's.
     laboratory.kill_alone() if ending == "kill" else laboratory.terminate()
 
-    eventually(lambda: not marked(tmp_path), timeout_s=20, message="nothing of the laboratory is left")
+    eventually(lambda: not marked(tmp_path), timeout_s=60, message="nothing of the laboratory is left")
 
 
 def test_the_guardian_ends_nobody_else(tmp_path: Path, processes: ProcessSet) -> None:
     mine, other = tmp_path / "mine", tmp_path / "mine-too"
     for directory in (mine, other):
         processes.start(directory.name, [tool("sleep"), "600"], env={"ISTHMUS_LABORATORY": str(directory)})
-    eventually(lambda: marked(mine) and marked(other), timeout_s=20, message="both run")
+    eventually(lambda: marked(mine) and marked(other), timeout_s=60, message="both run")
     guardian = Guardian(mine)
     guardian.start()
 
@@ -66,15 +66,15 @@ def test_files_go_last_and_only_where_that_was_asked_for(
     )
     eventually(
         lambda: len(marked(directory)) == PROCESSES,
-        timeout_s=20,
+        timeout_s=60,
         message=lambda: f"both run\n{laboratory.log()}",
     )
 
     laboratory.kill_alone()
 
-    eventually(lambda: not marked(directory), timeout_s=20, message="nothing of the laboratory runs")
+    eventually(lambda: not marked(directory), timeout_s=60, message="nothing of the laboratory runs")
     if not kept:
-        eventually(lambda: not directory.exists(), timeout_s=20, message="its files are gone")
+        eventually(lambda: not directory.exists(), timeout_s=60, message="its files are gone")
     assert directory.exists() == kept
 
 

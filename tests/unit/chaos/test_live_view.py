@@ -101,25 +101,25 @@ def test_it_draws_what_the_source_says_and_gives_the_terminal_back(
     try:
         view.follow(source)
         eventually(
-            lambda: "cluster alpha is up" in terminal.drawn, timeout_s=20, message="the first look shows"
+            lambda: "cluster alpha is up" in terminal.drawn, timeout_s=60, message="the first look shows"
         )
         assert terminal.drawn.count(ENTER_SCREEN) == 1
         view.scenario(
             "cluster-dies", "A whole cluster dies", ["alpha"], capture=tmp_path / "shots" / "one.txt"
         )
-        eventually(lambda: " 77 " in terminal.drawn, timeout_s=20, message="the load shows")
+        eventually(lambda: " 77 " in terminal.drawn, timeout_s=60, message="the load shows")
         source.now = Facts(clusters=(replace(UP, running=0, controller_running=False, controller=None),))
-        eventually(lambda: "alpha is down" in terminal.drawn, timeout_s=20, message="the loss shows")
-        eventually((tmp_path / "shots" / "one.txt").exists, timeout_s=20, message="it is captured")
+        eventually(lambda: "alpha is down" in terminal.drawn, timeout_s=60, message="the loss shows")
+        eventually((tmp_path / "shots" / "one.txt").exists, timeout_s=60, message="it is captured")
         assert LEAVE_SCREEN not in terminal.drawn
     finally:
         view.close()
 
     assert set(source.asked) == {("cluster-dies", ("alpha",))}
     eventually(
-        lambda: "cluster alpha is down" in terminal.left, timeout_s=20, message="what happened stays readable"
+        lambda: "cluster alpha is down" in terminal.left, timeout_s=60, message="what happened stays readable"
     )
-    eventually(lambda: "\x1b[?25h" in terminal.drawn, timeout_s=20, message="the cursor is back")
+    eventually(lambda: "\x1b[?25h" in terminal.drawn, timeout_s=60, message="the cursor is back")
     captured = (tmp_path / "shots" / "one.txt").read_text()
     assert "cluster alpha is down" in captured
     assert "\x1b" not in captured
@@ -138,7 +138,7 @@ def test_the_terminal_is_given_back_after_an_exception(
     with pytest.raises(KeyboardInterrupt):
         interrupted()
 
-    eventually(lambda: LEAVE_SCREEN in terminal.drawn, timeout_s=20, message="the screen is left")
+    eventually(lambda: LEAVE_SCREEN in terminal.drawn, timeout_s=60, message="the screen is left")
 
 
 def test_without_a_screen_every_event_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_who_leaves_the_screen_reads_on_in_lines(
     view.close()
 
     assert capsys.readouterr().err.endswith("afterwards\n")
-    eventually(lambda: "before" in terminal.drawn, timeout_s=20, message="lines of the screen stay")
+    eventually(lambda: "before" in terminal.drawn, timeout_s=60, message="lines of the screen stay")
     assert "afterwards" not in terminal.drawn
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_longer_watched_is_no_news(capsys: pytest.CaptureFixture[str]
         return "cluster alpha is up" in said
 
     view.follow(source)
-    eventually(up, timeout_s=20, message="it looks")
+    eventually(up, timeout_s=60, message="it looks")
     view.look_away()
     source.now = Facts(clusters=(replace(UP, running=0),))
     view.close()

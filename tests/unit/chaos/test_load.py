@@ -41,7 +41,7 @@ async def load(plan: Plan, live: Path, *, answers: int) -> tuple[Client, Sent]:
         client = Client(plan, session)
         running = tasks.create_task(client.run(live))
         await eventually_async(
-            lambda: len(client.lines) >= answers, timeout_s=20, message=f"{answers} requests were answered"
+            lambda: len(client.lines) >= answers, timeout_s=60, message=f"{answers} requests were answered"
         )
         client.stop()
     return client, running.result()

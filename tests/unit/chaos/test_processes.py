@@ -23,7 +23,7 @@ def make(tmp_path: Path) -> Iterator[object]:
         process = LabProcess("one", ["sh", "-c", script], tmp_path / "one.log", environment=os.environ)
         made.append(process)
         process.start()
-        eventually(lambda: process.log_bytes() > 0, timeout_s=20, message="it runs")
+        eventually(lambda: process.log_bytes() > 0, timeout_s=60, message="it runs")
         return process
 
     yield start
@@ -58,7 +58,7 @@ def test_kill_ends_a_process_that_cannot_be_known_by_its_environment(tmp_path: P
     process.start()
     eventually(
         lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"/bin/sleep"),
-        timeout_s=20,
+        timeout_s=60,
         message="it runs without an environment",
     )
 
@@ -89,5 +89,5 @@ def test_it_starts_again_under_its_name_and_log_and_not_twice_at_once(make) -> N
     process.start()
 
     assert process.pid != first
-    eventually(lambda: process.logged("up", since_bytes=logged_bytes), timeout_s=20, message="it runs again")
+    eventually(lambda: process.logged("up", since_bytes=logged_bytes), timeout_s=60, message="it runs again")
     assert not process.logged("down")

@@ -91,11 +91,11 @@ def test_a_run_that_is_ended_takes_its_temporary_directory_with_it(
     folder = tmp_path / "temporary"
     folder.mkdir()
     session = processes.start("session", [sys.executable, "-c", SESSION], env={"TMPDIR": str(folder)})
-    session.wait_for_log("runs", timeout_s=20)
+    session.wait_for_log("runs", timeout_s=60)
     (directory,) = folder.iterdir()
 
     session.send(signal.Signals[ending])
 
-    eventually(lambda: not directory.exists(), timeout_s=20, message="its directory is gone")
-    status = session.wait(timeout_s=20)
+    eventually(lambda: not directory.exists(), timeout_s=60, message="its directory is gone")
+    status = session.wait(timeout_s=60)
     assert status == (-signal.SIGKILL if ending == "SIGKILL" else EXIT_INTERRUPTED)

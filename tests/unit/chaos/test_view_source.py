@@ -99,7 +99,7 @@ def test_processes_are_counted_while_they_run_and_while_they_are_stopped(lab: La
     assert seen(source, "alpha").running == 2
 
     os.kill(dns.pid, signal.SIGSTOP)
-    eventually(lambda: seen(source, "alpha").stopped == 1, timeout_s=20, message="one is stopped")
+    eventually(lambda: seen(source, "alpha").stopped == 1, timeout_s=60, message="one is stopped")
     gateway.kill()
     assert (seen(source, "alpha").running, seen(source, "beta").running) == (1, 0)
 

@@ -55,7 +55,7 @@ async def serving(address: str) -> AsyncIterator[None]:
             writer.close()
             return True
 
-        await eventually_async(listens, timeout_s=20)
+        await eventually_async(listens, timeout_s=60)
         yield
         running.cancel()
 

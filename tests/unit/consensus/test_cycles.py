@@ -17,7 +17,7 @@ def test_what_happens_in_one_pass_of_the_loop_shares_a_turn() -> None:
         cycles = Cycles(lambda: bool(turns.append(None)), tick_s=NEVER_S)
         for _ in range(5):
             cycles.wake()
-        await eventually_async(lambda: turns, timeout_s=10)
+        await eventually_async(lambda: turns, timeout_s=60)
         await asyncio.sleep(0)
         assert len(turns) == 1
 
@@ -29,7 +29,7 @@ def test_a_turn_with_more_to_do_is_followed_by_another() -> None:
         left = [True, True, False]
         cycles = Cycles(lambda: left.pop(0), tick_s=NEVER_S)
         cycles.wake()
-        await eventually_async(lambda: not left, timeout_s=10)
+        await eventually_async(lambda: not left, timeout_s=60)
 
     asyncio.run(scenario())
 
@@ -39,10 +39,10 @@ def test_another_thread_wakes_and_every_tick_does() -> None:
         turns: list[None] = []
         cycles = Cycles(lambda: bool(turns.append(None)), tick_s=0.001)
         threading.Thread(target=cycles.wake_from_elsewhere).start()
-        await eventually_async(lambda: turns, timeout_s=10)
+        await eventually_async(lambda: turns, timeout_s=60)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(cycles.run())
-            await eventually_async(lambda: len(turns) > 3, timeout_s=10)
+            await eventually_async(lambda: len(turns) > 3, timeout_s=60)
             running.cancel()
 
     asyncio.run(scenario())

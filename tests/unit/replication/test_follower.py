@@ -20,7 +20,7 @@ from federation.replication.state import FollowerState, Update
 from tests.support.wait import eventually_async
 from tests.unit.replication.catalog import HISTORY, SourceCatalog, endpoint, rows
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Controller:

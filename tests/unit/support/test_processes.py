@@ -35,7 +35,7 @@ def alive(pid: int) -> bool:
 
 
 def grandchild(process: Process) -> int:
-    process.wait_for_log(".", timeout_s=30)
+    process.wait_for_log(".", timeout_s=60)
     return int(process.log_path.read_text().partition("child=")[2].partition(".")[0])
 
 
@@ -66,7 +66,7 @@ def test_terminate_lets_the_process_stop_in_order(processes: ProcessSet) -> None
         "orderly",
         python("import signal, sys", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))", *SLEEPER),
     )
-    process.wait_for_log("up", timeout_s=30)
+    process.wait_for_log("up", timeout_s=60)
 
     assert process.terminate() == 7
 
@@ -77,11 +77,11 @@ def test_a_child_can_be_interrupted_though_its_test_run_ignores_that(processes: 
         process = processes.start("interrupted", python(*SLEEPER))
     finally:
         signal.signal(signal.SIGINT, before)
-    process.wait_for_log("up", timeout_s=30)
+    process.wait_for_log("up", timeout_s=60)
 
     process.send(signal.SIGINT)
 
-    assert process.wait(timeout_s=30) == -signal.SIGINT
+    assert process.wait(timeout_s=60) == -signal.SIGINT
 
 
 def test_a_process_that_ends_early_fails_the_wait_at_once_with_its_log(processes: ProcessSet) -> None:
@@ -95,9 +95,9 @@ def test_a_process_that_ends_early_fails_the_wait_at_once_with_its_log(processes
 
 def test_a_second_start_of_a_name_appends_to_its_log(processes: ProcessSet) -> None:
     first = processes.start("twice", python("print('one')"))
-    first.wait(timeout_s=30)
+    first.wait(timeout_s=60)
     second = processes.start("twice", python("import os", "print(os.environ['WORD'])"), env={"WORD": "two"})
-    second.wait(timeout_s=30)
+    second.wait(timeout_s=60)
 
     assert second.log_path.read_text().split() == ["one", "two"]
 
@@ -109,7 +109,7 @@ def test_the_child_dies_with_the_test_process(tmp_path: Path) -> None:
             "import os, pathlib, sys",
             "from tests.support.processes import Process",
             f"child = Process('child', {python(*SLEEPER)!r}, log_path=pathlib.Path({str(log)!r}))",
-            "child.wait_for_log('up', timeout_s=30)",
+            "child.wait_for_log('up', timeout_s=60)",
             "print(child.pid, flush=True)",
             "os._exit(0)",  # No exit handler runs: as when a test run is killed.
         ),
@@ -121,7 +121,7 @@ def test_the_child_dies_with_the_test_process(tmp_path: Path) -> None:
     )
 
     child = int(owner.stdout)
-    eventually(lambda: not alive(child), timeout_s=30, message="the orphan ends")
+    eventually(lambda: not alive(child), timeout_s=60, message="the orphan ends")
 
 
 def test_a_missing_tool_fails_and_names_the_cure() -> None:
