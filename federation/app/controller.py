@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -23,8 +22,6 @@ from certs.runtime.grpc_security import (
     peer_identity,
 )
 from consensus.runtime.embedded import EmbeddedEngine
-from discovery.core.commands import Put
-from discovery.core.kinds import decode_spec
 from discovery.core.model import Change, ResourceKey
 from federation.agent.directory import DirectoryStore
 from federation.agent.folder_lock import hold_folder
@@ -34,6 +31,7 @@ from federation.api.heard_service import HeardService
 from federation.api.messages import Directory
 from federation.api.proposer import Proposer
 from federation.api.watch import WatchHub
+from federation.app.announcing import announce
 from federation.app.audit_file import AuditFile, audited_catalog
 from federation.app.backup import BackupDesk, StateTaker
 from federation.app.conditions import ConditionsKeeper
@@ -67,7 +65,6 @@ from gateways.runtime.compiled import CompiledSource
 from gateways.runtime.xds_service import XdsService
 
 CONTEXT_CHECK_S = 600.0
-ANNOUNCE_RETRY_S = 2.0
 
 _log = structlog.get_logger("controller")
 
@@ -230,17 +227,8 @@ class Controller:
 
     async def _announce(self) -> None:
         """Tell the federation where this controller is now, and which protocol it speaks."""
-        key = ResourceKey("", "Controller", "", self.name)
         wanted = controller_of(self.config, self.credentials).spec
-        while True:
-            row = self.catalog.tables.resource(key)
-            if row is not None and decode_spec("Controller", row.spec, where=str(key)) == wanted:
-                return
-            try:
-                await self.proposer.write(Put(key=key, spec=msgspec.json.encode(wanted)))
-            except IsthmusError as error:
-                _log.warning("not_announced", reason=error.message)
-                await asyncio.sleep(ANNOUNCE_RETRY_S)
+        await announce(self.name, wanted, catalog=self.catalog, proposer=self.proposer)
 
     def _learn(self) -> None:
         """Take over who belongs to the federation: for the transport, agents, views and on disk."""

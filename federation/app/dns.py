@@ -9,7 +9,6 @@ it learns from the catalog itself; the directory of its enrollment is only the b
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,30 +21,25 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from certs.core import spiffe
-from certs.runtime.identity import LeafIdentity
 from discovery.core.dns_zone import CompiledZone
 from discovery.core.model import ResourceKey
 from discovery.runtime.dns_server import DnsServer
 from discovery.runtime.dns_sockets import DnsCounters
 from federation.agent.control import open_channel
-from federation.agent.directory import DirectoryStore, preferred_controllers
-from federation.agent.enrollment import IDENTITY_FOLDER, Enrollment, ensure_enrolled
-from federation.agent.folder_lock import hold_folder
+from federation.agent.directory import preferred_controllers
 from federation.agent.identity import IdentityKeeper, signer
 from federation.api.directory import DIRECTORY_KINDS
 from federation.app.config import DnsConfig
+from federation.app.enrolled import Enrolled, enrolled
 from federation.app.learning import learn_directory
 from federation.app.process import run_until_signal
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.kernel.configfile import host_port
-from federation.kernel.errors import InvalidInputError, IsthmusError
-from federation.replication.disk_copy import DiskCopy
+from federation.kernel.errors import InvalidInputError
 from federation.replication.followed_view import FollowedView
 from federation.replication.follower import Follower
 from federation.replication.source import GrpcSource, Source
 from federation.replication.state import FollowerState, Update
-
-COPY_FOLDER = "catalog"
 
 # RFC 1035 section 4.1.1, RFC 2136 section 2.2, RFC 6891 section 9.
 RCODE_NAMES = {
@@ -67,38 +61,19 @@ async def run_dns(config: DnsConfig, token: str | None) -> None:
     taken, a data directory in use.
     """
     set_up_logging(config.log)
-    try:
-        await run_until_signal(_run(config, token))
-    except ExceptionGroup as group:
-        raise _first_error(group) from group
+    await run_until_signal(_run(config, token))
 
 
 async def _run(config: DnsConfig, token: str | None) -> None:
-    data_dir = Path(config.data_dir)
-    with hold_folder(data_dir):
-        enrollment = await ensure_enrolled(token, "dns", config.id, data_dir)
-        with contextlib.closing(DiskCopy.open(data_dir / COPY_FOLDER)) as copy:
-            await DnsProcess(
-                config,
-                enrollment,
-                directory=DirectoryStore.open(data_dir),
-                leaf=LeafIdentity.load(data_dir / IDENTITY_FOLDER),
-                copy=copy,
-            ).run()
+    async with enrolled(Path(config.data_dir), token=token, purpose="dns", id_=config.id) as parts:
+        await DnsProcess(config, parts).run()
 
 
 class DnsProcess:
     """The parts of a DNS process, wired; `run` ends by cancellation or the first error."""
 
-    def __init__(
-        self,
-        config: DnsConfig,
-        enrollment: Enrollment,
-        *,
-        directory: DirectoryStore,
-        leaf: LeafIdentity,
-        copy: DiskCopy,
-    ) -> None:
+    def __init__(self, config: DnsConfig, parts: Enrolled) -> None:
+        enrollment, directory, leaf, copy = parts
         self._cluster = enrollment.cluster
         self._directory = directory
         self._leaf = leaf
@@ -229,15 +204,3 @@ def _own_addresses(listen: Iterable[tuple[str, int]]) -> list[str]:
         return [host for host in hosts if not ipaddress.ip_address(host).is_unspecified]
     except ValueError as error:
         raise InvalidInputError(f"listen: {error}: expected IP addresses") from error
-
-
-def _first_error(group: ExceptionGroup[Exception]) -> Exception:
-    """Return our first error in a group, since it says what to do; the group itself if there is none."""
-    for error in group.exceptions:
-        if isinstance(error, IsthmusError):
-            return error
-        if isinstance(error, ExceptionGroup):
-            found = _first_error(error)
-            if isinstance(found, IsthmusError):
-                return found
-    return group

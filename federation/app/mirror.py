@@ -11,13 +11,11 @@ on registering, resolving and calling meanwhile, and what changed is published w
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -27,15 +25,10 @@ from certs.core import spiffe
 from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
 from certs.runtime.grpc_security import peer_identity
-from certs.runtime.identity import LeafIdentity
-from discovery.core.commands import Put
-from discovery.core.kinds import decode_spec
 from discovery.core.model import Change, ResourceKey
 from discovery.core.specs import ControllerSpec
 from federation.agent.control import open_channel
-from federation.agent.directory import DirectoryStore, members_preferred
-from federation.agent.enrollment import IDENTITY_FOLDER, Enrollment, ensure_enrolled
-from federation.agent.folder_lock import hold_folder
+from federation.agent.directory import members_preferred
 from federation.agent.identity import IdentityKeeper
 from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
@@ -45,8 +38,10 @@ from federation.api.heard_service import HeardService
 from federation.api.messages import Directory
 from federation.api.proposer import Proposer
 from federation.api.watch import WatchHub
+from federation.app.announcing import announce
 from federation.app.audit_file import AuditFile
 from federation.app.config import MirrorConfig
+from federation.app.enrolled import Enrolled, enrolled
 from federation.app.forwarding import ForwardingLog, ForwardingSigner
 from federation.app.learning import learn_directory
 from federation.app.live_views import LiveViews
@@ -58,10 +53,9 @@ from federation.app.process import run_until_signal
 from federation.app.served_clusters import Me, ServedClusters
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.app.tracing import TraceDesk
-from federation.kernel.errors import IsthmusError, PreconditionError
+from federation.kernel.errors import PreconditionError
 from federation.kernel.units import duration_ms
 from federation.kernel.versions import PROTOCOL_VERSION, command_schema
-from federation.replication.disk_copy import DiskCopy
 from federation.replication.feed import Feed
 from federation.replication.follower import Follower
 from federation.replication.service import ReplicationService
@@ -69,9 +63,6 @@ from federation.replication.source import GrpcSource, Source
 from federation.replication.state import FollowerState, Update
 from gateways.runtime.compiled import CompiledSource
 from gateways.runtime.xds_service import XdsService
-
-COPY_FOLDER = "catalog"
-ANNOUNCE_RETRY_S = 2.0
 
 _log = structlog.get_logger("mirror")
 
@@ -87,31 +78,15 @@ async def run_mirror(config: MirrorConfig, token: str | None) -> None:
 
 
 async def _run(config: MirrorConfig, token: str | None) -> None:
-    data_dir = Path(config.data_dir)
-    with hold_folder(data_dir):
-        enrollment = await ensure_enrolled(token, "controller", config.id, data_dir)
-        with contextlib.closing(DiskCopy.open(data_dir / COPY_FOLDER)) as copy:
-            await Mirror(
-                config,
-                enrollment,
-                directory=DirectoryStore.open(data_dir),
-                leaf=LeafIdentity.load(data_dir / IDENTITY_FOLDER),
-                copy=copy,
-            ).run()
+    async with enrolled(Path(config.data_dir), token=token, purpose="controller", id_=config.id) as parts:
+        await Mirror(config, parts).run()
 
 
 class Mirror:
     """The parts of one mirror, wired; `run` ends by cancellation or the first error."""
 
-    def __init__(
-        self,
-        config: MirrorConfig,
-        enrollment: Enrollment,
-        *,
-        directory: DirectoryStore,
-        leaf: LeafIdentity,
-        copy: DiskCopy,
-    ) -> None:
+    def __init__(self, config: MirrorConfig, parts: Enrolled) -> None:
+        enrollment, directory, leaf, copy = parts
         self.config = config
         self.cluster = enrollment.cluster
         self.name = f"{self.cluster}-{config.id}"
@@ -218,7 +193,6 @@ class Mirror:
 
     async def _announce(self) -> None:
         """Tell the federation where this mirror is now, and which protocol it speaks."""
-        key = ResourceKey("", "Controller", "", self.name)
         wanted = ControllerSpec(
             cluster=self.cluster,
             role="mirror",
@@ -227,15 +201,7 @@ class Mirror:
             api=self.config.listen.api,
             protocol=PROTOCOL_VERSION,
         )
-        while True:
-            row = self.catalog.tables.resource(key)
-            if row is not None and decode_spec("Controller", row.spec, where=str(key)) == wanted:
-                return
-            try:
-                await self.proposer.write(Put(key=key, spec=msgspec.json.encode(wanted)))
-            except IsthmusError as error:
-                _log.warning("not_announced", reason=error.message)
-                await asyncio.sleep(ANNOUNCE_RETRY_S)
+        await announce(self.name, wanted, catalog=self.catalog, proposer=self.proposer)
 
     # -- ports -------------------------------------------------------------------------------------
 
