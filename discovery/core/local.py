@@ -22,7 +22,7 @@ from discovery.core.agents import Phase as Phase  # what `agents()` answers with
 from discovery.core.canary import Doubt, weigh, without
 from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
-from discovery.core.poison import Places, check_not_poisoned, controller_places, endpoint_refusal
+from discovery.core.poison import Places, check_not_poisoned, endpoint_refusal
 from discovery.core.quotas import BUILT_IN
 from discovery.core.rules import check_endpoint, check_endpoint_key
 from discovery.core.silence import GONE, SilencedRows
@@ -298,7 +298,6 @@ class LocalTable:
         remove: list[tuple[EndpointKey, int, int]] = []
         refused: _Refused = []
         spec = tables.cluster(self._cluster)
-        places = controller_places(tables) if self._unpublished else frozenset()
         size = 0
         whole = True
         for key in tuple(self._unpublished):
@@ -313,7 +312,7 @@ class LocalTable:
             there = None if theirs is None else unpack_endpoint(theirs)
             if there is not None and not self._may_replace(there, row):
                 continue
-            if row is not None and (reason := endpoint_refusal(row, self._cluster, spec, places)):
+            if row is not None and (reason := endpoint_refusal(row, self._cluster, spec, self.places)):
                 refused.append((row.key, reason))
                 continue
             size += len(ours or b"") + len(key) + _REMOVAL_BYTES
