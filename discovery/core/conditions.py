@@ -172,7 +172,6 @@ class Conditions:
             self._conflict_condition(key),
             *_reference_conditions(spec, self._policies),
             *_alias_conditions(key, self._policies),
-            *_accepted(spec),
         )
         status = _merged(row, [one for one in wanted if one is not None], now_ms)
         return None if status is None else Put(key=key, status=status)
@@ -268,14 +267,6 @@ def _unknown(reason: str, what: str, named: set[str], known: Mapping[str, object
     if missing:
         message = f"no {what} of the federation is called {_listed(missing)}"
         yield Condition(type="ResolvedRefs", status="False", reason=reason, message=message)
-
-
-def _accepted(spec: AnySpec) -> Iterator[Condition]:
-    if isinstance(spec, ExportPolicySpec) and spec.session_affinity != "None":
-        message = (
-            f"sessionAffinity {spec.session_affinity} is settled among clusters, but no proxy follows it yet"
-        )
-        yield Condition(type="Accepted", status="False", reason="SessionAffinityUnsupported", message=message)
 
 
 _HEALED: dict[ConditionType, tuple[ConditionStatus, str]] = {

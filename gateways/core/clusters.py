@@ -30,7 +30,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from discovery.core.model import EndpointPort
 from discovery.core.view import Owner, Service
-from gateways.core import names
+from gateways.core import affinity, names
 from gateways.core.proxy import Workload, WorkloadPort
 from gateways.core.tls import gateway_health_tls, upstream_tls
 from gateways.core.wire import CLUSTER, XdsResource, ads, duration, make_resource, pack_any
@@ -96,6 +96,8 @@ def service_clusters(service: Service, port: EndpointPort) -> list[XdsResource]:
 def gateway_cluster(service: Service, service_port: int) -> XdsResource:
     """Return the cluster to which a gateway passes connections of this SNI: its existence is the export."""
     cluster = _eds_cluster(names.service_sni(service.key, service_port))
+    if affinity.is_sticky(service):
+        affinity.set_ring(cluster)
     return make_resource(CLUSTER, cluster.name, cluster)
 
 
@@ -180,6 +182,8 @@ def _owner_cluster(service: Service, port: EndpointPort, owner: Owner) -> Any:
         # One gateway is as good as another, and a retry by turns comes to the other one at once.
         cluster.lb_policy = Cluster.ROUND_ROBIN
         _check_gateway_health(cluster, owner)
+    if affinity.is_sticky(service):
+        affinity.set_ring(cluster)
     return cluster
 
 

@@ -371,11 +371,11 @@ class ProxyConfig:
         if proxy.outbound is not None:
             if proxy.capture:
                 yield clusters.passthrough_cluster()
-                yield outbound.capturing_listener(*proxy.outbound)
+                yield outbound.capturing_listener(proxy, *proxy.outbound)
             else:
-                yield outbound.outbound_listener(*proxy.outbound)
+                yield outbound.outbound_listener(proxy, *proxy.outbound)
             yield self._compiler.outbound_routes(proxy.namespace)
         for wanted in proxy.outbound_tcp:
             # While the service is not to be seen nobody listens: better refused than accepted and closed.
             if self._compiler.has_tcp(wanted.key, wanted.service_port):
-                yield outbound.outbound_tcp_listener(wanted, self._compiler.called_as(wanted.key))
+                yield outbound.outbound_tcp_listener(proxy, wanted, self._compiler.called_as(wanted.key))

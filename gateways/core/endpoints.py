@@ -25,7 +25,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from discovery.core.model import Endpoint, EndpointPort, Protocol
 from discovery.core.view import Owner, Service
-from gateways.core import names
+from gateways.core import affinity, names
 from gateways.core.clusters import address_endpoint
 from gateways.core.wire import ENDPOINTS, XdsResource, make_resource
 
@@ -82,6 +82,7 @@ def service_endpoints(service: Service, port: EndpointPort) -> list[XdsResource]
             names.owner_cluster(service.key, port.service_port, owner.cluster),
             owner_targets(owner, port),
             share_percent=owner.share_percent,
+            sticky=affinity.is_sticky(service),
         )
         for owner in service.owners
         if owner.serves(port)
@@ -102,7 +103,9 @@ def gateway_endpoints(service: Service, service_port: int) -> XdsResource:
     return _assignment(names.service_sni(service.key, service_port), targets)
 
 
-def _assignment(name: str, targets: Iterable[Target], *, share_percent: int = 100) -> XdsResource:
+def _assignment(
+    name: str, targets: Sequence[Target], *, share_percent: int = 100, sticky: bool = False
+) -> XdsResource:
     places: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for target in targets:
         places[target.region, target.zone].append(
@@ -113,7 +116,9 @@ def _assignment(name: str, targets: Iterable[Target], *, share_percent: int = 10
     ]
     assignment = ClusterLoadAssignment(cluster_name=name, endpoints=localities)
     if 0 < share_percent < 100:
-        assignment.policy.overprovisioning_factor.CopyFrom(UInt32Value(value=share_percent))
+        assignment.policy.overprovisioning_factor.value = share_percent
+    elif sticky and targets:
+        assignment.policy.overprovisioning_factor.value = affinity.overprovisioning(len(targets))
     return make_resource(ENDPOINTS, name, assignment)
 
 

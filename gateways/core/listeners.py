@@ -29,7 +29,7 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from discovery.core.view import Admission
-from gateways.core import authorization, names
+from gateways.core import affinity, authorization, names
 from gateways.core.clusters import HEALTH_PATH
 from gateways.core.listener_parts import (
     BLACK_HOLE,
@@ -90,6 +90,7 @@ def gateway_listener(proxy: Proxy) -> XdsResource:
                     stat_prefix="eastwest",
                     cluster=BLACK_HOLE,  # Of an SNI that no exported service has.
                     max_connect_attempts=UInt32Value(value=GATEWAY_CONNECT_ATTEMPTS_MAX),
+                    hash_policy=affinity.hash_of_connections(named=False),
                 )
             ),
         ],

@@ -22,17 +22,18 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from discovery.core.model import EndpointPort, ServiceKey
 from discovery.core.vips import VIP_PREFIX
-from gateways.core import names
+from gateways.core import affinity, names
 from gateways.core.listener_parts import (
     BLACK_HOLE,
     connect_retries,
     http_manager,
     make_listener,
+    network_filter,
     router,
     tcp_proxy,
     websocket,
 )
-from gateways.core.proxy import OutboundTcp
+from gateways.core.proxy import OutboundTcp, Proxy
 from gateways.core.routes import (
     RETRIES_PER_REQUEST_MAX,
     RETRY_BACKOFF_MAX_MS,
@@ -45,18 +46,18 @@ from gateways.core.wire import LISTENER, XdsResource, ads, duration, make_resour
 TCP_CONNECT_ATTEMPTS_MAX = 1 + RETRIES_PER_REQUEST_MAX
 
 
-def outbound_listener(address: str, port: int) -> XdsResource:
+def outbound_listener(proxy: Proxy, address: str, port: int) -> XdsResource:
     """Return the listener through which the sidecar's applications call others by Host header."""
-    return _resource(make_listener(names.OUTBOUND_LISTENER, address, port, [_by_host()]))
+    return _resource(make_listener(names.OUTBOUND_LISTENER, address, port, [_by_host(proxy)]))
 
 
-def capturing_listener(address: str, port: int) -> XdsResource:
+def capturing_listener(proxy: Proxy, address: str, port: int) -> XdsResource:
     """Return the same, to which the connections of the host's applications are redirected too.
 
     It keeps only those that are bound for itself (then it routes by Host header), for a clusterset address
     that no service has (closed), or for elsewhere (passed on).
     """
-    by_host = _by_host()
+    by_host = _by_host(proxy)
     by_host.filter_chain_match.CopyFrom(
         FilterChainMatch(destination_port=UInt32Value(value=port), prefix_ranges=[_range(address, 32)])
     )
@@ -89,20 +90,21 @@ def captured_listener(key: ServiceKey, port: EndpointPort, vip: str) -> XdsResou
         )
         chain = FilterChain(filters=[http_manager(manager)])
     else:
-        chain = FilterChain(filters=[_to_service(key, port.service_port, "captured_tcp")])
+        chain = FilterChain(filters=[_to_service(key, port.service_port, "captured_tcp", named=False)])
     listener = make_listener(names.captured_listener(vip, port.service_port), vip, port.service_port, [chain])
     listener.bind_to_port.CopyFrom(BoolValue(value=False))
     return _resource(listener)
 
 
-def outbound_tcp_listener(outbound: OutboundTcp, called_as: ServiceKey) -> XdsResource:
+def outbound_tcp_listener(proxy: Proxy, outbound: OutboundTcp, called_as: ServiceKey) -> XdsResource:
     """Return the listener of a local address that stands for one TCP port of a service, called as proxies know it."""
     name = names.outbound_tcp_listener(outbound.address, outbound.listen_port)
-    chain = FilterChain(filters=[_to_service(called_as, outbound.service_port, "outbound_tcp")])
+    passing = _to_service(called_as, outbound.service_port, "outbound_tcp", named=True)
+    chain = FilterChain(filters=[_say_who_calls(proxy), passing])
     return _resource(make_listener(name, outbound.address, outbound.listen_port, [chain]))
 
 
-def _by_host() -> Any:
+def _by_host(proxy: Proxy) -> Any:
     manager = HttpConnectionManager(
         stat_prefix="outbound",
         rds=Rds(config_source=ads(), route_config_name=names.OUTBOUND_ROUTES),
@@ -110,15 +112,24 @@ def _by_host() -> Any:
         strip_trailing_host_dot=True,
         upgrade_configs=[websocket()],
     )
-    return FilterChain(filters=[http_manager(manager)])
+    return FilterChain(filters=[_say_who_calls(proxy), http_manager(manager)])
 
 
-def _to_service(key: ServiceKey, service_port: int, stat_prefix: str) -> Any:
+def _say_who_calls(proxy: Proxy) -> Any:
+    return network_filter(affinity.CALLER_FILTER, affinity.caller_config(proxy.address))
+
+
+def _to_service(key: ServiceKey, service_port: int, stat_prefix: str, *, named: bool) -> Any:
     retries = connect_retries(
         TCP_CONNECT_ATTEMPTS_MAX, base_ms=RETRY_BACKOFF_MS, longest_ms=RETRY_BACKOFF_MAX_MS
     )
     return tcp_proxy(
-        TcpProxy(stat_prefix=stat_prefix, cluster=names.service_cluster(key, service_port), **retries)
+        TcpProxy(
+            stat_prefix=stat_prefix,
+            cluster=names.service_cluster(key, service_port),
+            hash_policy=affinity.hash_of_connections(named=named),
+            **retries,
+        )
     )
 
 

@@ -37,6 +37,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from discovery.core.model import EndpointPort, ServiceKey
 from discovery.core.view import Admission, Service
 from gateways.core import names
+from gateways.core.affinity import hash_of_requests
 from gateways.core.authorization import admit_per_route
 from gateways.core.proxy import Workload, WorkloadPort
 from gateways.core.wire import (
@@ -193,6 +194,7 @@ def _to_cluster(cluster: str, retry_on: str, *, retriable_status_codes: tuple[in
     return RouteAction(
         cluster=cluster,
         timeout=duration(REQUEST_TIMEOUT_MS),
+        hash_policy=hash_of_requests(),
         retry_policy=RetryPolicy(
             retry_on=retry_on,
             retriable_status_codes=retriable_status_codes,

@@ -134,7 +134,6 @@ def test_the_home_of_a_remote_cluster_writes_for_it():
         (put_export("alpha", "shop", "*", consumers=["omega", "beta"]), ("ResolvedRefs", "UnknownCluster", "no cluster of the federation is called omega")),
         (put_cluster_export("alpha", consumers=["omega"]), ("ResolvedRefs", "UnknownCluster", "no cluster of the federation is called omega")),
         (put_import("alpha", clusters=["omega"]), ("ResolvedRefs", "UnknownCluster", "no cluster of the federation is called omega")),
-        (put_export("alpha", "shop", "*", sessionAffinity="ClientIP"), ("Accepted", "SessionAffinityUnsupported", "sessionAffinity ClientIP is settled among clusters, but no proxy follows it yet")),
     ],
 )  # fmt: skip
 def test_what_a_policy_names_in_vain_is_told(put, expected):
@@ -143,6 +142,12 @@ def test_what_a_policy_names_in_vain_is_told(put, expected):
     told.log.accept("alpha", put)
     assert told.write() == 1
     assert told.conditions(put.key) == {kind: ("False", reason, message)}
+    assert told.write() == 0
+
+
+def test_session_affinity_is_done_and_needs_no_words():
+    told = Told(founded())
+    told.log.accept("alpha", put_export("alpha", "shop", "*", sessionAffinity="ClientIP"))
     assert told.write() == 0
 
 

@@ -4,7 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from discovery.core.model import Endpoint, EndpointKey, EndpointPort, Protocol, ServiceKey
+from discovery.core.model import (
+    Endpoint,
+    EndpointKey,
+    EndpointPort,
+    Protocol,
+    ServiceAffinity,
+    ServiceKey,
+)
 from discovery.core.view import Admission, AdmittedSource, Gateway, Owner, Service, TrustDomainRoots
 from gateways.core.proxy import Proxy, Workload, WorkloadPort
 
@@ -80,7 +87,10 @@ def owner(
 
 
 def service(
-    *owners: Owner, key: ServiceKey = ORDERS, ports: Sequence[tuple[int, Protocol]] = ((8080, "http"),)
+    *owners: Owner,
+    key: ServiceKey = ORDERS,
+    ports: Sequence[tuple[int, Protocol]] = ((8080, "http"),),
+    affinity: ServiceAffinity = "None",
 ) -> Service:
     return Service(
         key=key,
@@ -89,6 +99,7 @@ def service(
             for number, protocol in ports
         ),
         owners=owners,
+        affinity=affinity,
     )
 
 

@@ -114,7 +114,7 @@ def test_what_captures_nothing_is_sent_nothing_of_it():
 
 
 def test_the_capturing_listener_tells_apart_itself_unknown_services_and_elsewhere():
-    found = decode(outbound.capturing_listener("127.105.0.1", 15001))
+    found = decode(outbound.capturing_listener(sidecar(), "127.105.0.1", 15001))
     itself, nobody = found.filter_chains
     assert found.use_original_dst.value
     # Nothing waits for an application's first byte: in many protocols the server speaks first.
@@ -186,7 +186,7 @@ def test_an_http_port_has_no_local_tcp_address():
 
 
 def test_connecting_is_tried_again_and_with_pauses():
-    chain = decode(outbound.outbound_tcp_listener(TO_LEDGER, TO_LEDGER.key)).filter_chains[0]
+    chain = decode(outbound.outbound_tcp_listener(sidecar(), TO_LEDGER, TO_LEDGER.key)).filter_chains[0]
     proxy = TcpProxy.FromString(chain.filters[-1].typed_config.value)
     assert proxy.max_connect_attempts.value == outbound.TCP_CONNECT_ATTEMPTS_MAX
     assert proxy.backoff_options.base_interval.nanos == 25_000_000

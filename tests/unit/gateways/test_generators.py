@@ -355,7 +355,7 @@ def test_every_listener_refuses_to_share_its_address():
         id="g", cluster="alpha", agent="a", kind="gateway", address="127.105.0.1", gateway_name="gw1"
     )
     found = [
-        outbound.outbound_listener("127.105.0.1", 15001),
+        outbound.outbound_listener(sidecar(), "127.105.0.1", 15001),
         listeners.inbound_listener(proxy, proxy.workloads[0], proxy.workloads[0].ports[0], admission),
         listeners.gateway_listener(gateway_proxy),
     ]
