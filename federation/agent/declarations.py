@@ -38,6 +38,8 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     global_number: int = 0  # Up to here the log's quorum does.
     revision: int = 0  # Of the newest global acknowledgement.
     refused: frozenset[EndpointKey] = frozenset()  # As last sent; not repeated before `retry_refused`.
+    # Held by the controller, which may not publish them, and why; as of the newest global acknowledgement.
+    unpublished: Mapping[EndpointKey, str] = {}
 
 
 def begin(incarnation: int, endpoints: Iterable[Endpoint]) -> Declarations:
@@ -111,8 +113,17 @@ def next_message(declarations: Declarations, cursor: Cursor) -> tuple[Declare, C
     )
 
 
-def acknowledged(cursor: Cursor, number: int, level: str, revision: int) -> Cursor:
-    """Return the cursor after an acknowledgement; one of a message never sent counts up to the last sent."""
+def acknowledged(
+    cursor: Cursor,
+    number: int,
+    level: str,
+    revision: int,
+    unpublished: Iterable[tuple[EndpointKey, str]] = (),
+) -> Cursor:
+    """Return the cursor after an acknowledgement; one of a message never sent counts up to the last sent.
+
+    `unpublished` is left out of what is global; endpoints that were never sent are not remembered.
+    """
     number = min(number, cursor.number)
     if level == "global":
         return msgspec.structs.replace(
@@ -120,6 +131,7 @@ def acknowledged(cursor: Cursor, number: int, level: str, revision: int) -> Curs
             local_number=max(number, cursor.local_number),
             global_number=max(number, cursor.global_number),
             revision=max(revision, cursor.revision),
+            unpublished={key: reason for key, reason in unpublished if key in cursor.sent},
         )
     return msgspec.structs.replace(cursor, local_number=max(number, cursor.local_number))
 
@@ -150,7 +162,7 @@ def level_of(key: EndpointKey, declarations: Declarations, cursors: Iterable[Cur
         sent = cursor.sent.get(key)
         if version is None or sent is None or sent[0] < version or key in cursor.refused:
             continue
-        if sent[1] <= cursor.global_number:
+        if sent[1] <= cursor.global_number and key not in cursor.unpublished:
             return "global"
         if sent[1] <= cursor.local_number:
             best = "local"

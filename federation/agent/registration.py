@@ -228,7 +228,17 @@ class ControllerStream:
     def _take(self, message: ControllerMessage) -> None:
         match message:
             case DeclareAck():
-                self.cursor = said.acknowledged(self.cursor, message.number, message.level, message.revision)
+                before = self.cursor.unpublished
+                self.cursor = said.acknowledged(
+                    self.cursor, message.number, message.level, message.revision, message.unpublished
+                )
+                for key in self.cursor.unpublished.keys() - before.keys():
+                    _log.error(
+                        "endpoint_not_published",
+                        controller=self.controller.name,
+                        endpoint="/".join(key),
+                        error=self.cursor.unpublished[key],
+                    )
             case DeclareRefused():
                 self.cursor = said.refused(self.cursor, message.key, message.number)
                 if message.key in self.cursor.refused:

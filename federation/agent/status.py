@@ -8,6 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from discovery.core.model import EndpointKey
 from federation.agent.identity import IdentityKeeper
 from federation.agent.registration import Registrar
 
@@ -100,14 +101,19 @@ def endpoints_of(registrar: Registrar, why: dict[str, str]) -> tuple[EndpointSta
             ready=row.ready,
             level=registrar.level(row.key),
             why=why.get(row.key.name, ""),
-            refusals=tuple(
-                f"{name}: {stream.refusals[row.key]}"
-                for name, stream in sorted(registrar.streams.items())
-                if row.key in stream.refusals
-            ),
+            refusals=tuple(_refusals(registrar, row.key)),
         )
         for row in sorted(rows, key=lambda row: row.key)
     )
+
+
+def _refusals(registrar: Registrar, key: EndpointKey) -> Iterator[str]:
+    """What controllers will not hold, or hold and may not publish, and why."""
+    for name, stream in sorted(registrar.streams.items()):
+        if key in stream.refusals:
+            yield f"{name}: {stream.refusals[key]}"
+        elif key in stream.cursor.unpublished:
+            yield f"{name}: not published: {stream.cursor.unpublished[key]}"
 
 
 def leaves_of(keepers: Iterable[IdentityKeeper]) -> tuple[LeafStatus, ...]:
@@ -159,7 +165,8 @@ def _endpoint_metrics(status: AgentStatus) -> Iterator[Metric]:
         family.add_metric([ready, level], count)
     yield family
     refused = sum(bool(endpoint.refusals) for endpoint in status.endpoints)
-    yield _gauge("isthmus_agent_endpoints_refused", "Endpoints that a controller refuses.", refused)
+    text = "Endpoints that a controller refuses, or may not publish."
+    yield _gauge("isthmus_agent_endpoints_refused", text, refused)
 
 
 def _proxy_metrics(proxy: ProxyStatus) -> Iterator[Metric]:

@@ -34,6 +34,7 @@ from federation.api.messages import (
 from federation.api.reading import CatalogReader
 from federation.api.registry import ClusterRegistry
 from federation.api.removals import next_epoch
+from federation.api.unpublished import UNPUBLISHED_TOLD_MAX
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import (
     Code,
@@ -284,6 +285,7 @@ class _AgentStream:
         self._sequence = 0
         self._answers: asyncio.Queue[ControllerMessage | None] = asyncio.Queue(ANSWERS_QUEUED_MAX)
         self._to_acknowledge: asyncio.Queue[tuple[int, int]] = asyncio.Queue(ANSWERS_QUEUED_MAX)
+        self._acknowledged = 0  # The newest message of which it was said that it is global.
         self._reading: asyncio.Timeout | None = None
         self._why: IsthmusError = UnavailableError("the stream was ended")
 
@@ -375,7 +377,18 @@ class _AgentStream:
         while True:
             number, version = await self._to_acknowledge.get()
             revision = await self._registry.wait_published(version)
-            await self.put(DeclareAck(number=number, level="global", revision=revision))
+            self._acknowledged = number
+            unpublished = tuple(self._registry.unpublished.of(self.agent).items())
+            if len(unpublished) > UNPUBLISHED_TOLD_MAX:
+                continue  # Better no answer than one that leaves something out.
+            await self.put(
+                DeclareAck(number=number, level="global", revision=revision, unpublished=unpublished)
+            )
+
+    def acknowledge_again(self) -> None:
+        """Say anew what is global; nothing to do where an answer is due anyway."""
+        if self._acknowledged and self._to_acknowledge.empty():
+            self._to_acknowledge.put_nowait((self._acknowledged, self._registry.published_version))
 
     def finish(self) -> None:
         """Let the writer end after the message that it is sending; what is still queued is dropped.

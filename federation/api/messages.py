@@ -148,11 +148,13 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
 
 
 class DeclareAck(Message, frozen=True, kw_only=True, tag="ack"):
-    """All declarations up to `number` are held: by this controller, or (`global_`) by the log's quorum."""
+    """All declarations up to `number` are held: by this controller, or by the log's quorum."""
 
     number: int
     level: str  # "local" | "global"
     revision: int = 0  # For level "global".
+    # For level "global": these are held by the controller alone, and why. It is the whole list of now.
+    unpublished: tuple[tuple[EndpointKey, str], ...] = ()
 
 
 class DeclareRefused(Message, frozen=True, kw_only=True, tag="refused"):

@@ -17,6 +17,7 @@ from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
 from federation.api.heard import HEARD_ROWS_MAX, AgentHeard, Fellows, HeardFeed
 from federation.api.reading import CatalogReader
+from federation.api.unpublished import Told, Unpublishable, Unpublished
 
 _log = structlog.get_logger("registry")
 
@@ -68,6 +69,7 @@ class ClusterRegistry:
         self.quota = BUILT_IN  # In force for this cluster.
         self.delayed_s = 0.0  # In all, by the rate of its quota.
         self.limited = ""  # Why new endpoints are not published, "" while they are.
+        self.unpublished = Unpublished()  # Accepted once, and not to be published by the rules of now.
         self._ends_s: dict[str, float] = {}
         self._heard_s = float("-inf")  # When the last of them gave a sign of life.
         self._sessions: dict[str, object] = {}
@@ -250,8 +252,25 @@ class ClusterRegistry:
         self._learn(tables)
         return self._table.difference(tables, creating=not self.limited)
 
-    def published(self, version: int, revision: int) -> None:
-        """The log holds everything up to `version`."""
+    def rules_changed(self) -> None:
+        """What rows are judged by changed: those that were refused may be published now."""
+        if len(self.unpublished):
+            self.dirty.set()
+
+    def published(self, version: int, revision: int, refused: Iterable[tuple[EndpointKey, str]] = ()) -> None:
+        """The log holds everything up to `version` but what the catalog would refuse, with the reasons."""
+        rows = self._table.endpoints()
+        found = (
+            Unpublishable(key, unpack_endpoint(row).agent, reason)
+            for key, reason in refused
+            if (row := rows.get(key.encode())) is not None
+        )
+        for agent in self.unpublished.replace(found):
+            for key, reason in self.unpublished.of(agent).items():
+                _log.warning("endpoint_not_published", endpoint=str(key), agent=agent, reason=reason)
+            session = self._sessions.get(agent)
+            if isinstance(session, Told):
+                session.acknowledge_again()
         self.published_version = max(self.published_version, version)
         self.published_revision = max(self.published_revision, revision)
         self._published.set()

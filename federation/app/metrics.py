@@ -113,11 +113,16 @@ def _quotas(catalog: Catalog, registries: dict[str, ClusterRegistry]) -> Iterato
     limited = GaugeMetricFamily(
         "isthmus_publish_limited", "1 while a limit keeps new endpoints out", labels=("cluster",)
     )
+    unpublished = GaugeMetricFamily(
+        "isthmus_publish_refused", "Endpoints that may not be published", labels=("cluster",)
+    )
     for cluster, registry in registries.items():
         delayed.add_metric((cluster,), registry.delayed_s)
         limited.add_metric((cluster,), bool(registry.limited))
+        unpublished.add_metric((cluster,), len(registry.unpublished))
     yield delayed
     yield limited
+    yield unpublished
 
 
 def _audit(audit: AuditTrail) -> Iterator[Metric]:

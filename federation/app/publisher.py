@@ -86,11 +86,9 @@ class Publisher:
         while True:
             version = registry.version
             batch = registry.difference()
-            for key, reason in batch.refused:
-                _log.warning("endpoint_not_published", endpoint=str(key), reason=reason)
             if not batch.put and not batch.remove:
                 if not registry.limited:
-                    registry.published(version, self._catalog.revision)
+                    registry.published(version, self._catalog.revision, batch.refused)
                 return
             if wait_s := self._wait_s(len(batch.put) + len(batch.remove)):
                 registry.delayed_s += wait_s
@@ -112,7 +110,7 @@ class Publisher:
                 continue
             if batch.whole and not registry.limited:
                 # Now, not when nothing is left to do: of agents that never pause, nothing would ever be said.
-                registry.published(version, outcome.revision)
+                registry.published(version, outcome.revision, batch.refused)
 
     def _wait_s(self, count: int) -> float:
         """How long a batch has to wait for the cluster's rate; 0 lets it go, and counts it."""

@@ -65,10 +65,13 @@ class ServedClusters:
 
     def changed(self, changes: tuple[Change, ...]) -> None:
         """Follow what the catalog says of the served clusters."""
+        rules = any(change.table == "resources" for change in changes)
         for cluster, registry in self.registries.items():
             mine = tuple(change for change in changes if _is_endpoint_of(change, cluster))
             if mine:
                 registry.absorb(mine)
+            if rules:
+                registry.rules_changed()
 
     def reset(self) -> None:
         """Follow a catalog that was replaced as a whole."""

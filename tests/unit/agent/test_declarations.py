@@ -110,6 +110,21 @@ def test_a_refused_endpoint_is_not_held_and_is_repeated_only_when_asked_to() -> 
     assert said.level_of(key("a"), declared, [said.acknowledged(cursor, 2, "global", 6)]) == "global"
 
 
+def test_what_may_not_be_published_is_local_until_an_acknowledgement_says_otherwise() -> None:
+    declared = begun("a", "b")
+    _, cursor = told(declared, Cursor())
+    cursor = said.acknowledged(cursor, 1, "local", 0)
+    cursor = said.acknowledged(
+        cursor, 1, "global", 5, [(key("a"), "outside the ranges"), (key("never-sent"), "x")]
+    )
+    assert [said.level_of(key(name), declared, [cursor]) for name in "ab"] == ["local", "global"]
+    assert cursor.unpublished == {key("a"): "outside the ranges"}
+    # Nothing has to be repeated: the controller holds it.
+    assert said.next_message(declared, said.retry_refused(cursor)) is None
+    assert said.acknowledged(cursor, 1, "local", 0).unpublished == cursor.unpublished
+    assert said.level_of(key("a"), declared, [said.acknowledged(cursor, 1, "global", 6)]) == "global"
+
+
 def test_a_late_refusal_of_an_older_version_changes_nothing() -> None:
     declared = begun("a")
     _, cursor = told(declared, Cursor())
