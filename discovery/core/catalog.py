@@ -262,7 +262,8 @@ class Catalog:
         return Outcome(revision=self.revision, lease=grant), changes
 
     def _commit(self, draft: Draft, changes: tuple[Change, ...], command: Command) -> None:
-        gone = {ResourceKey.decode(change.key).name for change in changes if _removes_cluster(change)}
+        resources = tuple([change for change in changes if change.table == "resources"])
+        gone = {ResourceKey.decode(change.key).name for change in resources if _removes_cluster(change)}
         if gone:
             self._leases = {
                 name: lease for name, lease in self._leases.items() if name.partition("/")[2] not in gone
@@ -277,9 +278,9 @@ class Catalog:
         )
         self._history.record(draft.index, changes, cause)
         self._tables = self._tables.with_changes(changes, draft.index)
-        if touches_verdicts(changes):
+        if touches_verdicts(resources):
             self._verdict_due_ms = next_due(self._tables)
-        if any(change.table == "resources" and change.key.startswith(_CONTROLLERS) for change in changes):
+        if any(change.key.startswith(_CONTROLLERS) for change in resources):
             self._know_controllers()
 
     def _acquire(self, draft: Draft, proposer: str, request: AcquireLease) -> LeaseGrant:
@@ -311,7 +312,7 @@ class Catalog:
 
 
 def _removes_cluster(change: Change) -> bool:
-    return change.table == "resources" and change.value is None and change.key.startswith(_CLUSTERS)
+    return change.value is None and change.key.startswith(_CLUSTERS)
 
 
 class _Envelope(msgspec.Struct, frozen=True):

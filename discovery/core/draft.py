@@ -40,6 +40,7 @@ class Draft:
         self.clusters_created: set[str] = set()
         self.before: tuple[bytes | None, ...] = ()  # What `changes` replace, in their order.
         self._changed: dict[tuple[TableName, bytes], bytes | None] = {}
+        self._replaced: dict[tuple[TableName, bytes], bytes | None] = {}  # What the base has of them.
 
     @property
     def founding(self) -> bool:
@@ -52,8 +53,8 @@ class Draft:
 
     def value(self, table: TableName, key: bytes) -> bytes | None:
         """The packed row at `key`, this draft included."""
-        if (table, key) in self._changed:
-            return self._changed[table, key]
+        if (place := (table, key)) in self._changed:
+            return self._changed[place]
         return (self.base.resources if table == "resources" else self.base.endpoints).get(key)
 
     def resource(self, key: ResourceKey) -> Resource | None:
@@ -101,21 +102,27 @@ class Draft:
         """The rows that differ from the base, in the order in which they were first touched."""
         changes: list[Change] = []
         before: list[bytes | None] = []
-        for (table, key), value in self._changed.items():
-            old = (self.base.resources if table == "resources" else self.base.endpoints).get(key)
+        for place, value in self._changed.items():
+            old = self._replaced[place]
             if value != old:
-                changes.append(Change(table, key, value))
+                changes.append(Change(*place, value))
                 before.append(old)
         self.before = tuple(before)
         return tuple(changes)
 
     def _set(self, table: TableName, key: bytes, value: bytes | None) -> None:
-        before = self.value(table, key)
-        rows = (value is not None) - (before is not None)
-        size = len(value or b"") - len(before or b"") + rows * len(key)
+        self.set(table, key, value, self.value(table, key))
+
+    def set(self, table: TableName, key: bytes, value: bytes | None, there: bytes | None) -> None:
+        """Set a packed row, or remove it; `there` is what `value` says of the key."""
+        rows = (value is not None) - (there is not None)
+        size = len(value or b"") - len(there or b"") + rows * len(key)
         if rows or size:
             self.usage.note(table, key, rows, size)
-        self._changed[table, key] = value
+        place = (table, key)
+        if place not in self._changed:
+            self._replaced[place] = there
+        self._changed[place] = value
 
 
 def cluster_of(table: TableName, key: bytes) -> str:

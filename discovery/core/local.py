@@ -22,13 +22,14 @@ from discovery.core.agents import Phase as Phase  # what `agents()` answers with
 from discovery.core.canary import Doubt, weigh, without
 from discovery.core.declarations import Declaration, Declared, Difference
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
-from discovery.core.poison import Places, check_not_poisoned, endpoint_refusal
+from discovery.core.poison import Places
 from discovery.core.quotas import BUILT_IN
-from discovery.core.rules import check_endpoint, check_endpoint_key
+from discovery.core.rules import check_endpoint_key
 from discovery.core.silence import GONE, SilencedRows
 from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Table, Tables
 from discovery.core.usage import Usage
+from discovery.core.vetting import refusal, vet
 from federation.kernel.errors import (
     IsthmusError,
     LimitExceededError,
@@ -157,7 +158,7 @@ class LocalTable:
             for row in rows
             if row.agent == agent
             and row.version <= position
-            and not endpoint_refusal(row, self._cluster, spec, self.places)
+            and not refusal(row, self._cluster, spec, self.places)
             and self._is_free(row.key.encode(), agent)
         }
         self._check_room(known, known.rows | listed.keys())
@@ -312,7 +313,7 @@ class LocalTable:
             there = None if theirs is None else unpack_endpoint(theirs)
             if there is not None and not self._may_replace(there, row):
                 continue
-            if row is not None and (reason := endpoint_refusal(row, self._cluster, spec, self.places)):
+            if row is not None and (reason := refusal(row, self._cluster, spec, self.places)):
                 refused.append((row.key, reason))
                 continue
             size += len(ours or b"") + len(key) + _REMOVAL_BYTES
@@ -355,8 +356,7 @@ class LocalTable:
 
     def _accepts(self, row: Endpoint, said: Declaration, spec: ClusterSpec, refused: _Refused) -> bool:
         try:
-            check_endpoint(row, self._cluster, spec)
-            check_not_poisoned(row, spec.ranges, self.places)
+            vet(row, self._cluster, spec, self.places)
             if row.agent != said.agent or row.incarnation != said.incarnation or row.sequence > said.sequence:
                 raise NotAllowedError(
                     f"endpoint {row.key.name} is of agent {row.agent!r} at {row.version}, "

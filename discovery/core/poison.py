@@ -12,11 +12,10 @@ from functools import lru_cache
 
 from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey
-from discovery.core.rules import check_endpoint, networks
+from discovery.core.rules import networks
 from discovery.core.specs import (
     AgentSpec,
     AnySpec,
-    ClusterSpec,
     ControllerSpec,
     ExportPolicySpec,
     GrantSpec,
@@ -58,6 +57,17 @@ _RELATIVE: tuple[_Network, ...] = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address.
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 section 2.5.5.1, deprecated.
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+# Where the rules for IPv4 addresses change, a cluster's ranges aside: within none of these do they tell two
+# addresses apart, nor between them.
+BOUNDARIES: tuple[ipaddress.IPv4Network, ...] = (
+    *(network for network in _RELATIVE if isinstance(network, ipaddress.IPv4Network)),
+    ipaddress.IPv4Network("224.0.0.0/4"),
+    *(
+        ipaddress.IPv4Network(address)
+        for address in (ipaddress.IPv4Address(0), _BROADCAST, *METADATA_ADDRESSES)
+        if isinstance(address, ipaddress.IPv4Address)
+    ),
+)
 
 
 def controllers_of(tables: Tables) -> Iterator[ControllerSpec]:
@@ -91,7 +101,7 @@ def check_not_poisoned(endpoint: Endpoint, ranges: tuple[str, ...], places: Plac
     key = endpoint.key
     where = f"endpoint {key.namespace}/{key.service}/{key.name}"
     check_key_is_plain(key)
-    if (reason := _address_refusal(endpoint.address, ranges)) is not None:
+    if (reason := address_refusal(endpoint.address, ranges)) is not None:
         raise NotAllowedError(f"{where}: address {endpoint.address} {reason}")
     for port in endpoint.ports:
         if (endpoint.address, port.listen_port) in places:
@@ -99,18 +109,6 @@ def check_not_poisoned(endpoint: Endpoint, ranges: tuple[str, ...], places: Plac
                 f"{where}: address {endpoint.address}:{port.listen_port} is a controller's own"
             )
     check_labels(endpoint.labels, where)
-
-
-def endpoint_refusal(endpoint: Endpoint, cluster: str, spec: ClusterSpec | None, places: Places) -> str:
-    """Why the catalog would refuse the row, "" if it would not; `spec` is None before the cluster has joined."""
-    if spec is None:
-        return f"cluster {cluster} has not joined"
-    try:
-        check_endpoint(endpoint, cluster, spec)
-        check_not_poisoned(endpoint, spec.ranges, places)
-    except IsthmusError as error:
-        return error.message
-    return ""
 
 
 def check_key_is_plain(key: EndpointKey) -> None:
@@ -178,8 +176,8 @@ def check_labels(labels: Sequence[tuple[str, str]], where: str) -> None:
 
 
 @lru_cache(maxsize=4_096)
-def _address_refusal(text: str, ranges: tuple[str, ...]) -> str | None:
-    """Why the address is refused, None if it is not."""
+def address_refusal(text: str, ranges: tuple[str, ...]) -> str | None:
+    """Why an address that has passed `rules.check_address` is refused, None if it is not."""
     address = ipaddress.ip_address(text)
     within = networks(ranges)
     for meant in (address, *_embedded(address)):

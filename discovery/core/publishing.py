@@ -3,10 +3,10 @@
 from discovery.core.commands import PublishEndpoints
 from discovery.core.draft import Draft
 from discovery.core.leases import Lease
-from discovery.core.model import Endpoint, EndpointKey, unpack_endpoint
+from discovery.core.model import unpack_version
 from discovery.core.ownership import check_speaks_for, joined
-from discovery.core.poison import check_not_poisoned
-from discovery.core.rules import check_endpoint, check_endpoint_key
+from discovery.core.rules import check_endpoint_key
+from discovery.core.vetting import vet
 from federation.kernel.errors import LimitExceededError, PreconditionError
 from federation.kernel.limits import ENDPOINTS_PER_CLUSTER_MAX
 from federation.kernel.names import check_label
@@ -34,22 +34,18 @@ def publish(draft: Draft, proposer: str, command: PublishEndpoints, lease: Lease
         )
     for key, incarnation, sequence in command.remove:
         check_endpoint_key(key, command.cluster)
-        there = _row(draft, key)
-        if there is not None and there.version <= (incarnation, sequence):
-            draft.remove(key)
+        encoded = key.encode()
+        there = draft.value("endpoints", encoded)
+        if there is not None and unpack_version(there) <= (incarnation, sequence):
+            draft.set("endpoints", encoded, None, there)
+    strict = draft.schema >= STRICT_SCHEMA
     for endpoint in command.put:
-        check_endpoint(endpoint, command.cluster, spec)
-        if draft.schema >= STRICT_SCHEMA:
-            check_not_poisoned(endpoint, spec.ranges, draft.places)
-        there = _row(draft, endpoint.key)
-        if there is None or there.version < endpoint.version:
-            draft.put(endpoint)
+        row = vet(endpoint, command.cluster, spec, draft.places, strict=strict)
+        encoded = endpoint.key.encode()
+        there = draft.value("endpoints", encoded)
+        if there is None or unpack_version(there) < endpoint.version:
+            draft.set("endpoints", encoded, row, there)
     if (count := draft.count("endpoints", command.cluster)) > ENDPOINTS_PER_CLUSTER_MAX:
         raise LimitExceededError(
             f"publish for {command.cluster}: {count} endpoints, at most {ENDPOINTS_PER_CLUSTER_MAX} are allowed"
         )
-
-
-def _row(draft: Draft, key: EndpointKey) -> Endpoint | None:
-    value = draft.value("endpoints", key.encode())
-    return None if value is None else unpack_endpoint(value)

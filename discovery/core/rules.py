@@ -12,7 +12,15 @@ from functools import lru_cache
 import msgspec
 
 from discovery.core.kinds import KINDS
-from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey, pack
+from discovery.core.model import (
+    GATEWAY_SERVICE,
+    SYSTEM_NAMESPACE,
+    Endpoint,
+    EndpointKey,
+    EndpointPort,
+    ResourceKey,
+    pack,
+)
 from discovery.core.specs import ClusterSpec
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError, LimitExceededError, NotAllowedError
@@ -25,6 +33,10 @@ ENDPOINT_WEIGHT_MAX = 65_535
 SPIFFE_ID_BYTES_MAX = 2_048  # SPIFFE-ID section 2.3.
 VERSION_MAX = 2**63 - 1  # MessagePack's signed integer; incarnations are milliseconds since 1970.
 STATUS_DEPTH_MAX = 32  # Kubernetes' conditions need 3.
+
+WORKLOAD_PATH = (
+    "ns",
+)  # Of its identity, in front of the namespace: our own parts' identities are no workload's.
 
 # AWS, Google, Azure and OpenStack hand out credentials here.
 METADATA_ADDRESS = ipaddress.ip_address("169.254.169.254")
@@ -85,9 +97,9 @@ def check_endpoint(endpoint: Endpoint, cluster: str, spec: ClusterSpec) -> None:
     """
     check_endpoint_key(endpoint.key, cluster)
     where = f"endpoint {endpoint.key.namespace}/{endpoint.key.service}/{endpoint.key.name}"
-    _check_address(endpoint.address, spec.ranges, where)
-    _check_ports(endpoint, where)
-    _check_identity(endpoint, spec.trust_domain, where)
+    check_address(endpoint.address, spec.ranges, where)
+    check_ports(endpoint.ports, where)
+    check_identity(endpoint.identity, spec.trust_domain, _identity_path(endpoint.key), where)
     if not 0 <= endpoint.weight <= ENDPOINT_WEIGHT_MAX:
         raise InvalidInputError(f"{where}: weight is {endpoint.weight}, expected 0 to {ENDPOINT_WEIGHT_MAX}")
     if not (0 <= endpoint.incarnation <= VERSION_MAX and 0 <= endpoint.sequence <= VERSION_MAX):
@@ -119,7 +131,8 @@ def check_endpoint_key(key: EndpointKey, cluster: str) -> None:
 _check_label = lru_cache(maxsize=4_096)(check_label)
 
 
-def _check_address(text: str, ranges: tuple[str, ...], where: str) -> None:
+def check_address(text: str, ranges: tuple[str, ...], where: str) -> None:
+    """Raise unless `text` is an address, in its one spelling, that the ranges of a cluster allow."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError as error:
@@ -161,8 +174,8 @@ def networks(ranges: tuple[str, ...]) -> Sequence[_Network]:
     return [ipaddress.ip_network(text) for text in ranges]
 
 
-def _check_ports(endpoint: Endpoint, where: str) -> None:
-    ports = endpoint.ports
+def check_ports(ports: Sequence[EndpointPort], where: str) -> None:
+    """Raise `InvalidInputError` unless there are some ports, not too many, and each name and number is one port's."""
     if not 0 < len(ports) <= ENDPOINT_PORTS_MAX:
         raise InvalidInputError(f"{where} has {len(ports)} ports, expected 1 to {ENDPOINT_PORTS_MAX}")
     for port in ports:
@@ -178,26 +191,26 @@ def _check_ports(endpoint: Endpoint, where: str) -> None:
         raise InvalidInputError(f"{where}: two ports have the same name or service port")
 
 
-def _check_identity(endpoint: Endpoint, trust_domain: str, where: str) -> None:
-    identity = endpoint.identity
+def check_identity(identity: str, trust_domain: str, begin: tuple[str, ...], where: str) -> None:
+    """Raise unless it is an identity of the trust domain whose path has four parts, the first of which are `begin`."""
     if len(identity.encode()) > SPIFFE_ID_BYTES_MAX:
         raise InvalidInputError(f"{where}: identity has more than {SPIFFE_ID_BYTES_MAX} bytes")
-    key = endpoint.key
     if not identity.startswith(f"spiffe://{trust_domain}/"):
         raise NotAllowedError(
             f"{where}: identity is {identity[:NAME_BYTES_MAX]!r}, expected one of trust domain {trust_domain}"
         )
     path = identity.split("/")[3:]
-    if key.namespace == SYSTEM_NAMESPACE:
-        expected = (
-            ["isthmus", key.cluster, "gateway"]
-            if key.service == GATEWAY_SERVICE
-            else ["isthmus", key.cluster]
-        )
-    else:
-        expected = ["ns"]  # Our own parts' identities are no workload's.
-    if path[: len(expected)] != expected or len(path) != 4 or not all(path):
+    if tuple(path[: len(begin)]) != begin or len(path) != 4 or not all(path):
         raise NotAllowedError(
             f"{where}: identity is {identity[:NAME_BYTES_MAX]!r}, "
-            f"expected spiffe://{trust_domain}/{'/'.join(expected)}/... of four parts"
+            f"expected spiffe://{trust_domain}/{'/'.join(begin)}/... of four parts"
         )
+
+
+def _identity_path(key: EndpointKey) -> tuple[str, ...]:
+    """How the path of the identity of an endpoint begins."""
+    if key.namespace != SYSTEM_NAMESPACE:
+        return WORKLOAD_PATH
+    if key.service == GATEWAY_SERVICE:
+        return ("isthmus", key.cluster, "gateway")
+    return ("isthmus", key.cluster)

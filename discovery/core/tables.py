@@ -7,7 +7,7 @@ version while the log is applied. Rows stay packed; readers decode what they use
 
 import hashlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Self, TypeAlias
 
@@ -164,22 +164,25 @@ def _parts(rows: Iterable[tuple[bytes, bytes]], size: int) -> Iterator[list[tupl
 
 
 def _edited(shard: _Shard, changes: Iterable[tuple[bytes, bytes | None]]) -> _Shard:
-    keys, values = list(shard[0]), list(shard[1])
-    same_keys = True
+    keys: Sequence[bytes] = shard[0]
+    values = list(shard[1])
+    copied: list[bytes] | None = (
+        None  # Of the keys, once they change: most changes are of rows that are there.
+    )
     for key, value in changes:
         position = bisect_left(keys, key)
         found = position < len(keys) and keys[position] == key
-        if value is None:
-            if found:
-                del keys[position], values[position]
-                same_keys = False
-        elif found:
+        if found and value is not None:
             values[position] = value
-        else:
-            keys.insert(position, key)
-            values.insert(position, value)
-            same_keys = False
-    return (shard[0] if same_keys else tuple(keys)), tuple(values)
+        elif found or value is not None:
+            if copied is None:
+                keys = copied = list(keys)
+            if value is None:
+                del copied[position], values[position]
+            else:
+                copied.insert(position, key)
+                values.insert(position, value)
+    return (shard[0] if copied is None else tuple(copied)), tuple(values)
 
 
 def _replace(shards: list[_Shard], firsts: list[bytes], number: int, shard: _Shard) -> None:
