@@ -97,7 +97,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     created_revision: int = 0  # Stays while the resource does; 0 in rows that older builds made.
 
 
-class EndpointPort(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class EndpointPort(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One port of an endpoint: what callers ask for, and where the proxy in front of it listens."""
 
     name: str  # Unique within the endpoint; "http" unless the registration says otherwise.
@@ -106,7 +106,7 @@ class EndpointPort(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     protocol: Protocol = "http"
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One instance of a service, as its agent last described it."""
 
     key: EndpointKey

@@ -40,8 +40,7 @@ def publish(draft: Draft, proposer: str, command: PublishEndpoints, lease: Lease
             draft.set("endpoints", encoded, None, there)
     strict = draft.schema >= STRICT_SCHEMA
     for endpoint in command.put:
-        row = vet(endpoint, command.cluster, spec, draft.places, strict=strict)
-        encoded = endpoint.key.encode()
+        encoded, row = vet(endpoint, command.cluster, spec, draft.places, strict=strict)
         there = draft.value("endpoints", encoded)
         if there is None or unpack_version(there) < endpoint.version:
             draft.set("endpoints", encoded, row, there)

@@ -133,9 +133,13 @@ class Table:
         if not self._shards:
             return self.of_sorted((key, value) for key, value in sorted(latest.items()) if value is not None)
         touched: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        ends, edits = b"", []  # Of the shard at hand: the keys ascend.
         for key in sorted(latest):
-            number = max(bisect_right(self._firsts, key) - 1, 0)
-            touched.setdefault(number, []).append((key, latest[key]))
+            if key >= ends:
+                number = max(bisect_right(self._firsts, key) - 1, 0)
+                ends = self._firsts[number + 1] if number + 1 < len(self._firsts) else AFTER_ALL
+                edits = touched.setdefault(number, [])
+            edits.append((key, latest[key]))
         if not touched:
             return self
         shards, firsts, count = list(self._shards), list(self._firsts), self._count

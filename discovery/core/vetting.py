@@ -44,16 +44,19 @@ _is_plain_key = re.compile(f"{_PLAIN}\0{_PLAIN}\0{_LABEL}\0{_PLAIN}").fullmatch
 _OCTETS = frozenset(map(str, range(256)))
 
 
-def vet(endpoint: Endpoint, cluster: str, spec: ClusterSpec, places: Places, *, strict: bool = True) -> bytes:
-    """Return the row packed, or raise what `check_endpoint`, and if `strict` `check_not_poisoned`, raise."""
-    if _parts_are_good(endpoint, cluster, spec, places):
+def vet(
+    endpoint: Endpoint, cluster: str, spec: ClusterSpec, places: Places, *, strict: bool = True
+) -> tuple[bytes, bytes]:
+    """Return the key and the row, packed, or raise what `check_endpoint`, and if `strict` `check_not_poisoned`, raise."""
+    key = "\0".join(endpoint.key)
+    if _is_plain_key(key) is not None and _parts_are_good(endpoint, cluster, spec, places):
         packed = pack(endpoint)
         if len(packed) <= ENDPOINT_BYTES_MAX:
-            return packed
+            return key.encode(), packed
     check_endpoint(endpoint, cluster, spec)
     if strict:
         check_not_poisoned(endpoint, spec.ranges, places)
-    return pack(endpoint)
+    return key.encode(), pack(endpoint)
 
 
 def refusal(endpoint: Endpoint, cluster: str, spec: ClusterSpec | None, places: Places) -> str:
@@ -68,11 +71,10 @@ def refusal(endpoint: Endpoint, cluster: str, spec: ClusterSpec | None, places: 
 
 
 def _parts_are_good(endpoint: Endpoint, cluster: str, spec: ClusterSpec, places: Places) -> bool:
-    """True only for a workload's row that all rules accept, its size aside."""
+    """True only for a workload's row that all rules accept, the names in its key and its size aside."""
     key, ports = endpoint.key, endpoint.ports
     if (
-        _is_plain_key("\0".join(key)) is None
-        or key.cluster != cluster
+        key.cluster != cluster
         or key.namespace == SYSTEM_NAMESPACE  # Gateways are few, and have identities of their own.
         or not _is_good_identity(endpoint.identity, spec.trust_domain)
         or not _are_good_ports(ports)
@@ -82,7 +84,9 @@ def _parts_are_good(endpoint: Endpoint, cluster: str, spec: ClusterSpec, places:
     ):
         return False
     said = endpoint.region + endpoint.zone + endpoint.agent
-    if len(said) > NAME_BYTES_MAX or not said.isprintable() or not _are_good_labels(endpoint):
+    if len(said) > NAME_BYTES_MAX or not said.isprintable():
+        return False
+    if endpoint.labels and not _are_good_labels(endpoint.labels):
         return False
     address = endpoint.address
     block, _, last = address.rpartition(".")
@@ -136,10 +140,9 @@ def _are_good_ports(ports: tuple[EndpointPort, ...]) -> bool:
     return True
 
 
-def _are_good_labels(endpoint: Endpoint) -> bool:
-    if endpoint.labels:
-        try:
-            check_labels(endpoint.labels, "")
-        except IsthmusError:
-            return False
+def _are_good_labels(labels: tuple[tuple[str, str], ...]) -> bool:
+    try:
+        check_labels(labels, "")
+    except IsthmusError:
+        return False
     return True
