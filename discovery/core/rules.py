@@ -34,9 +34,8 @@ SPIFFE_ID_BYTES_MAX = 2_048  # SPIFFE-ID section 2.3.
 VERSION_MAX = 2**63 - 1  # MessagePack's signed integer; incarnations are milliseconds since 1970.
 STATUS_DEPTH_MAX = 32  # Kubernetes' conditions need 3.
 
-WORKLOAD_PATH = (
-    "ns",
-)  # Of its identity, in front of the namespace: our own parts' identities are no workload's.
+# How the path of a workload's identity begins: our own parts' identities are no workload's.
+WORKLOAD_PATH = ("ns",)
 
 # AWS, Google, Azure and OpenStack hand out credentials here.
 METADATA_ADDRESS = ipaddress.ip_address("169.254.169.254")

@@ -170,9 +170,7 @@ def _parts(rows: Iterable[tuple[bytes, bytes]], size: int) -> Iterator[list[tupl
 def _edited(shard: _Shard, changes: Iterable[tuple[bytes, bytes | None]]) -> _Shard:
     keys: Sequence[bytes] = shard[0]
     values = list(shard[1])
-    copied: list[bytes] | None = (
-        None  # Of the keys, once they change: most changes are of rows that are there.
-    )
+    copied: list[bytes] | None = None  # Once keys change: most changes are of rows that are there.
     for key, value in changes:
         position = bisect_left(keys, key)
         found = position < len(keys) and keys[position] == key
