@@ -158,7 +158,7 @@ class EmbeddedEngine:
                     f"member {self._view.leader or 'nobody'} leads after {timeout_ms} ms, not {member_id}"
                 )
             if clock.now_s() >= again_s:
-                # Its campaign failed: somebody had not applied its vote yet, or campaigned as well.
+                # Its campaign failed: a voter was cut off, or campaigned as well.
                 with contextlib.suppress(IsthmusError):
                     await self._propose("transfer", member_id.encode(), max(1, int(left_s * 1000)))
                 again_s = clock.now_s() + patience_s

@@ -255,6 +255,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if is_connected:
             self._SyncObj__connectedNodes.add(node)
             self._probing.add(member_id)
+            if self._SyncObj__raftLeader is None:
+                self._votes_out.repeat(member_id, self.term)
             if node in self._SyncObj__raftNextIndex:
                 self._SyncObj__raftNextIndex[node] = self._journal.last_index + 1
                 self._SyncObj__raftMatchIndex[node] = 0  # It may have come back with less.
@@ -322,11 +324,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         )
 
     def _on_vote(self, sender: str, message: VoteGranted) -> None:
-        if (
-            message.term != self.term
-            or sender in self._votes
-            or Peer(sender) not in self._SyncObj__otherNodes
-        ):
+        is_voter = Peer(sender) in self._SyncObj__otherNodes
+        if message.term != self.term or sender in self._votes or not is_voter:
             return
         self._votes.add(sender)
         SyncObj._SyncObj__onMessageReceived(  # noqa: SLF001 # the library's own count, kept

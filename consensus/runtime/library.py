@@ -136,18 +136,32 @@ class VotesForLibrary(LibraryTransport):  # type: ignore[misc] # the library has
         super().__init__(None, None, [])
         self._since = since
         self.is_called = False  # The next campaign is one that the leader asked for.
+        self._last: dict[str, RequestVote | VoteGranted] = {}  # What each member was told last.
         self._wire = wire
 
     def send(self, node: Any, message: dict[str, Any]) -> bool:
         """Translate; the term and the vote in it are durable already (Journal.vote)."""
+        sent: RequestVote | VoteGranted
         if message["type"] == "request_vote":
-            request = RequestVote(
+            sent = RequestVote(
                 term=message["term"],
                 last_index=message["last_log_index"],
                 last_term=message["last_log_term"],
                 called=self.is_called,
                 since=self._since(),
             )
-            return self._wire.send(node.id, request)
-        assert message["type"] == "response_vote", "the library sends nothing else"
-        return self._wire.send(node.id, VoteGranted(term=message["term"], since=self._since()))
+        else:
+            assert message["type"] == "response_vote", "the library sends nothing else"
+            sent = VoteGranted(term=message["term"], since=self._since())
+        self._last[node.id] = sent
+        return self._wire.send(node.id, sent)
+
+    def repeat(self, member_id: str, term: int) -> None:
+        """Say again to a member that is connected now what it was told of `term`.
+
+        Connections have one direction: a candidate that has just joined, or come back, reaches voters that do not
+        reach it yet. The library says nothing twice, so a vote that was lost cost an election timeout.
+        """
+        said = self._last.get(member_id)
+        if said is not None and said.term == term and said.since == self._since():
+            self._wire.send(member_id, said)

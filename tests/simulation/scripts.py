@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from consensus.core.messages import Append, Appended, Message, Proposed, SnapshotChunk
+from consensus.core.messages import Append, Appended, Message, Proposed, RequestVote, SnapshotChunk
 from federation.kernel.errors import IsthmusError
 from tests.simulation.machine import idle_command
 from tests.simulation.member import TURN_S, SimMember
@@ -199,6 +199,32 @@ class AnswerToACopyLost(Script):
         self.net.watch = self.checks.sent
         if self.leader() is leader and follower.store.applied_index < leader.store.applied_index:
             raise self.checks.fail("a copy ends", f"{follower.name} waits behind its snapshot")
+
+
+class SuccessorThatNobodyReaches(Script):
+    """A leader hands over to a member that reaches the others while their connections to it are being made anew.
+
+    As when it has just joined: their votes have no way to it at the moment in which they are given.
+    """
+
+    async def _chaos(self) -> None:
+        for _round in range(3):
+            leader = await self._someone_leads(lambda _member: True)
+            await self.let_pass(2.0)  # All know it, and nothing is on its way.
+            successor = next(member for member in self.members if member is not leader)
+            term = leader.raft.term
+
+            def listen(sender: str, to: str, message: Message, successor: SimMember = successor) -> None:
+                self.checks.sent(sender, to, message)
+                if isinstance(message, RequestVote) and sender == successor.name:
+                    self.net.reset((to, sender))
+
+            self.net.watch = listen
+            self.propose(leader, "transfer", successor.name.encode())
+            await self.let_pass(1.5)
+            self.net.watch = self.checks.sent
+            if (self.leader(), successor.raft.term) != (successor, term + 1):
+                raise self.checks.fail("a handover takes one campaign", f"{successor.name} after term {term}")
 
 
 class FullWhileCutBack(Script):

@@ -10,6 +10,7 @@ from tests.simulation.scripts import (
     KilledBeforeTheSync,
     LateAnswers,
     Script,
+    SuccessorThatNobodyReaches,
     TwoCandidates,
 )
 from tests.simulation.world import run
@@ -21,6 +22,7 @@ SCRIPTS = [
     AnswerToAFormerProcess,
     AnswerToACopyLost,
     FullWhileCutBack,
+    SuccessorThatNobodyReaches,
 ]
 
 
