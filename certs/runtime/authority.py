@@ -96,6 +96,11 @@ class RootAuthority:
         """The self-signed certificate."""
         return self._root.certificate_der
 
+    @property
+    def not_before(self) -> datetime:
+        """When the root was made, but for what its certificate is backdated: a clock before this one is wrong."""
+        return self._issuer.certificate.not_valid_before_utc
+
     def bundle(self, *, sequence: int = 1) -> TrustBundle:
         """Return the bundle with this root alone."""
         return make_bundle(self.trust_domain, [self.certificate_der], sequence=sequence)

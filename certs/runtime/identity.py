@@ -129,6 +129,13 @@ class _KeyedChain(abc.ABC):
         """When to renew: half life, without jitter."""
         return renew_at(self.current.not_before, self.current.not_after)
 
+    def is_due(self, now: datetime) -> bool:
+        """True when a certificate is to be made: there is none, half of its life is over, or none of it has begun.
+
+        One that begins later than now was made while this machine's clock was ahead: nobody believes it until then.
+        """
+        return not self.installed or self.renew_at <= now or now < self.current.not_before
+
     def pem(self) -> IdentityPem:
         """Return key and chain as PEM: for gRPC's credentials and Envoy's secrets only, never for a log."""
         current = self.current

@@ -67,7 +67,7 @@ def write_context(config: ControllerConfig, credentials: Credentials, *, name: s
     """Make the operator's context of a controller, or renew it at half its life; return its directory."""
     directory = Path(config.data_dir) / OPERATOR_DIRECTORY
     identity = LeafIdentity.load(directory)
-    if not identity.installed or identity.renew_at <= utc_now():
+    if identity.is_due(utc_now()):
         operator = system_id(config.cluster.trust_domain, config.cluster.name, "operator", name)
         issued = credentials.authority.sign_leaf(identity.create_csr(), operator)
         identity.install(issued.chain_der)

@@ -11,6 +11,8 @@ half their life, so that a controller that runs needs no hands.
 import asyncio
 import random
 import secrets
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -37,12 +39,19 @@ class Credentials:
     """Opens, makes and renews a controller's keys. Methods wait for the disk."""
 
     def __init__(
-        self, root: RootAuthority, authority: Authority, leaf: LeafIdentity, spiffe_id: SpiffeId
+        self,
+        root: RootAuthority,
+        authority: Authority,
+        leaf: LeafIdentity,
+        spiffe_id: SpiffeId,
+        *,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.root = root
         self.authority = authority
         self.leaf = leaf
         self.spiffe_id = spiffe_id
+        self._clock = clock
 
     @classmethod
     def create(cls, config: ControllerConfig) -> "Credentials":
@@ -88,14 +97,19 @@ class Credentials:
         return credentials
 
     def renew(self) -> None:
-        """Renew the intermediate, then the leaf, where half of their life is over."""
-        now = utc_now()
+        """Make the intermediate, then the leaf, where one is due; a clock from before the root makes none."""
+        now = self._clock()
         intermediate = self.authority.intermediate
-        if not intermediate.installed or intermediate.renew_at <= now:
+        if intermediate.installed and now < self.root.not_before:
+            _log.error(
+                "clock_is_behind", now=now.isoformat(), root_since=self.root.not_before.isoformat()
+            )  # What it has is good for everybody else, and for this machine when its clock is set.
+            return
+        if intermediate.is_due(now):
             key = csr_public_key(intermediate.create_csr())
             intermediate.install([self.root.sign_intermediate(key)])
             _log.info("intermediate_renewed", not_after=intermediate.not_after.isoformat())
-        if not self.leaf.installed or self.leaf.renew_at <= now or self.leaf.spiffe_id != self.spiffe_id:
+        if self.leaf.is_due(now) or self.leaf.spiffe_id != self.spiffe_id:
             self.authority.issue_own_leaf(self.leaf, self.spiffe_id)
             _log.info("leaf_renewed", not_after=self.leaf.not_after.isoformat())
 

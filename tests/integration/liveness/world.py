@@ -19,6 +19,7 @@ from federation.app.credentials import AUTHORITY_DIRECTORY
 from federation.app.joining import join_with_controller
 from tests.integration.controller.installation import API_VERSION, BASE, ISTHMUS, Caller, Installation
 from tests.integration.liveness.stand_in import __name__ as stand_in
+from tests.support.another_clock import __name__ as another_clock
 from tests.support.processes import Process, ProcessSet
 from tests.support.wait import eventually
 
@@ -98,11 +99,17 @@ class World:
 
         eventually(all_vote, timeout_s=WAIT_S, message="three members vote")
 
-    def start_controller(self, cluster: str) -> None:
+    def start_controller(self, cluster: str, *, days_off: int = 0) -> None:
+        """Start a controller; one whose wall clock is `days_off` is not waited for."""
         installation = self.installations[cluster]
+        python, *module = ISTHMUS
+        if days_off:
+            module = ["-m", another_clock, str(days_off), module[-1]]
         process = self._start(
-            cluster, "controller", ISTHMUS, "controller", "run", "--config", installation.config_path
+            cluster, "controller", python, *module, "controller", "run", "--config", installation.config_path
         )
+        if days_off:
+            return
         with self.place.inside(cluster):
             installation.wait_ready(process)
 
