@@ -82,7 +82,12 @@ def rows(document: Path, level: str = "### ") -> dict[str, list[list[str]]]:
 
 @pytest.mark.parametrize(
     ("document", "at_least"),
-    [("ARCHITECTURE.md", 100), ("README.md", 8), ("docs/reference/consensus.md", 40)],
+    [
+        ("ARCHITECTURE.md", 100),
+        ("README.md", 8),
+        ("docs/reference/consensus.md", 40),
+        ("docs/reference/federation.md", 100),
+    ],
 )
 def test_a_place_that_is_named_exists(document: str, at_least: int) -> None:
     named = places(document)
