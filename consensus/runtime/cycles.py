@@ -11,13 +11,14 @@ class Cycles:
     a timer for each turn.
     """
 
-    def __init__(self, turn: Callable[[], bool], *, tick_s: float) -> None:
-        """`turn` returns True when the next one has work already."""
+    def __init__(self, turn: Callable[[], float], *, tick_s: float) -> None:
+        """`turn` returns in how many seconds the next one has work although nothing happens, 0: it has already."""
         self._turn = turn
         self._tick_s = tick_s
         self._loop = asyncio.get_running_loop()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None  # Until a turn that comes before the tick.
         self._failure: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> None:
@@ -27,8 +28,9 @@ class Cycles:
             await self._failure
         finally:
             self._failure.cancel()
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._rest):
+                if timer is not None:
+                    timer.cancel()
 
     def wake(self) -> None:
         """Make a turn when everything has been handled that is known to have happened by now."""
@@ -49,12 +51,17 @@ class Cycles:
         if self._failure.done():
             return
         try:
-            has_more = self._turn()
+            rest_s = self._turn()
         except Exception as error:  # noqa: BLE001 # raised by `run`
             self._failure.set_exception(error)
             return
-        if has_more:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if rest_s == 0:
             self.wake()
+        elif rest_s < self._tick_s:
+            self._rest = self._loop.call_later(rest_s, self._called)
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._tick_s, self._tick)

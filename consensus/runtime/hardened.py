@@ -106,7 +106,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._votes_out = VotesForLibrary(wire, lambda: self._memory.since)
         self._elections = Elections(timeout_s=timing.election_min_ms / 1000)
         self._transfers = Transfers(store, wire)
-        self._proposer = Proposer(me.id, table=proposals, store=store, wire=wire, timing=timing)
+        self.proposer = Proposer(me.id, table=proposals, store=store, wire=wire, timing=timing)
         self._votes: set[str] = set()
         self._learners: set[str] = set()
         self._probing: set[str] = set()  # Followers whose log end is not known: they get no entries.
@@ -206,7 +206,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         return (
             self._store.applied_index < self.commit_index
             or self._store.is_writing_snapshot
-            or self._proposer.has_work
+            or self.proposer.rest_s == 0
             or (is_alone and self._journal.last_index > self.commit_index)
         )
 
@@ -239,7 +239,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
             case SnapshotProgress():
                 self._on_progress(sender, message)
             case Propose() | Proposed() | Refused():
-                self._proposer.receive(sender, message, self._clock.now_s())
+                self.proposer.receive(sender, message, self._clock.now_s())
 
     def finish_cycle(self) -> None:
         """Make everything durable, then acknowledge it; raises UnavailableError when the disk fails."""
@@ -593,6 +593,6 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         return self._memory.incarnation(member_id)
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
-        self._proposer.turn(self, self._clock.now_s())
+        self.proposer.turn(self, self._clock.now_s())
         if self.is_leader and self._journal.last_index > self._sent_last_index:
             self._SyncObj__sendAppendEntries()

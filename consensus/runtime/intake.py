@@ -22,6 +22,7 @@ class Intake:
         self._wake: Callable[[], object] | None = None
         self._closed_because = "this member does not run"
         self._submitted: list[Proposal] = []
+        self._wake_at: int | None = 1  # The number of them that calls for a turn.
         self._unfinished = 0
         self._unfinished_bytes = 0
         self._allowed: tuple[MemberAddress, ...] = ()
@@ -54,7 +55,7 @@ class Intake:
             self._unfinished += 1
             self._unfinished_bytes += size_bytes
             self._submitted.append(proposal)
-            if len(self._submitted) == 1:
+            if len(self._submitted) == self._wake_at:
                 self._wake()
         return await future
 
@@ -73,7 +74,7 @@ class Intake:
     def open(self, wake: Callable[[], object]) -> None:
         """Begin to take proposals; `wake` is called from any thread when there are some."""
         with self._lock:
-            self._wake = wake
+            self._wake, self._wake_at = wake, 1
 
     def take(self) -> list[Proposal]:
         """Return what was proposed since the last call."""
@@ -82,6 +83,19 @@ class Intake:
         with self._lock:
             submitted, self._submitted = self._submitted, []
         return submitted
+
+    @property
+    def has_outcomes(self) -> bool:
+        """True when `deliver` has something to tell."""
+        return bool(self._outcomes)
+
+    def expect(self, count: int | None) -> bool:
+        """Wake for so many new proposals from now on, None: for no number; True when there are as many already."""
+        if count == self._wake_at and not self._submitted:
+            return False  # Without the lock, as in `take`.
+        with self._lock:
+            self._wake_at = count
+            return count is not None and len(self._submitted) >= count
 
     def deliver(self) -> None:
         """Tell the callers their outcomes, one call for each event loop."""

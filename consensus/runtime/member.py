@@ -82,6 +82,7 @@ class Member:
         self._publish = publish
         self._ready = ready
         self._is_ready = False
+        self._is_called = False  # By proposals that came during the turn.
         self._wake: Callable[[], object] = _nobody_waits
         self._messages: deque[tuple[str, Message]] = deque()
         self._proposals = ProposalTable(first_request=int(settings.clock.fraction() * FIRST_REQUEST_MAX))
@@ -200,14 +201,14 @@ class Member:
         )
         replay_to = store.journal.commit_index
 
-        def cycle() -> bool:
+        def cycle() -> float:
             began_s = time.perf_counter()
             self.turn()
             self._counters.turn.observe(int((time.perf_counter() - began_s) * 1e6))
             if not self._is_ready and self._store.applied_index >= replay_to and transport.listening.is_set():
                 self._is_ready = True
                 self._ready()
-            return self.has_more
+            return self.rest_s
 
         cycles = Cycles(cycle, tick_s=settings.timing.tick_ms / 1000)
         self._wake = cycles.wake
@@ -220,9 +221,12 @@ class Member:
             self._raft.close()
 
     @property
-    def has_more(self) -> bool:
-        """True when the next turn has work that no event announces."""
-        return self._raft.has_more or bool(self._messages)
+    def rest_s(self) -> float:
+        """In how many seconds the next turn has work although no event calls for it; at most a tick."""
+        if self._raft.has_more or self._messages or self._is_called:
+            return 0.0
+        tick_s, rest_s = self._settings.timing.tick_ms / 1000, self._raft.proposer.rest_s
+        return tick_s if rest_s is None else min(tick_s, rest_s)
 
     def turn(self) -> None:
         """Make one cycle; raises an IsthmusError when this member must stop."""
@@ -237,10 +241,17 @@ class Member:
         for proposal in self._intake.take():
             self._proposals.submit(proposal)
         self._raft.doTick(0.0)
+        if self._intake.has_outcomes:
+            # What is committed is durable already: its callers do not wait for this turn's disk.
+            self._answer()
         self._raft.finish_cycle()
+        self._answer()
+        self._raft.announce()
+        self._is_called = self._intake.expect(self._raft.proposer.wanted)
+
+    def _answer(self) -> None:
         self._publish_view()  # First: whoever is told that a change is done must see it in the status.
         self._intake.deliver()
-        self._raft.announce()
 
     def deliver(self, sender: str, message: Message) -> None:
         """Take a message of an authenticated peer for the next turn."""

@@ -1,6 +1,7 @@
 """What becomes of proposals: a leader appends them, a follower forwards them."""
 
 from consensus.core.contract import Applied
+from consensus.core.gathering import Gathering
 from consensus.core.membership import KIND_COMMAND, KIND_NOOP
 from consensus.core.messages import TIMEOUT_MS_MAX, Propose, Proposed, Refused
 from consensus.core.proposals import Outcome, Proposal, ProposalTable, finish_all
@@ -30,11 +31,11 @@ class Proposer:
         self._timing = timing
         self._requests: dict[str, dict[int, None]] = {}  # Their numbers, in the order of arrival.
         self._changes = Changes(me, store=store, wire=wire, timing=timing, append=self._append)
-
-    @property
-    def has_work(self) -> bool:
-        """True when the next turn takes something."""
-        return self._table.queued > 0 and not self._changes.is_handing_over
+        self._gathering = Gathering()
+        self.rest_s: float | None = (
+            None  # As of the last turn: so long from then on one has something to take.
+        )
+        self.wanted: int | None = 1  # So many more proposals deserve a turn before, None: no number does.
 
     def receive(self, sender: str, message: Propose | Proposed | Refused, now_s: float) -> None:
         """Queue what a follower forwarded, or take the leader's word on what this member did."""
@@ -78,9 +79,7 @@ class Proposer:
 
     def turn(self, raft: Leadership, now_s: float) -> None:
         """Append or forward what was proposed since the last cycle."""
-        # While leadership is handed over the log must not grow: the rest waits for the next leader.
-        groups = [] if self._changes.is_handing_over else self._table.take(bytes_max=TURN_BYTES_MAX)
-        for group in groups:
+        for group in self._taken(raft, now_s):
             if not raft.is_leader:
                 self._forward(group, raft.leader_id, now_s)
             elif group[0].kind in KINDS:
@@ -95,6 +94,36 @@ class Proposer:
                 self._append(group, KIND_NOOP, raft.term)
         self._changes.turn(raft, now_s)
         self._table.expire(now_s)
+        self._plan(raft, now_s)
+
+    def _taken(self, raft: Leadership, now_s: float) -> list[list[Proposal]]:
+        if self._changes.is_handing_over:
+            return []  # The log must not grow: they wait for the next leader.
+        if raft.is_leader and self._gathering.rest_s(
+            self._table.queued, now_s, is_under_way=self._is_under_way(raft)
+        ):
+            return []
+        groups = self._table.take(bytes_max=TURN_BYTES_MAX)
+        if groups and raft.is_leader:
+            self._gathering.took(len(groups), now_s)
+        return groups
+
+    def _plan(self, raft: Leadership, now_s: float) -> None:
+        """Say when the next turn has something to take."""
+        waiting, self.wanted = self._table.queued, 1
+        if self._changes.is_handing_over:
+            self.rest_s = None
+        elif not raft.is_leader:
+            self.rest_s = 0.0 if waiting else None
+        else:
+            is_under_way = self._is_under_way(raft)
+            rest_s = self._gathering.rest_s(waiting, now_s, is_under_way=is_under_way)
+            self.rest_s = rest_s if rest_s or waiting else None
+            if rest_s:
+                self.wanted = self._gathering.wanted(waiting, is_under_way=is_under_way)
+
+    def _is_under_way(self, raft: Leadership) -> bool:
+        return self._journal.last_index > raft.commit_index
 
     def _append(self, group: list[Proposal], command: bytes, term: int) -> None:
         entry = Entry(self._journal.last_index + 1, term, command)

@@ -244,10 +244,7 @@ class SimMember(Endpoint):
         self._guarded(self._member.turn)
         if self.is_up:
             self._guarded(self._look)
-            has_more = self._member.has_more
-            self._schedule(
-                self._shared.loop.now_s + (TURN_S if has_more else self._shared.timing.tick_ms / 1000)
-            )
+            self._schedule(self._shared.loop.now_s + max(TURN_S, self._member.rest_s))
 
     def _look(self) -> None:
         self._shared.checks.turned(self)

@@ -75,7 +75,7 @@ class _ProposerMember(Member):
 
     def _make_raft(self, store: Store, net: Net) -> HardenedRaft:
         raft = super()._make_raft(store, net)
-        raft._proposer.__class__ = self.proposer_type
+        raft.proposer.__class__ = self.proposer_type
         return raft
 
 

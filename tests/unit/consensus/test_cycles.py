@@ -14,7 +14,7 @@ NEVER_S = 3_600.0
 def test_what_happens_in_one_pass_of_the_loop_shares_a_turn() -> None:
     async def scenario() -> None:
         turns: list[None] = []
-        cycles = Cycles(lambda: bool(turns.append(None)), tick_s=NEVER_S)
+        cycles = Cycles(lambda: turns.append(None) or NEVER_S, tick_s=NEVER_S)
         for _ in range(5):
             cycles.wake()
         await eventually_async(lambda: turns, timeout_s=60)
@@ -24,9 +24,9 @@ def test_what_happens_in_one_pass_of_the_loop_shares_a_turn() -> None:
     asyncio.run(scenario())
 
 
-def test_a_turn_with_more_to_do_is_followed_by_another() -> None:
+def test_a_turn_with_more_to_do_is_followed_by_another_when_it_says() -> None:
     async def scenario() -> None:
-        left = [True, True, False]
+        left = [0.0, 0.001, NEVER_S]
         cycles = Cycles(lambda: left.pop(0), tick_s=NEVER_S)
         cycles.wake()
         await eventually_async(lambda: not left, timeout_s=60)
@@ -37,7 +37,7 @@ def test_a_turn_with_more_to_do_is_followed_by_another() -> None:
 def test_another_thread_wakes_and_every_tick_does() -> None:
     async def scenario() -> None:
         turns: list[None] = []
-        cycles = Cycles(lambda: bool(turns.append(None)), tick_s=0.001)
+        cycles = Cycles(lambda: turns.append(None) or NEVER_S, tick_s=0.001)
         threading.Thread(target=cycles.wake_from_elsewhere).start()
         await eventually_async(lambda: turns, timeout_s=60)
         async with asyncio.TaskGroup() as tasks:
@@ -52,7 +52,7 @@ def test_the_failure_of_a_turn_ends_the_run_and_no_turn_follows() -> None:
     async def scenario() -> None:
         turns: list[None] = []
 
-        def fail() -> bool:
+        def fail() -> float:
             turns.append(None)
             raise ValueError("disk")
 
