@@ -16,8 +16,8 @@ from chaos.lab.namespaces import why_not
 from chaos.load.dns_watch import Check
 from chaos.load.records import Result
 from chaos.report import Report, publish, versions
+from chaos.scenarios.catalogue import CATALOGUE
 from chaos.scenarios.disasters import DISASTERS
-from chaos.scenarios.drain import DRAIN
 from chaos.scenarios.paths import prove_paths
 from chaos.scenarios.stage import SECONDS_DEFAULT, Scenario
 from chaos.session import conduct, in_networks, on_loopback, require_folder_of, require_networks
@@ -46,8 +46,7 @@ def run_demo(options: Options) -> int:
     """
     scenarios = chosen(options)
     require_folder_of(options.report)
-    if options.place == "namespaces":
-        require_networks("--place namespaces")
+    _require_place(options, scenarios)
     if options.screenshots is not None:
         options.screenshots.mkdir(parents=True, exist_ok=True)
     live = not options.plain and can_draw(sys.stdout, os.environ)
@@ -69,11 +68,23 @@ def chosen(options: Options) -> tuple[Scenario, ...]:
     if options.no_faults:
         return ()
     usual = {scenario.name: scenario for scenario in DISASTERS}
-    known = usual | {DRAIN.name: DRAIN}
+    known = usual | {entry.name: entry.scenario for entry in CATALOGUE if entry.scenario.name not in usual}
     for name in options.scenarios:
         if name not in known:
             raise InvalidInputError(f"--scenario: there is no {name!r}, expected one of {', '.join(known)}")
     return tuple(known[name] for name in dict.fromkeys(options.scenarios or usual))
+
+
+def _require_place(options: Options, scenarios: Sequence[Scenario]) -> None:
+    """Raise where the clusters cannot live as the options and the scenarios need it."""
+    if options.place == "namespaces":
+        require_networks("--place namespaces")
+    for entry in CATALOGUE:
+        if entry.needs_root and entry.scenario in scenarios:
+            wanted = f"--scenario {entry.name} makes faults between network namespaces"
+            if options.place == "loopback":
+                raise InvalidInputError(f"{wanted}: --place loopback has none")
+            require_networks(wanted)
 
 
 def laboratory(choice: str, directory: Path, say: Say) -> AbstractContextManager[Lab]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from chaos.scenarios.disasters import DISASTERS
 from chaos.scenarios.drain import DRAIN
 from chaos.scenarios.gateways import gateway_kill
+from chaos.scenarios.impostor import IMPOSTOR
 from chaos.scenarios.network import flapping_link, partition
 from chaos.scenarios.one_way import one_way_partition
 from chaos.scenarios.stage import Scenario
@@ -35,6 +36,7 @@ CATALOGUE = (
         Scenario("gateway-kill", "The gateway of a cluster dies and comes back", gateway_kill),
     ),
     Entry("drain", False, DRAIN),
+    Entry("impostor", False, IMPOSTOR),
     Entry(
         "partition",
         True,

@@ -53,7 +53,7 @@ def services_by_caller(lab: Lab, alone: Iterable[str]) -> dict[str, list[str]]:
 def raft_of(lab: Lab, cluster: str) -> Raft:
     """Ask a controller how its Raft is."""
     with lab.place.inside(cluster):
-        return msgspec.convert(_session(lab, cluster).get("/v1/status")["raft"], Raft)
+        return msgspec.convert(session_of(lab, cluster).get("/v1/status")["raft"], Raft)
 
 
 def terms(lab: Lab) -> dict[str, int]:
@@ -67,11 +67,14 @@ def members(lab: Lab) -> list[str]:
 
 
 class EndpointWatch:
-    """Looks at every controller's endpoints again and again, and keeps those that never vanished."""
+    """Looks at every controller's endpoints again and again, and keeps those that never vanished.
 
-    def __init__(self, lab: Lab) -> None:
+    `watched` are the clusters whose controllers are asked: by default all.
+    """
+
+    def __init__(self, lab: Lab, watched: Iterable[str] = ()) -> None:
         self._lab = lab
-        self._sessions = {cluster: _session(lab, cluster) for cluster in members(lab)}
+        self._sessions = {cluster: session_of(lab, cluster) for cluster in watched or members(lab)}
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(cluster,), name=f"endpoints-{cluster}", daemon=True)
@@ -145,7 +148,8 @@ class EndpointWatch:
             self._looks[cluster] += 1
 
 
-def _session(lab: Lab, cluster: str) -> Session:
+def session_of(lab: Lab, cluster: str) -> Session:
+    """A session with the controller of a cluster, as its operator."""
     return Session(str(lab.data_dir(cluster, "controller") / "operator"))
 
 

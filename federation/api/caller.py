@@ -23,6 +23,14 @@ _REFUSED = {
     403: (Code.PERMISSION_DENIED, "the caller may not do this"),
     429: (Code.RESOURCE_EXHAUSTED, "a limit was reached"),
 }
+# Who knocks has no name yet, so that what it says does not fit is recorded too: the name may be another's.
+_DOORS = ("/v1/join", "/v1/enroll")
+_REFUSED_AT_DOORS = {
+    409: (Code.ALREADY_EXISTS, "the name is taken"),
+    422: (Code.FAILED_PRECONDITION, "what it says does not fit what is known"),
+}
+# What handlers note in a request: whom it is about, where its path does not say.
+ABOUT = "isthmus.about"
 
 
 def caller_identity(request: web.Request, verifier: Verifier) -> SpiffeId | None:
@@ -53,9 +61,13 @@ def audited(audit: AuditTrail, verifier: Verifier) -> Middleware:
             actor = ""
         ACTOR.set(actor)
         response = await handler(request)
-        if response.status in _REFUSED:
-            code, message = _REFUSED[response.status]
-            audit.refuse("api", request.method, code, message, actor=actor, what=request.path)
+        what, refused = request.path, _REFUSED.get(response.status)
+        if refused is None and request.path in _DOORS:
+            refused = _REFUSED_AT_DOORS.get(response.status)
+            what = f"{what} of {request[ABOUT]}" if ABOUT in request else what
+        if refused is not None:
+            code, message = refused
+            audit.refuse("api", request.method, code, message, actor=actor, what=what)
         return response
 
     return record

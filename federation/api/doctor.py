@@ -26,6 +26,8 @@ ROOT_LEFT_MS_MIN = 90 * 86_400_000
 # A snapshot and a journal are each written anew beside the old one.
 DISK_FREE_BYTES_MIN = 512 * 1024 * 1024
 FOLLOWER_BEHIND_MS_MAX = 10_000
+# How gRPC says that no root of the peer's trust domain signed what the peer showed.
+_UNVOUCHED = "CERTIFICATE_VERIFY_FAILED"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -342,6 +344,17 @@ def _reach(facts: Facts) -> Iterator[Finding]:
         if member.health is None and not member.is_witness and member.standing != "removed":
             # A member that the leader hears runs: then only its control port is out of reach.
             heard = facts.is_heard(member.id)
+            if _UNVOUCHED in member.error:
+                yield Finding(
+                    check="reach",
+                    level="problem",
+                    subject=member.id,
+                    message=f"somebody answers {facts.asked} for controller {member.controller} with a certificate"
+                    f" that nobody vouches for: {member.error}",
+                    next_step="see what runs at its address: it is another federation's, or an impostor;"
+                    " nothing believes it",
+                )
+                continue
             yield Finding(
                 check="reach",
                 level="warning" if heard else "problem",

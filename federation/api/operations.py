@@ -14,7 +14,7 @@ from discovery.core.model import Endpoint, EndpointKey, ServiceKey, unpack_endpo
 from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from discovery.core.view import Owner, Service
-from federation.api.caller import caller_identity, require_operator
+from federation.api.caller import ABOUT, caller_identity, require_operator
 from federation.api.counts import EndpointCounts, count_endpoints, sliced
 from federation.api.directory import build_directory, cluster_spec, resources
 from federation.api.lifecycle import drain_object, drains
@@ -103,7 +103,10 @@ class Operations:
         return json_response(await self._admission.enroll(await _read(request, EnrollRequest)))
 
     async def _join(self, request: web.Request) -> web.Response:
-        return json_response(await self._admission.join(await _read(request, JoinRequest)))
+        wanted = await _read(request, JoinRequest)
+        if self._catalog.tables.cluster(wanted.cluster) is not None:
+            request[ABOUT] = wanted.cluster  # Only names that there are: anybody may knock.
+        return json_response(await self._admission.join(wanted))
 
     async def _forecast(self, request: web.Request) -> web.Response:
         return json_response(await self._admission.forecast(await _read(request, ForecastRequest)))

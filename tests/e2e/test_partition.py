@@ -1,4 +1,4 @@
-"""Faults of the network between clusters, and a gateway that dies, on one laboratory behind an emulated WAN.
+"""Faults of the network between clusters, a gateway that dies, and impostors, on one laboratory behind an emulated WAN.
 
 A cluster is cut off for 20 s: each side goes on and grows alone, then they become one again. A link that carries one
 direction only, and one that goes up and down, disturb nobody who is not behind it. Needs root.
@@ -51,6 +51,18 @@ RULES = {
         "endpoints are equal everywhere after healing",
         "no endpoint is missing after healing",
         "no endpoint vanished even for a moment",
+    ),
+    "impostor": (
+        "an older copy gives up its vote and brings nothing back",
+        "an emptied directory does not vote before it has caught up",
+        "cluster join of a stranger is refused",
+        "cluster join --again of a stranger is refused",
+        "both are in the audit trail",
+        "a stranger at the address is refused by all and named by the doctor",
+        "endpoints are equal everywhere after healing",
+        "no endpoint is missing after healing",
+        "no endpoint vanished even for a moment",
+        "dns meanwhile",
     ),
 }
 SCENARIOS = {entry.name: entry.scenario for entry in CATALOGUE}

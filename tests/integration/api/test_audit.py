@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from certs.runtime.authority import RootAuthority
+from tests.integration.api.joining import make_token, post_join, primary_request
 from tests.integration.controller.installation import BASE, Caller, Controller, export_policy
 from tests.support.wait import eventually
 
@@ -61,6 +62,15 @@ def test_somebody_without_a_certificate_writes_nothing_and_is_recorded_as_nobody
     assert status == 401
     record = find(controller, "refused", path)
     assert (record["layer"], record["action"], record.get("actor", "")) == ("api", "DELETE", "")
+
+
+def test_whoever_joins_under_anothers_name_is_recorded(controller: Controller, beta: RootAuthority) -> None:
+    stranger = RootAuthority.create("beta.example")
+    token = make_token(controller, cluster="beta")
+    request = msgspec.structs.replace(primary_request(stranger, token, "beta"), again=True)
+    assert post_join(controller, request)[0] == 422
+    record = find(controller, "refused", "/v1/join of beta")
+    assert (record["layer"], record["reason"]) == ("api", "precondition")
 
 
 def test_history_tells_an_operator_what_changed_and_who_did_it(operator: Caller) -> None:

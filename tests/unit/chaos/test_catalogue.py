@@ -16,6 +16,7 @@ NEED_NONE = {
     "control-plane-loss",
     "gateway-kill",
     "drain",
+    "impostor",
 }
 HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "chaos.md"
 

@@ -39,6 +39,9 @@ class Elsewhere:
         pytest.param(Options(scenarios=(NAMES[1],)), NAMES[1:2], id="one"),
         pytest.param(Options(scenarios=("drain",)), ["drain"], id="one-that-is-no-disaster"),
         pytest.param(
+            Options(scenarios=("impostor", "partition")), ["impostor", "partition"], id="of-the-catalogue"
+        ),
+        pytest.param(
             Options(scenarios=(NAMES[1], NAMES[0], NAMES[1])), [NAMES[1], NAMES[0]], id="each-once-as-named"
         ),
     ],
@@ -50,7 +53,14 @@ def test_the_scenarios_that_were_asked_for_are_run(options: Options, names: list
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--scenario", "comet"], f"there is no 'comet', expected one of {', '.join(NAMES)}, drain"),
+        (
+            ["--scenario", "comet"],
+            f"there is no 'comet', expected one of {', '.join(NAMES)}, gateway-kill, drain",
+        ),
+        (
+            ["--scenario", "partition", "--place", "loopback"],
+            "--scenario partition makes faults between network namespaces: --place loopback has none",
+        ),
         (["--scenario", NAMES[0], "--no-faults"], "--no-faults and --scenario: give one of them"),
         (["--seconds", "0"], "0 is not in the range"),
         (["--seconds", "many"], "'many' is not a valid float"),
