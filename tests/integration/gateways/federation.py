@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import msgspec
+
 from discovery.core.view import AdmittedSource
 from gateways.core.proxy import Proxy
 from tests.integration.gateways.mesh import Controller, Member, Mesh
@@ -55,6 +57,10 @@ class Federation:
         own = endpoint("alpha", address=self.alpha_address, listen_port=self.alpha_port)
         owners = [owner("alpha", [own], local=True)] if local else []
         self.alpha.put(service(*owners, owner("beta", [self.row], gateways=found)))
+
+    def keep_callers(self) -> None:
+        """Each of alpha's callers keeps to one endpoint of `orders`, as alpha sees it."""
+        self.alpha.put(msgspec.structs.replace(self.alpha.known[ORDERS], affinity="ClientIP"))
 
     def reach_directly(self) -> None:
         self.alpha.put(service(owner("beta", [self.row])))

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 import msgspec
+import pytest
 
 from tests.integration.gateways.federation import ALL_OF_ALPHA, HOST, Federation
 from tests.integration.gateways.mesh import Caller, Controller, Member, Mesh, caller
@@ -51,8 +52,11 @@ async def healthy(web: Member) -> bool:
     return await web.counter(name) == 1
 
 
-def test_a_cluster_gives_its_traffic_away_in_steps_gets_it_back_and_is_the_last_resort(federation):
+@pytest.mark.parametrize("affinity", [False, True], ids=["spread", "affinity"])
+def test_a_cluster_gives_its_traffic_away_in_steps_gets_it_back_and_is_the_last_resort(federation, affinity):
     federation.reach_through_gateway(local=True)
+    if affinity:
+        federation.keep_callers()
     federation.grant(ALL_OF_ALPHA)
 
     async def scenario() -> None:

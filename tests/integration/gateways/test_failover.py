@@ -60,9 +60,11 @@ async def die(mesh: Mesh, member: Member) -> None:
     await mesh.stop(member)
 
 
-@pytest.mark.parametrize("victim", ["application", "sidecar"])
+@pytest.mark.parametrize("victim", ["application", "sidecar", "sidecar-with-affinity"])
 def test_when_the_local_instance_dies_the_other_cluster_answers(federation, victim):
     federation.reach_through_gateway(local=True)
+    if victim == "sidecar-with-affinity":
+        federation.keep_callers()
     federation.grant(ALL_OF_ALPHA)
 
     async def scenario() -> None:
