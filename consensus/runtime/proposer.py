@@ -32,10 +32,10 @@ class Proposer:
         self._requests: dict[str, dict[int, None]] = {}  # Their numbers, in the order of arrival.
         self._changes = Changes(me, store=store, wire=wire, timing=timing, append=self._append)
         self._gathering = Gathering()
-        self.rest_s: float | None = (
-            None  # As of the last turn: so long from then on one has something to take.
-        )
-        self.wanted: int | None = 1  # So many more proposals deserve a turn before, None: no number does.
+        # As of the last turn: in how many seconds another one has something to take, and how many more proposals
+        # deserve one before; None: no time, no number does.
+        self.rest_s: float | None = None
+        self.wanted: int | None = 1
 
     def receive(self, sender: str, message: Propose | Proposed | Refused, now_s: float) -> None:
         """Queue what a follower forwarded, or take the leader's word on what this member did."""
