@@ -25,6 +25,8 @@ from discovery.core.commands import (
     encode_outcome,
 )
 from discovery.core.draft import Draft
+from discovery.core.external import Dues, settle_changed
+from discovery.core.external import settle as settle_external
 from discovery.core.history import ACTOR_CHARS_MAX, Cause, History
 from discovery.core.leases import Lease, LeaseTime, acquire, check_request
 from discovery.core.model import FEDERATION_SCOPE, Change, ResourceKey
@@ -198,6 +200,7 @@ class Catalog:
         self._history = History(complete_after=state.tables.revision)
         self._tables = state.tables
         self._verdict_due_ms = next_due(state.tables)
+        self._dues = Dues(state.tables)
         self._know_controllers()
 
     def _know_controllers(self) -> None:
@@ -238,11 +241,13 @@ class Catalog:
                 write(draft, command.proposer, operations)
                 if concerns_verdicts(draft):
                     settle(draft, self._lease_time.now_ms)
+                settle_changed(draft, self._lease_time.now_ms)
             case PublishEndpoints() as batch:
                 publish(draft, command.proposer, batch, self._leases.get(publish_lease(batch.cluster)))
             case RemoveCluster() as removal:
                 remove(draft, command.proposer, removal)
                 settle(draft, self._lease_time.now_ms)
+                settle_changed(draft, self._lease_time.now_ms)
             case SweepRemoved() as batch_of_rows:
                 sweep(draft, command.proposer, batch_of_rows)
             case AcquireLease() as request:
@@ -254,6 +259,7 @@ class Catalog:
                 draft.now_ms = self._now_ms
                 if self._verdict_due_ms is not None and self._lease_time.now_ms >= self._verdict_due_ms:
                     settle(draft, self._lease_time.now_ms)
+                settle_external(draft, self._dues.due(self._lease_time.now_ms), self._lease_time.now_ms)
         if command.schema >= STRICT_SCHEMA:
             check_growth(self._tables, draft.usage)
         changes = draft.changes()
@@ -278,6 +284,7 @@ class Catalog:
         )
         self._history.record(draft.index, changes, cause)
         self._tables = self._tables.with_changes(changes, draft.index)
+        self._dues.take(resources)
         if touches_verdicts(resources):
             self._verdict_due_ms = next_due(self._tables)
         if any(change.key.startswith(_CONTROLLERS) for change in resources):

@@ -11,6 +11,8 @@ from discovery.core.specs import (
     ControllerSpec,
     DrainSpec,
     ExportPolicySpec,
+    ExternalObservationSpec,
+    ExternalServiceSpec,
     FederationSpec,
     GrantSpec,
     ImportPolicySpec,
@@ -67,6 +69,8 @@ KINDS: dict[str, Kind] = {
         Kind(name="Verdict", plural="verdicts", spec=VerdictSpec, namespaced=False, scoped=False, writable=False, deletable=False),
         Kind(name="Quota", plural="quotas", spec=QuotaSpec, namespaced=False, scoped=False, writable=True, schema=2),
         Kind(name="LossPolicy", plural="losspolicies", spec=LossPolicySpec, namespaced=True, scoped=True, writable=True, schema=2),
+        Kind(name="ExternalService", plural="externalservices", spec=ExternalServiceSpec, namespaced=True, scoped=True, writable=True, schema=2),
+        Kind(name="ExternalObservation", plural="externalobservations", spec=ExternalObservationSpec, namespaced=True, scoped=True, writable=False, deletable=False, schema=2),
     )
 }  # fmt: skip
 

@@ -62,6 +62,10 @@ class Electorate:
         """The planes in which an observer misses so many that it does not count."""
         return frozenset(plane for plane, names in self._suspended.items() if observer in names)
 
+    def counts(self, observer: str) -> bool:
+        """Whether what a cluster sees of things outside of all clusters is believed: it is heard, and hears others."""
+        return observer in self._observers and observer not in self._silent and not self.suspended(observer)
+
     def judge(self, subject: str) -> Judgement:
         """Return the state of one joined cluster."""
         control, data = (self._lost_by(subject, plane) - self._silent for plane in ("control", "data"))

@@ -34,7 +34,7 @@ def refound(state: State, *, unix_us: int, controller: str, spec: ControllerSpec
     """Return `state` as a new incarnation that begins with the one member `controller`, at `spec`.
 
     Revisions of all resources and the fence are above every earlier one; leases are free; join tokens that
-    were not claimed are gone, since they may have been used meanwhile, and so are observations and verdicts.
+    were not claimed are gone, since they may have been used meanwhile, and so are observations and what followed from them.
     Raises InvalidInputError when the state holds no federation.
     """
     revision = max(state.tables.revision + REVISION_JUMP_MIN, unix_us)
@@ -52,8 +52,10 @@ def refound(state: State, *, unix_us: int, controller: str, spec: ControllerSpec
         elif row.key.kind == "JoinToken" and not _claimed(row):
             dropped += 1
             continue
-        elif row.key.kind in ("Observation", "Verdict"):
+        elif row.key.kind in ("Observation", "Verdict", "ExternalObservation"):
             continue  # Whoever lives observes anew.
+        elif row.key.kind == "ExternalService":
+            changed = msgspec.structs.replace(changed, status=b"{}")
         rows.append((row.key.encode(), pack(changed)))
     if not incarnation:
         raise InvalidInputError(

@@ -60,8 +60,10 @@ def check_resource_key(key: ResourceKey) -> None:
         check_label(key.namespace, f"{key.kind}: namespace")
     elif key.namespace:
         raise InvalidInputError(f"{key.kind}: namespace is {key.namespace[:NAME_BYTES_MAX]!r}, expected none")
-    # A cluster's name is part of endpoint keys, identities and host names; an alias's stands for a service's.
-    (check_label if key.kind in ("Cluster", "ServiceAlias") else check_name)(key.name, f"{key.kind}: name")
+    # A cluster's name is part of endpoint keys, identities and host names; others' are a service's.
+    (check_label if key.kind in ("Cluster", "ServiceAlias", "ExternalService") else check_name)(
+        key.name, f"{key.kind}: name"
+    )
 
 
 def check_status(status: bytes, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 
+from discovery.core.external_spec import check_external_observation, check_external_service
 from discovery.core.specs import (
     DRAIN_EVERY_MS_MAX,
     DRAIN_TEXT_CHARS_MAX,
@@ -16,6 +17,8 @@ from discovery.core.specs import (
     ClusterSpec,
     DrainSpec,
     ExportPolicySpec,
+    ExternalObservationSpec,
+    ExternalServiceSpec,
     GrantSpec,
     GroupProbe,
     ImportPolicySpec,
@@ -63,6 +66,10 @@ def check_spec(spec: AnySpec, where: str) -> None:
                 raise InvalidInputError(f"{where}: spec says that nothing is lost: delete the row instead")
         case LossPolicySpec():
             _check_names(spec.services, f"{where}: spec.services")
+        case ExternalServiceSpec():
+            check_external_service(spec, f"{where}: spec")
+        case ExternalObservationSpec():
+            check_external_observation(spec, f"{where}: spec")
         case WorkloadGroupSpec():
             _check_group(spec, f"{where}: spec")
         case QuotaSpec():

@@ -16,6 +16,8 @@ Role: TypeAlias = Literal["primary", "remote", "witness"]
 # From best to worst; what they mean: `discovery.core.liveness`.
 ClusterState: TypeAlias = Literal["ok", "control-lost", "data-degraded", "dead"]
 OnLoss: TypeAlias = Literal["keep", "last-resort", "withdraw"]
+# From best to worst; what they mean: `discovery.core.external`.
+ExternalState: TypeAlias = Literal["ok", "degraded", "unhealthy"]
 
 # What one workload of a group becomes is one endpoint, whose own bounds are these or close to them.
 GROUP_PORTS_MAX = 32
@@ -23,6 +25,11 @@ GROUP_LABELS_MAX = 16
 GROUP_LABELS_BYTES_MAX = 1_024  # Names and values together; an endpoint has 4 KiB for everything.
 GROUP_PROBE_MS_MIN = 100
 DRAIN_EVERY_MS_MAX = 24 * 3_600_000
+EXTERNAL_ADDRESSES_MAX = 64
+EXTERNAL_CHECKERS_MAX = 16
+EXTERNAL_INTERVAL_MS_MIN = 1_000
+EXTERNAL_CHECK_MS_MAX = 3_600_000
+EXTERNAL_COUNT_MAX = 100  # Of failures or successes in a row.
 DRAIN_TEXT_CHARS_MAX = 1_000
 
 # Where no Quota says otherwise. A cluster that needs more has something to say about it.
@@ -269,6 +276,61 @@ class LossPolicySpec(Spec, frozen=True, kw_only=True):
     on_loss: OnLoss = "keep"
 
 
+class ExternalPort(Spec, frozen=True, kw_only=True):
+    """One port of an external service."""
+
+    name: str
+    port: int  # What callers name.
+    target_port: int = 0  # Where the addresses listen for it; 0: the same.
+    protocol: Literal["http", "tcp"] = "http"
+
+
+class ExternalCheck(Spec, frozen=True, kw_only=True):
+    """How checkers find out whether an address can serve. Careful by default: nobody runs an agent there."""
+
+    kind: Literal["tcp", "http"] = "tcp"
+    port: int = 0  # One of the service's; 0: the first.
+    path: str = "/"  # For http: a 2xx or 3xx answer is healthy.
+    interval: str = "5s"
+    timeout: str = "2s"
+    failures: int = 3  # Consecutive failures until it is missed.
+    successes: int = 2  # Consecutive successes until it is not missed any more.
+
+
+class ExternalServiceSpec(Spec, frozen=True, kw_only=True):
+    """Addresses outside of all clusters that serve the service of this name, without agent or sidecar."""
+
+    addresses: tuple[str, ...]  # IP addresses.
+    ports: tuple[ExternalPort, ...]
+    # Clusters whose controllers check them. Default: its own cluster or, of a remote one, the home.
+    checked_from: tuple[str, ...] = ()
+    check: ExternalCheck = ExternalCheck()
+
+
+class ExternalObservationSpec(Spec, frozen=True, kw_only=True):
+    """What the scope's cluster misses of an external service, named SERVICE.OWNER. No row: nothing is missed."""
+
+    missed: tuple[str, ...]  # Addresses, sorted.
+
+
+class ExternalAddressStatus(Spec, frozen=True, kw_only=True):
+    """What the federation holds of one address. Lease times are those of `discovery.core.leases.LeaseTime`."""
+
+    address: str
+    state: ExternalState
+    since_ms: int  # Federation time.
+    missed_by: tuple[str, ...] = ()  # Checkers that count, sorted.
+    losses_lease_ms: tuple[int, ...] = ()  # The last times that it was found unhealthy.
+    held_lease_ms: int | None = None  # Since when all evidence says unhealthy, and damping says wait.
+
+
+class ExternalServiceStatus(Spec, frozen=True, kw_only=True):
+    """Of each address of the spec, in its order. Nobody writes it."""
+
+    addresses: tuple[ExternalAddressStatus, ...] = ()
+    flips: int = 0  # How often the state of an address changed.
+
+
 class NamespaceQuota(Spec, frozen=True, kw_only=True):
     """What one namespace of a cluster may have in the catalog."""
 
@@ -314,5 +376,7 @@ AnySpec: TypeAlias = (
     | ObservationSpec
     | VerdictSpec
     | LossPolicySpec
+    | ExternalServiceSpec
+    | ExternalObservationSpec
     | QuotaSpec
 )

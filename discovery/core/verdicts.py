@@ -85,7 +85,7 @@ def settle(draft: Draft, lease_ms: int) -> None:
     Cost: the rows of clusters, observations and verdicts; observations exist only while something is missed.
     """
     joined = clusters(draft)
-    complaints = _complaints(draft, joined)
+    complaints = complaints_of(draft, joined)
     rows = {row.key.name: row for row in tuple(draft.list_resources(FEDERATION_SCOPE, "Verdict"))}
     electorate = Electorate(joined, complaints)
     observed = {subject for by_subject in complaints.values() for subject in by_subject}
@@ -99,7 +99,8 @@ def settle(draft: Draft, lease_ms: int) -> None:
             draft.remove(row.key)
 
 
-def _complaints(draft: Draft, joined: Mapping[str, ClusterSpec]) -> dict[str, dict[str, ObservationSpec]]:
+def complaints_of(draft: Draft, joined: Mapping[str, ClusterSpec]) -> dict[str, dict[str, ObservationSpec]]:
+    """What joined clusters miss of each other; rows about clusters that left are dropped."""
     found: dict[str, dict[str, ObservationSpec]] = {}
     for observer in sorted(joined):
         for row in tuple(draft.list_resources(observer, "Observation")):

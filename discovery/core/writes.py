@@ -7,6 +7,7 @@ import msgspec
 
 from discovery.core.commands import ClaimToken, Delete, Operation, Put
 from discovery.core.draft import Draft
+from discovery.core.external import check_observation, check_service
 from discovery.core.kinds import KINDS, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, pack
 from discovery.core.ownership import (
@@ -27,6 +28,8 @@ from discovery.core.specs import (
     AnySpec,
     ClusterSpec,
     ControllerSpec,
+    ExternalObservationSpec,
+    ExternalServiceSpec,
     JoinTokenSpec,
     JoinTokenStatus,
     TrustDomainSpec,
@@ -88,6 +91,7 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
         check_status(put.status, str(put.key))
     if draft.schema >= STRICT_SCHEMA:
         _check_strictly(put, row, spec)
+    _check_external(draft, proposer, put, spec)
     if row is None:
         after = _created(draft, proposer, put, spec)
     else:
@@ -106,6 +110,19 @@ def _check_strictly(put: Put, row: Resource | None, spec: AnySpec | None) -> Non
         check_labels(put.labels, str(put.key))
     if row is None or (spec is not None and put.spec != row.spec):
         check_resource_is_plain(put.key, spec)
+
+
+def _check_external(draft: Draft, proposer: str, put: Put, spec: AnySpec | None) -> None:
+    """What only the other rows can tell of external services and of what is missed of them."""
+    if put.key.kind == "ExternalService" and put.status is not None:
+        raise NotAllowedError(f"{put.key}: its status follows from observations, nobody writes it")
+    match spec:
+        case ExternalServiceSpec():
+            check_service(put.key, spec, clusters(draft), draft.places)
+        case ExternalObservationSpec():
+            check_observation(draft, proposer, put.key, clusters(draft))
+        case _:
+            pass
 
 
 def _check_expected(key: ResourceKey, row: Resource | None, expected: int | None) -> None:
