@@ -14,6 +14,7 @@ import msgspec
 
 from discovery.core.commands import Put
 from discovery.core.conflicts import Claim, Conflict, conflicts, distinct_ports
+from discovery.core.external_part import ExternalPart
 from discovery.core.kinds import decode_spec
 from discovery.core.model import Change, EndpointKey, EndpointPort, Resource, ResourceKey, ServiceKey
 from discovery.core.policies import ALIAS_HOPS_MAX, ALIASES_MAX, Policies
@@ -76,7 +77,7 @@ class Conditions:
         """Begin anew from a whole catalog. Cost: one search for each service, and each policy."""
         self._tables, self._policies = tables, Policies(tables)
         self._conflicts, self._lost = {}, {}
-        self._services = dict.fromkeys(tables.list_services())
+        self._services = dict.fromkeys((*tables.list_services(), *self._policies.external_services()))
         self._due = dict.fromkeys(self._own_policies())
 
     def follow(self, tables: Tables, changes: Iterable[Change]) -> None:
@@ -95,6 +96,9 @@ class Conditions:
                     self._due |= dict.fromkeys(self._own_policies())
                 case "ExportPolicy":
                     self._services |= dict.fromkeys(tables.list_services(key.namespace))
+                    self._services |= dict.fromkeys(
+                        self._policies.external_services(key.scope, key.namespace)
+                    )
                 case "ServiceAlias" if self._speaks_for(
                     key.scope
                 ):  # Others may have been in a cycle with it.
@@ -102,6 +106,9 @@ class Conditions:
                     self._due |= dict.fromkeys(row.key for row in rows)
                 case "ClusterExportPolicy":
                     self._services |= dict.fromkeys(tables.list_services())
+                    self._services |= dict.fromkeys(self._policies.external_services(key.scope))
+                case "ExternalService":
+                    self._services[ServiceKey(key.namespace, key.name)] = None
                 case _:
                     pass
             if key.kind in KINDS_TOLD and self._speaks_for(key.scope):
@@ -192,14 +199,18 @@ class Conditions:
 def claims(policies: Policies, tables: Tables, key: ServiceKey) -> list[Claim]:
     """What each cluster that exports a service, and has endpoints of it, says of it; those who keep it say nothing."""
     found: list[Claim] = []
-    for cluster in _clusters_with(tables, key):
+    parts = policies.external_parts(key)
+    for cluster in dict.fromkeys((*_clusters_with(tables, key), *parts)):
         if cluster in policies.clusters:
             claim = policies.claim(cluster, key, ())
             if claim.age is not None:
                 found.append(claim)
     if len(found) < 2:
         return found  # Of ports nobody else has an opinion.
-    return [msgspec.structs.replace(claim, ports=_ports(tables, key, claim.cluster)) for claim in found]
+    return [
+        msgspec.structs.replace(claim, ports=_ports(tables, key, claim.cluster, parts.get(claim.cluster)))
+        for claim in found
+    ]
 
 
 def _clusters_with(tables: Tables, key: ServiceKey) -> Iterator[str]:
@@ -212,8 +223,12 @@ def _clusters_with(tables: Tables, key: ServiceKey) -> Iterator[str]:
         after = endpoint_prefix(key, cluster) + b"\xff"
 
 
-def _ports(tables: Tables, key: ServiceKey, cluster: str) -> tuple[EndpointPort, ...]:
-    return distinct_ports(port for endpoint in tables.list_endpoints(key, cluster) for port in endpoint.ports)
+def _ports(
+    tables: Tables, key: ServiceKey, cluster: str, part: ExternalPart | None
+) -> tuple[EndpointPort, ...]:
+    outside = () if part is None else part.endpoints
+    rows = (*tables.list_endpoints(key, cluster), *outside)
+    return distinct_ports(port for endpoint in rows for port in endpoint.ports)
 
 
 def _policy_of(conflict: Conflict, key: ServiceKey) -> ResourceKey:

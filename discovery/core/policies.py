@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
 
 from discovery.core.conflicts import Age, Claim, Statement
+from discovery.core.external_part import ExternalPart, external_part
 from discovery.core.kinds import decode_spec
 from discovery.core.model import (
     FEDERATION_SCOPE,
@@ -21,6 +22,7 @@ from discovery.core.specs import (
     ClusterSpec,
     DrainSpec,
     ExportPolicySpec,
+    ExternalServiceSpec,
     GrantSpec,
     ImportPolicySpec,
     LossPolicySpec,
@@ -100,6 +102,7 @@ class Policies:
         self.drains: Mapping[str, DrainSpec] = self._read_drains()
         self.trust_domains: Mapping[str, TrustDomainRoots] = self._read_trust_domains()
         self.dead: frozenset[str] = self._read_dead()  # By the federation's verdict.
+        self._externals = self._read_externals()
 
     def move(self, tables: Tables, changed: set[ResourceKey]) -> None:
         """Go on to a later version that differs in these resources."""
@@ -125,6 +128,11 @@ class Policies:
             self.trust_domains = self._read_trust_domains()
         if "Verdict" in kinds:
             self.dead = self._read_dead()
+        if "Cluster" in kinds:
+            self._externals = self._read_externals()
+        for key in changed:
+            if key.kind == "ExternalService":
+                self._read_external(key)
 
     def exports(self, cluster: str, namespace: str) -> tuple[ExportPolicySpec, ...]:
         """The export policies of a cluster's namespace, those of the whole cluster included."""
@@ -239,6 +247,16 @@ class Policies:
         """The loss policies of a cluster's namespace by name, read anew."""
         return self._read_all(cluster, "LossPolicy", namespace, LossPolicySpec)
 
+    def external_parts(self, key: ServiceKey) -> Mapping[str, ExternalPart]:
+        """What clusters declared of a service outside of all clusters, by cluster."""
+        return self._externals.get(key, {})
+
+    def external_services(self, cluster: str = "", namespace: str | None = None) -> Iterator[ServiceKey]:
+        """Yield the services that have such a part, of one cluster and namespace if given."""
+        for key, parts in self._externals.items():
+            if (not cluster or cluster in parts) and namespace in (None, key.namespace):
+                yield key
+
     def distance(self, owner: str, viewer: str) -> Distance:
         """How far a cluster is from another: what owners are ordered by, before their names; both have joined."""
         theirs, own = self.clusters[owner], self.clusters[viewer]
@@ -270,6 +288,24 @@ class Policies:
         """How much a cluster gets of the traffic that it would have; less than 100 while it is drained."""
         drain = self.drains.get(cluster)
         return 100 if drain is None else drain.share_percent
+
+    def _read_externals(self) -> dict[ServiceKey, dict[str, ExternalPart]]:
+        found: dict[ServiceKey, dict[str, ExternalPart]] = {}
+        for cluster in self.clusters:
+            for row, spec in self._read_rows(cluster, "ExternalService", None, ExternalServiceSpec):
+                key = ServiceKey(row.key.namespace, row.key.name)
+                found.setdefault(key, {})[cluster] = external_part(row, spec)
+        return found
+
+    def _read_external(self, key: ResourceKey) -> None:
+        service = ServiceKey(key.namespace, key.name)
+        parts = {name: part for name, part in self.external_parts(service).items() if name != key.scope}
+        for row, spec in self._read_rows(key.scope, key.kind, key.namespace, ExternalServiceSpec):
+            if row.key == key and key.scope in self.clusters:
+                parts[key.scope] = external_part(row, spec)
+        self._externals.pop(service, None)
+        if parts:
+            self._externals[service] = parts
 
     def _read_drains(self) -> dict[str, DrainSpec]:
         return self._read_all(FEDERATION_SCOPE, "Drain", None, DrainSpec)

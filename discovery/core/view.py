@@ -21,7 +21,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """One cluster's part of a service."""
+    """One cluster's part of a service: what its agents registered, or the addresses outside that it declared."""
 
     cluster: str
     trust_domain: str
@@ -35,6 +35,15 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     apart: bool = False  # True: it names another network than ours, where an address may be somebody else's.
     # While its cluster is drained: how much it gets of the traffic that it would have, the rest goes to the next owners.
     share_percent: int = 100
+    # True: addresses outside of all clusters that it declared, called as they are, without mutual TLS. What its agents
+    # registered is another part.
+    external: bool = False
+    suspects: tuple[str, ...] = ()  # Of an external part: endpoints that are called when no other is left.
+
+    @property
+    def part(self) -> str:
+        """Its name among the parts of the service."""
+        return f"{self.cluster}.external" if self.external else self.cluster
 
     @property
     def ready_count(self) -> int:
@@ -65,7 +74,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     # Union over owners by number, as `conflicts` settles it: an owner may have a port of the number that is not
     # for this one. listen_port is 0, a name that another port has is "".
     ports: tuple[EndpointPort, ...]
-    # Own cluster first, then by (same region first, same zone first, name); behind them those that are drained (share 0),
+    # Own cluster first, then by (same region first, same zone first, name, external behind registered); behind them those that are drained (share 0),
     # at the end dead ones that are a last resort.
     owners: tuple[Owner, ...]
     type: ServiceType = "ClusterSetIP"

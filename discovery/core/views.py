@@ -11,6 +11,7 @@ from itertools import chain
 import msgspec
 
 from discovery.core.conflicts import Claim, distinct_ports, settle
+from discovery.core.external_part import ExternalPart
 from discovery.core.model import (
     GATEWAY_SERVICE,
     SYSTEM_NAMESPACE,
@@ -88,7 +89,7 @@ class ViewIndex:
         """Go on to tables that may differ anywhere; returns as `update`. Cost: that of the whole catalog."""
         self._policies = Policies(tables)
         self._tables = tables
-        services = {*self._fingerprints, *tables.list_services()}
+        services = self._everything()
         return frozenset(key for key in self._with_aliases(services) if self._refresh(key))
 
     def services(self) -> Iterator[ServiceKey]:
@@ -132,8 +133,11 @@ class ViewIndex:
         )
 
     def claims(self, key: ServiceKey, owners: Iterable[Owner]) -> list[Claim]:
-        """What these owners of a service say of it."""
-        return [self._policies.claim(owner.cluster, key, _ports(owner.endpoints)) for owner in owners]
+        """What these owners of a service say of it, each cluster once."""
+        endpoints: dict[str, list[Endpoint]] = {}
+        for owner in owners:
+            endpoints.setdefault(owner.cluster, []).extend(owner.endpoints)
+        return [self._policies.claim(cluster, key, _ports(rows)) for cluster, rows in endpoints.items()]
 
     @property
     def tables(self) -> Tables:
@@ -163,7 +167,7 @@ class ViewIndex:
         """The services whose view may depend on a resource that changed."""
         match resource.kind:
             case "Cluster" if resource.name == self._cluster:
-                return {*self._fingerprints, *self._tables.list_services()}
+                return self._everything()
             case "Cluster":
                 # Who has joined or left may be admitted, or no longer, where grants name no trust domain.
                 return self._all_of(resource.name) | self._seen(self._cluster)
@@ -171,14 +175,19 @@ class ViewIndex:
                 return self._seen(resource.name)
             case "ExportPolicy" | "Grant" | "LossPolicy":
                 return self._in_namespace(resource.scope, resource.namespace)
+            case "ExternalService":
+                return {ServiceKey(resource.namespace, resource.name)}
             case "ServiceAlias" if resource.scope == self._cluster:
                 return {ServiceKey(resource.namespace, resource.name)}
             case "ClusterExportPolicy":
                 return self._everything_of(resource.scope)
             case "ImportPolicy" if resource.scope == self._cluster:
-                return {*self._fingerprints, *self._tables.list_services()}
+                return self._everything()
             case _:
                 return set()
+
+    def _everything(self) -> set[ServiceKey]:
+        return {*self._fingerprints, *self._tables.list_services(), *self._policies.external_services()}
 
     def _with_aliases(self, services: set[ServiceKey]) -> set[ServiceKey]:
         """These, and the own aliases that stand for one of them, directly or by others."""
@@ -218,7 +227,7 @@ class ViewIndex:
             key
             for key in self._tables.list_services(namespace)
             if next(self._tables.endpoints.keys(endpoint_prefix(key, cluster)), None) is not None
-        }
+        } | set(self._policies.external_services(cluster, namespace))
 
     def _refresh(self, key: ServiceKey) -> bool:
         """Compute a service anew; True if its view has changed."""
@@ -228,7 +237,9 @@ class ViewIndex:
         after = b"" if service is None else self._fingerprint(service)
         if after:
             self._fingerprints[key] = after
-        self._index(key, () if service is None else tuple(owner.cluster for owner in service.owners))
+        self._index(
+            key, () if service is None else tuple(dict.fromkeys(owner.cluster for owner in service.owners))
+        )
         return before != after
 
     def _remember(self, key: ServiceKey, service: Service | None) -> None:
@@ -289,9 +300,12 @@ class ViewIndex:
         owners = [
             self._owner(cluster, spec, own, tuple(rows))
             for cluster, rows in endpoints.items()
-            if (spec := self._policies.clusters.get(cluster)) is not None
-            and self._policies.shows(cluster, self._cluster, key)
-            and self._policies.on_loss(cluster, self._cluster, key) != "withdraw"
+            if (spec := self._seen_spec(cluster, key)) is not None
+        ]
+        owners += [
+            self._external(cluster, spec, part)
+            for cluster, part in self._policies.external_parts(key).items()
+            if (spec := self._seen_spec(cluster, key)) is not None
         ]
         if not owners:
             return None
@@ -301,11 +315,37 @@ class ViewIndex:
             key=key, ports=settled.ports, owners=tuple(owners), type=settled.type, affinity=settled.affinity
         )
 
-    def _order(self, owner: Owner, key: ServiceKey) -> tuple[bool, bool, int, str]:
+    def _seen_spec(self, cluster: str, key: ServiceKey) -> ClusterSpec | None:
+        """The spec of a cluster whose part of a service is seen; None: it is not."""
+        spec = self._policies.clusters.get(cluster)
+        if (
+            spec is None
+            or not self._policies.shows(cluster, self._cluster, key)
+            or self._policies.on_loss(cluster, self._cluster, key) == "withdraw"
+        ):
+            return None
+        return spec
+
+    def _external(self, cluster: str, spec: ClusterSpec, part: ExternalPart) -> Owner:
+        """Addresses outside of all clusters: everybody reaches them directly, and no drain moves them."""
+        return Owner(
+            cluster=cluster,
+            trust_domain=spec.trust_domain,
+            region=spec.region,
+            zone=spec.zone,
+            local=cluster == self._cluster,
+            direct=True,
+            identities=(),
+            endpoints=part.endpoints,
+            external=True,
+            suspects=part.suspects,
+        )
+
+    def _order(self, owner: Owner, key: ServiceKey) -> tuple[bool, bool, int, str, bool]:
         """Own cluster first, then by distance and name; behind these who is drained, then who is dead and a last resort."""
         last_resort = self._policies.on_loss(owner.cluster, self._cluster, key) == "last-resort"
         distance = self._policies.distance(owner.cluster, self._cluster)
-        return last_resort, owner.share_percent == 0, distance, owner.cluster
+        return last_resort, owner.share_percent == 0, distance, owner.cluster, owner.external
 
     def _owner(
         self, cluster: str, spec: ClusterSpec, own: ClusterSpec, endpoints: tuple[Endpoint, ...]

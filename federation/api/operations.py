@@ -271,6 +271,7 @@ def _owner_object(owner: Owner) -> dict[str, object]:
         "cluster": owner.cluster,
         "trustDomain": owner.trust_domain,
         "local": owner.local,
+        "external": owner.external,
         "direct": owner.direct,
         "readyEndpoints": owner.ready_count,
         "endpoints": len(owner.endpoints),

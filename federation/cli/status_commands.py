@@ -141,7 +141,7 @@ def resolve(name: str, viewer: str, context_directory: str, output: str) -> None
             (
                 order,
                 owner["cluster"],
-                "endpoint" if owner["direct"] else "gateway",
+                "external address" if owner["external"] else "endpoint" if owner["direct"] else "gateway",
                 target["address"],
                 target["ready"],
             )

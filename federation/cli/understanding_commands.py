@@ -183,7 +183,7 @@ def _print_owners(answer: dict[str, Any]) -> None:
         [
             (
                 "-" if one["order"] is None else one["order"],
-                one["cluster"],
+                _part(one),
                 one["distance"] or "unknown",
                 "yes" if one["visible"] else "no",
                 one["why"],
@@ -193,6 +193,10 @@ def _print_owners(answer: dict[str, Any]) -> None:
             for one in answer["owners"]
         ],
     )
+
+
+def _part(owner: dict[str, Any]) -> str:
+    return f"{owner['cluster']} (external)" if owner["external"] else str(owner["cluster"])
 
 
 def _print_policies(answer: dict[str, Any]) -> None:
@@ -213,7 +217,7 @@ def _print_endpoints(answer: dict[str, Any]) -> None:
         [
             (
                 one["name"],
-                owner["cluster"],
+                _part(owner),
                 f"{one['address']}:{one['listenPort']}",
                 one["servicePort"],
                 "yes" if one["ready"] else "no",

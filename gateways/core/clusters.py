@@ -17,7 +17,7 @@ from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
-from envoy.config.core.v3.health_check_pb2 import UNHEALTHY, UNKNOWN, HealthCheck
+from envoy.config.core.v3.health_check_pb2 import DEGRADED, UNHEALTHY, UNKNOWN, HealthCheck
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, KeepaliveSettings
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -141,11 +141,13 @@ def socket_address(address: str, port: int) -> Any:
     return Address(socket_address=SocketAddress(address=address, port_value=port))
 
 
-def address_endpoint(address: str, port: int, *, weight: int = 1, ready: bool = True) -> Any:
-    """Return one endpoint of a load assignment; one that is not ready is called when nothing is."""
+def address_endpoint(
+    address: str, port: int, *, weight: int = 1, ready: bool = True, suspect: bool = False
+) -> Any:
+    """Return one endpoint of a load assignment; one that is not ready is called when nothing is, a suspect before that."""
     return LbEndpoint(
         endpoint=Endpoint(address=socket_address(address, port)),
-        health_status=UNKNOWN if ready else UNHEALTHY,
+        health_status=UNHEALTHY if not ready else DEGRADED if suspect else UNKNOWN,
         load_balancing_weight=UInt32Value(value=weight),
     )
 
@@ -165,7 +167,23 @@ def _aggregate(name: str, members: Sequence[str]) -> Any:
 
 
 def _owner_cluster(service: Service, port: EndpointPort, owner: Owner) -> Any:
-    cluster = _eds_cluster(names.owner_cluster(service.key, port.service_port, owner.cluster))
+    cluster = _eds_cluster(names.owner_cluster(service.key, port.service_port, owner.part))
+    if not owner.external:
+        # There nobody shows an identity, and HTTP/1.1 is spoken.
+        _secure(cluster, service, port, owner)
+    if not owner.local or owner.external:
+        cluster.connect_timeout.CopyFrom(duration(FAR_CONNECT_TIMEOUT_MS))
+    if not owner.direct:
+        # One gateway is as good as another, and a retry by turns comes to the other one at once.
+        cluster.lb_policy = Cluster.ROUND_ROBIN
+        _check_gateway_health(cluster, owner)
+    if affinity.is_sticky(service):
+        affinity.set_ring(cluster)
+    return cluster
+
+
+def _secure(cluster: Any, service: Service, port: EndpointPort, owner: Owner) -> None:
+    """Insist on mutual TLS with the identities of `owner` and, for HTTP, on pings that find dead connections."""
     cluster.transport_socket.CopyFrom(
         upstream_tls(
             sni=names.service_sni(service.key, port.service_port),
@@ -176,15 +194,6 @@ def _owner_cluster(service: Service, port: EndpointPort, owner: Owner) -> Any:
     )
     if port.protocol == "http":
         _set_http2(cluster, KEEPALIVE_INTERVAL_MS if owner.local else FAR_KEEPALIVE_INTERVAL_MS)
-    if not owner.local:
-        cluster.connect_timeout.CopyFrom(duration(FAR_CONNECT_TIMEOUT_MS))
-    if not owner.direct:
-        # One gateway is as good as another, and a retry by turns comes to the other one at once.
-        cluster.lb_policy = Cluster.ROUND_ROBIN
-        _check_gateway_health(cluster, owner)
-    if affinity.is_sticky(service):
-        affinity.set_ring(cluster)
-    return cluster
 
 
 def _eds_cluster(name: str) -> Any:

@@ -113,7 +113,7 @@ def own_ports(service: Service) -> frozenset[int]:
     return frozenset(
         port.service_port
         for owner in service.owners
-        if owner.local
+        if owner.local and not owner.external
         for endpoint in owner.endpoints
         for port in endpoint.ports
     )

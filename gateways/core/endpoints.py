@@ -12,6 +12,9 @@ take so much per cent of what comes to it (Envoy's overprovisioning factor, 140 
 the next owners, as it does when so many endpoints are unhealthy. So a step of a drain changes no route, listener or cluster:
 what is under way ends where it began. Nothing is cut: where nobody else has a healthy endpoint, it gets everything.
 At 0 it is the last owner in the view's order.
+
+Addresses outside of all clusters that one checker misses are sent as degraded: Envoy calls them when none is left that
+nobody misses, which by the default factor would begin as soon as a third of them is degraded.
 """
 
 from collections import defaultdict
@@ -43,6 +46,7 @@ class Target(NamedTuple):
     ready: bool  # False: the last resort, sent as unhealthy.
     region: str
     zone: str
+    suspect: bool = False  # True: called when nothing else is left that is ready.
 
 
 def owner_targets(owner: Owner, port: EndpointPort) -> list[Target]:
@@ -50,6 +54,8 @@ def owner_targets(owner: Owner, port: EndpointPort) -> list[Target]:
     if not owner.serves(port):
         return []
     behind = endpoint_targets(owner.endpoints, port.service_port, port.protocol)
+    if owner.external:
+        return [target._replace(suspect=target.name in owner.suspects) for target in behind]
     return behind if owner.direct else _gateway_targets(owner, behind)
 
 
@@ -79,10 +85,10 @@ def service_endpoints(service: Service, port: EndpointPort) -> list[XdsResource]
     """Return one assignment per owner that serves one port of a service."""
     return [
         _assignment(
-            names.owner_cluster(service.key, port.service_port, owner.cluster),
+            names.owner_cluster(service.key, port.service_port, owner.part),
             owner_targets(owner, port),
             share_percent=owner.share_percent,
-            sticky=affinity.is_sticky(service),
+            one_is_enough=owner.external or affinity.is_sticky(service),
         )
         for owner in service.owners
         if owner.serves(port)
@@ -97,19 +103,25 @@ def gateway_endpoints(service: Service, service_port: int) -> XdsResource:
     targets = [
         target
         for owner in service.owners
-        if owner.local and (spoken := owner.spoken_at(service_port)) is not None
+        if owner.local and not owner.external and (spoken := owner.spoken_at(service_port)) is not None
         for target in endpoint_targets(owner.endpoints, service_port, spoken)
     ]
     return _assignment(names.service_sni(service.key, service_port), targets)
 
 
 def _assignment(
-    name: str, targets: Sequence[Target], *, share_percent: int = 100, sticky: bool = False
+    name: str,
+    targets: Sequence[Target],
+    *,
+    share_percent: int = 100,
+    one_is_enough: bool = False,
 ) -> XdsResource:
     places: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for target in targets:
         places[target.region, target.zone].append(
-            address_endpoint(target.address, target.port, weight=target.weight, ready=target.ready)
+            address_endpoint(
+                target.address, target.port, weight=target.weight, ready=target.ready, suspect=target.suspect
+            )
         )
     localities = [
         _locality(region, zone, lb_endpoints) for (region, zone), lb_endpoints in sorted(places.items())
@@ -117,7 +129,7 @@ def _assignment(
     assignment = ClusterLoadAssignment(cluster_name=name, endpoints=localities)
     if 0 < share_percent < 100:
         assignment.policy.overprovisioning_factor.value = share_percent
-    elif sticky and targets:
+    elif one_is_enough and targets:
         assignment.policy.overprovisioning_factor.value = affinity.overprovisioning(len(targets))
     return make_resource(ENDPOINTS, name, assignment)
 

@@ -22,6 +22,7 @@ from federation.kernel.errors import InvalidInputError
 from federation.kernel.names import check_label
 from gateways.core import names
 from gateways.core.compile import ViewCompiler
+from gateways.core.explain_external import ADMITS_WHY, external_endpoints
 from gateways.core.explain_policies import Reasons
 from gateways.core.explain_sent import (
     dns_records,
@@ -140,6 +141,15 @@ def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterat
     visible: set[str] = set()
     for order, owner in enumerate(() if service is None else service.owners):
         assert service is not None
+        if owner.external:
+            facts = external_endpoints(tables, service, owner)
+            fact = _external(reasons, owner.cluster, owner.endpoints, facts)
+            told = owner.cluster in visible  # With its policies, which are the same for both parts.
+            visible.add(owner.cluster)
+            yield replace(
+                fact, visible=True, order=order, direct=True, policies=() if told else fact.policies
+            )
+            continue
         visible.add(owner.cluster)
         facts = seen_endpoints(service, owner)
         gateways = gateway_facts(service, owner)
@@ -152,6 +162,20 @@ def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterat
     for cluster, endpoints in sorted(hidden.items()):
         facts = hidden_endpoints(endpoints, reasons.visibility(cluster))
         yield _owner(reasons, cluster, endpoints, facts)
+    for cluster, part in sorted(reasons.policies.external_parts(reasons.key).items()):
+        if cluster not in visible:
+            facts = hidden_endpoints(part.endpoints, reasons.visibility(cluster))
+            yield _external(reasons, cluster, part.endpoints, facts)
+
+
+def _external(
+    reasons: Reasons, cluster: str, endpoints: Sequence[Endpoint], facts: Iterable[EndpointFact]
+) -> OwnerFact:
+    """What is to be said of addresses that a cluster declared outside."""
+    fact = _owner(reasons, cluster, endpoints, facts)
+    return replace(
+        fact, external=True, admits_caller=True if reasons.identity else None, admits_why=ADMITS_WHY
+    )
 
 
 def _owner(

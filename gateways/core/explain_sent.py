@@ -1,10 +1,10 @@
 """What is sent on behalf of a service, read back: load assignments, DNS records, and whom they leave out."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.config.core.v3.health_check_pb2 import UNHEALTHY
+from envoy.config.core.v3.health_check_pb2 import DEGRADED, UNHEALTHY
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.clusters.aggregate.v3.cluster_pb2 import ClusterConfig
 
@@ -27,6 +27,8 @@ from gateways.core.explained import (
     TargetFact,
 )
 from gateways.core.wire import CLUSTER, ENDPOINTS
+
+_HEALTH: dict[int, Literal["degraded", "unhealthy"]] = {DEGRADED: "degraded", UNHEALTHY: "unhealthy"}
 
 
 def seen_endpoints(service: Service, owner: Owner) -> Iterator[EndpointFact]:
@@ -177,7 +179,7 @@ def _target(place: Any, each: Any) -> TargetFact:
         address=address.address,
         port=address.port_value,
         weight=each.load_balancing_weight.value,
-        health="unhealthy" if each.health_status == UNHEALTHY else "unknown",
+        health=_HEALTH.get(each.health_status, "unknown"),
         region=place.region,
         zone=place.zone,
     )

@@ -66,6 +66,7 @@ class OwnerFact(Explained, frozen=True, kw_only=True):
     endpoint_count: int
     ready_count: int
     endpoints: tuple[EndpointFact, ...]  # At most ENDPOINTS_EXPLAINED_MAX.
+    external: bool = False  # Addresses outside of all clusters that it declared: a part of its own.
 
 
 class TargetFact(Explained, frozen=True, kw_only=True):
@@ -74,7 +75,8 @@ class TargetFact(Explained, frozen=True, kw_only=True):
     address: str
     port: int
     weight: int
-    health: Literal["unknown", "unhealthy"]  # Envoy finds out about the first, and avoids the second.
+    # Envoy finds out about the first, calls the second when it has nothing better, and avoids the third.
+    health: Literal["unknown", "degraded", "unhealthy"]
     region: str
     zone: str
 

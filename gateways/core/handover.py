@@ -29,7 +29,7 @@ def orphans(service: Service, caller: str, leaving: str, gone: Collection[str]) 
     loses nothing.
     """
     for port in service.ports:
-        reached = {owner.cluster: ready_endpoints(owner, port) for owner in service.owners}
+        reached = {owner.part: ready_endpoints(owner, port) for owner in service.owners}
         others = (count for cluster, count in reached.items() if cluster != leaving and cluster not in gone)
         if reached.get(leaving) and not any(others):
             yield Orphan(service=str(service.key), service_port=port.service_port, caller=caller)

@@ -33,9 +33,9 @@ def service_cluster(key: ServiceKey, port: int) -> str:
     return f"outbound|{port}||{host(key)}"
 
 
-def owner_cluster(key: ServiceKey, port: int, owner: str) -> str:
-    """The part of a service that lives in cluster `owner`."""
-    return f"outbound|{port}||{host(key)}|{owner}"
+def owner_cluster(key: ServiceKey, port: int, part: str) -> str:
+    """One part of a service: what lives in the cluster of that name, or what CLUSTER.external declared outside."""
+    return f"outbound|{port}||{host(key)}|{part}"
 
 
 def service_sni(key: ServiceKey, port: int) -> str:

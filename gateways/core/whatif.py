@@ -2,7 +2,7 @@
 
 A lost cluster is taken out of the owners of each service that a surviving cluster sees; what is left goes
 through the function that makes load assignments (`gateways.core.endpoints`). Lost means gone: endpoints, gateways,
-controller. What a loss does before callers have noticed it, the laboratory shows.
+controller. External addresses stay: they stand outside of all clusters, and CLUSTER.external is who declared them. What a loss does before callers have noticed it, the laboratory shows.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -66,12 +66,12 @@ class QuorumLoss(Foreseen, frozen=True, kw_only=True):
 def lose_service(service: Service, caller: str, lost: Collection[str]) -> Iterator[ServiceLoss]:
     """Yield what callers of `caller` would notice of a loss, port by port; nothing where they would not."""
     for port in service.ports:
-        called = {owner.cluster: _is_called(owner, port) for owner in service.owners}
+        called = {owner.part: _is_called(owner, port) for owner in service.owners}
         before = [cluster for cluster, is_ready in called.items() if is_ready is not None]
         after = [cluster for cluster in before if cluster not in lost]
         if after == before:
             continue  # What is lost did not serve this port.
-        reached = {owner.cluster: ready_endpoints(owner, port) for owner in service.owners}
+        reached = {owner.part: ready_endpoints(owner, port) for owner in service.owners}
         serves, will_serve = _first(before, called), _first(after, called)
         yield ServiceLoss(
             caller=caller,

@@ -18,7 +18,7 @@ from discovery.core.views import ViewIndex
 from gateways.core import endpoints, names
 from gateways.core.compile import ViewCompiler
 from gateways.core.explain import Caller, explain
-from gateways.core.explained import Explanation
+from gateways.core.explained import Explanation, OwnerFact
 from gateways.core.whatif import ServiceLoss, lose_service
 from gateways.core.wire import CLUSTER, ENDPOINTS
 from tests.property.test_views_incremental import (
@@ -124,13 +124,24 @@ def check_owners(found: Explanation, service: Service | None, tables: Tables, ke
     told = {(one.cluster, e.name, e.service_port) for one in found.owners for e in one.endpoints}
     assert told == {
         (row.key.cluster, row.key.name, port.service_port)
-        for row in tables.list_endpoints(key)
+        for row in (*tables.list_endpoints(key), *outside(tables, key))
         for port in row.ports
     }
+    told_of = {one.cluster for one in found.owners if not one.external}
     for one in found.owners:
+        if one.external and one.cluster in told_of:
+            continue  # What policies say of its cluster is said once.
         exported = any(fact.applies for fact in one.policies if fact.kind.endswith("ExportPolicy"))
         if one.visible and one.cluster != found.cluster:
             assert exported
+
+
+def outside(tables: Tables, key: ServiceKey) -> list[Endpoint]:
+    """The addresses that clusters declared outside, joined or not."""
+    view = ViewIndex("alpha")
+    view.reset(tables)
+    parts = view.policies.external_parts(key)
+    return [row for part in parts.values() for row in part.endpoints]
 
 
 def check_envoy(found: Explanation, compiler: ViewCompiler, tables: Tables, key: ServiceKey) -> None:
@@ -144,7 +155,7 @@ def check_envoy(found: Explanation, compiler: ViewCompiler, tables: Tables, key:
         for member in port.members:
             sent = addresses(decode(compiler.shared("sidecar", ENDPOINTS)[member.name]))
             assert [f"{one.address}:{one.port}" for one in member.targets] == sent
-            owner = next(one for one in found.owners if member.name.endswith(f"|{one.cluster}"))
+            owner = next(one for one in found.owners if member.name.endswith(f"|{part(one)}"))
             healthy = any(target.health == "unknown" for target in member.targets)
             at_port = [e for e in owner.endpoints if e.service_port == port.service_port]
             fates = {(e.address, e.listen_port): e.called for e in at_port}
@@ -165,6 +176,10 @@ def check_envoy(found: Explanation, compiler: ViewCompiler, tables: Tables, key:
                 for ready in (behind.get(place),)
             }
             assert fates == expected
+
+
+def part(one: OwnerFact) -> str:
+    return f"{one.cluster}.external" if one.external else one.cluster
 
 
 def passed_on(cluster: str, port: int, tables: Tables, key: ServiceKey) -> dict[tuple[str, int], bool]:
@@ -201,6 +216,9 @@ def check_admission(found: Explanation, tables: Tables, viewer: str, key: Servic
         theirs = ViewIndex(one.cluster)
         theirs.reset(tables)
         admission = theirs.admission(key)
+        if one.external:
+            assert one.admits_caller  # Nobody there asks.
+            continue
         if admission is None:
             assert one.admits_caller is False
             continue
@@ -269,7 +287,7 @@ def check_forecasts(
         foretold = () if service is None else tuple(forecast(service, viewer, lost))
         left = after.service(key)
         for loss in foretold:
-            owners = {one.cluster: one for one in (left.owners if left else ())}
+            owners = {one.part: one for one in (left.owners if left else ())}
             called = {
                 name: endpoints.owner_targets(one, ports[loss.service_port]) for name, one in owners.items()
             }
@@ -286,5 +304,5 @@ def check_forecasts(
 
 
 def sendings(service: Service | None, port: EndpointPort) -> list[tuple[str, list[endpoints.Target]]]:
-    found = [(one.cluster, endpoints.owner_targets(one, port)) for one in (service.owners if service else ())]
+    found = [(one.part, endpoints.owner_targets(one, port)) for one in (service.owners if service else ())]
     return [(cluster, targets) for cluster, targets in found if targets]

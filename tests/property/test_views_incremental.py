@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from discovery.core.model import (
     Change,
     Endpoint,
+    EndpointKey,
     EndpointPort,
     ServiceKey,
     pack,
@@ -29,10 +30,12 @@ from tests.unit.discovery.builders import (
     put_cluster_export,
     put_drain,
     put_export,
+    put_external,
     put_grant,
     put_import,
     put_trust_domain,
     resource,
+    with_states,
 )
 from tests.unit.discovery.builders import key as resource_key
 
@@ -193,6 +196,30 @@ def verdict_rows():
     )
 
 
+def external_rows():
+    return st.builds(
+        lambda owner, namespace, name, number, protocol, state: with_states(
+            resource(
+                put_external(
+                    owner,
+                    namespace,
+                    name,
+                    "203.0.113.5",
+                    "203.0.113.6",
+                    ports=[{"name": "p", "port": number, "targetPort": 9000, "protocol": protocol}],
+                )
+            ),
+            **({"a5": state} if state else {}),
+        ),
+        st.sampled_from(CLUSTERS),
+        st.sampled_from(NAMESPACES),
+        st.sampled_from(SERVICES),
+        st.sampled_from((80, 81)),
+        st.sampled_from(("http", "tcp")),
+        st.sampled_from(("", "ok", "degraded", "unhealthy")),
+    )
+
+
 # What nearly always matters, drawn often enough to come, go and come back.
 COMMON = [
     *(resource(put(resource_key("Cluster", name), {"role": "primary", "trustDomain": f"{name}.test"})) for name in ("alpha", "beta", "gamma")),
@@ -217,6 +244,7 @@ rows = st.one_of(
     drain_rows(),
     loss_rows(),
     verdict_rows(),
+    external_rows(),
     st.builds(lambda cluster, ready: gateway(cluster, ready=ready), st.sampled_from(CLUSTERS), st.booleans()),
 )
 steps = st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=4)
@@ -250,6 +278,7 @@ class Oracle:
         self.specs = {
             row.key: {
                 **json.loads(row.spec),
+                "held": json.loads(row.status).get("addresses", []),
                 "age": (row.created_ms, row.created_revision),
                 "name": row.key.name,
             }
@@ -354,6 +383,14 @@ class Oracle:
             for name in sorted({row.key.cluster for row in theirs})
             if self.sees(name, key) and self.loss(name, key) != "withdraw"
         ]
+        owners += [
+            self.external(name.scope, key, spec)
+            for name, spec in self.specs.items()
+            if (name.kind, name.namespace, name.name) == ("ExternalService", *key)
+            and name.scope in self.clusters
+            and self.sees(name.scope, key)
+            and self.loss(name.scope, key) != "withdraw"
+        ]
         if not owners:
             return None
         owners.sort(key=lambda owner: self.age(owner.cluster, key))
@@ -395,7 +432,41 @@ class Oracle:
             found.append(replace(port, name=name, listen_port=0))
         return tuple(sorted(found, key=lambda port: port.service_port))
 
-    def rank(self, owner: Owner) -> tuple[bool, bool, bool, bool, str]:
+    def external(self, name: str, key: ServiceKey, spec: dict[str, Any]) -> Owner:
+        states = {one["address"]: one["state"] for one in spec["held"]}
+        rows = [
+            Endpoint(
+                key=EndpointKey(*key, name, "ext-" + address.replace(".", "-")),
+                address=address,
+                ports=tuple(
+                    EndpointPort(
+                        name=port["name"],
+                        service_port=port["port"],
+                        listen_port=port.get("targetPort", port["port"]),
+                        protocol=port.get("protocol", "http"),
+                    )
+                    for port in spec["ports"]
+                ),
+                identity="",
+                ready=states.get(address) != "unhealthy",
+            )
+            for address in sorted(spec["addresses"])
+        ]
+        theirs = self.clusters[name]
+        return Owner(
+            cluster=name,
+            trust_domain=theirs["trustDomain"],
+            region=theirs.get("region", ""),
+            zone=theirs.get("zone", ""),
+            local=name == self.viewer,
+            direct=True,
+            identities=(),
+            endpoints=tuple(rows),
+            external=True,
+            suspects=tuple(row.key.name for row in rows if states.get(row.address) == "degraded"),
+        )
+
+    def rank(self, owner: Owner) -> tuple[bool, bool, bool, bool, str, bool]:
         region, zone = (self.clusters[self.viewer].get(place, "") for place in ("region", "zone"))
         near = bool(region) and owner.region == region
         drained = owner.share_percent == 0
@@ -405,6 +476,7 @@ class Oracle:
             not near,
             not (near and bool(zone) and owner.zone == zone),
             owner.cluster,
+            owner.external,
         )
 
     def owner(self, name: str, endpoints: list[Endpoint]) -> Owner:

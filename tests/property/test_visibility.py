@@ -63,6 +63,7 @@ from tests.unit.discovery.builders import (
     put_alias,
     put_cluster_export,
     put_export,
+    put_external,
     put_grant,
     put_import,
     resource,
@@ -84,6 +85,17 @@ ENDPOINTS_OF_ALL = {
     for number, cluster in enumerate(CLUSTERS)
     for position, name in enumerate(ServiceKey(ns, service) for ns in NAMESPACES for service in SERVICES)
 }
+# Of these too, two for each cluster.
+OUTSIDE = [
+    resource(put_external(cluster, namespace, service, f"203.0.{number}.{position}"))
+    for number, cluster in enumerate(CLUSTERS)
+    for position, (namespace, service) in enumerate((("shop", "orders"), ("pay", "carts")))
+]
+# The names below a headless service's.
+LABELS = [
+    *((cluster, "e1") for cluster in CLUSTERS),
+    *((cluster, f"ext-203-0-{number}-{at}") for number, cluster in enumerate(CLUSTERS) for at in (0, 1)),
+]
 FOUNDED = [row for row in COMMON if isinstance(row, Resource) and row.key.kind in ("Cluster", "TrustDomain")]
 
 
@@ -111,6 +123,7 @@ def verdict_rows() -> st.SearchStrategy[Resource]:
 
 
 policies = st.one_of(
+    st.sampled_from(OUTSIDE),
     export_rows(),
     export_rows(),
     grant_rows(),
@@ -199,8 +212,8 @@ def by_dns(seen: Seen) -> Facts:
         if message.rcode() == dns.rcode.NOERROR:
             texts = [rr.to_text() for each in message.answer for rr in each]
             found |= {(host(name), "own" if text.startswith("241.") else text) for text in texts}
-        for cluster in CLUSTERS:
-            inner = f"e1.{cluster}.{host(name)}"
+        for cluster, label in LABELS:
+            inner = f"{label}.{cluster}.{host(name)}"
             reply = answer(dns.message.make_query(inner, "A").to_wire(), zone, transport="tcp")
             assert reply is not None
             message = dns.message.from_wire(reply)
@@ -216,7 +229,7 @@ def by_explanation(seen: Seen) -> Facts:
         told = explain(seen.view, seen.compiler, Caller(seen.viewer), name, ())
         found |= {(host(name), one.cluster) for one in told.owners if one.visible}
         # What is told to be sent and answered is of visible owners alone.
-        found |= {(host(name), m.name.split("|")[4]) for p in told.envoy for m in p.members}
+        found |= {(host(name), m.name.split("|")[4].partition(".")[0]) for p in told.envoy for m in p.members}
         assert told.visible == any(one.visible for one in told.owners) == bool(told.dns or _silent(told.type))
     return found
 
@@ -334,6 +347,7 @@ PLANTED = [
     *((path, "ignores whom a grant names", of_any_trust_domain) for path in ("view", "xds", "dns", "explain", "admission")),
     *((path, "withdraws nothing", without("Verdict")) for path in ("view", "xds", "dns", "explain")),
     ("xds", "leaves aliases out", without("ServiceAlias")),
+    *((path, "leaves external services out", without("ExternalService")) for path in ("view", "xds")),
     ("gateway", "exports by habit", to_everybody),
     ("api", "asks nobody's cluster", renamed),
 ]  # fmt: skip
@@ -362,6 +376,7 @@ RICH: Rows = [
     ),
     resource(put_export("alpha", "pay", "orders", consumers=["alpha"])),
     resource(put_alias("alpha", "shop", "also", "orders", "pay")),
+    *(row for row in OUTSIDE if row.key.scope == "beta"),
 ]
 
 

@@ -26,11 +26,18 @@ def endpoints_of(oracle: VisibilityOracle, name: Name, owners: set[str]) -> list
     return [row for row in oracle.endpoints if row.key[:2] == name and row.key.cluster in owners]
 
 
+def outside_of(oracle: VisibilityOracle, name: Name, owners: set[str]) -> list[tuple[str, str]]:
+    return [(owner, address) for owner, address in oracle.outside(name) if owner in owners]
+
+
 def view_facts(oracle: VisibilityOracle, viewer: str) -> Facts:
     return {
-        (host(name), row.key.cluster, row.address)
+        (host(name), cluster, address)
         for name, target, owners in visible(oracle, viewer)
-        for row in endpoints_of(oracle, target, owners)
+        for cluster, address in (
+            *((row.key.cluster, row.address) for row in endpoints_of(oracle, target, owners)),
+            *outside_of(oracle, target, owners),
+        )
     }
 
 
@@ -57,6 +64,8 @@ def xds_facts(oracle: VisibilityOracle, viewer: str) -> Facts:
             found.add(("cluster", host(name), owner))
             address = row.address if is_reached(oracle, viewer, owner) else edges.get(owner)
             found |= {("address", host(name), address)} if address else set()
+        for owner, outside in outside_of(oracle, target, called):
+            found |= {("cluster", host(name), f"{owner}.external"), ("address", host(name), outside)}
     return found
 
 
@@ -65,6 +74,7 @@ def gateway_facts(oracle: VisibilityOracle, viewer: str) -> Facts:
         (host(name),)
         for name in ALL_KEYS
         if viewer in oracle.owners(viewer, Name(*name))
+        and endpoints_of(oracle, Name(*name), {viewer})
         and oracle.federated(oracle.trust_domain(viewer))
         and any(
             set(spec.get("consumers", ["*"])) - {viewer} for spec in oracle.exporting(viewer, Name(*name))
@@ -83,6 +93,9 @@ def dns_facts(oracle: VisibilityOracle, viewer: str) -> Facts:
             networks = [oracle.clusters()[one].get("network", "") for one in (viewer, owner)]
             if "" in networks or networks[0] == networks[1] or viewer == owner:
                 found |= {(host(name), row.address), (f"{row.key.name}.{owner}.{host(name)}", row.address)}
+        for owner, address in outside_of(oracle, target, owners):
+            label = "ext-" + address.replace(".", "-")
+            found |= {(host(name), address), (f"{label}.{owner}.{host(name)}", address)}
     return found
 
 

@@ -135,11 +135,21 @@ class VisibilityOracle:
             return False
         return not principals or any(text.split("/")[2] == trust_domain for text in principals)
 
+    def outside(self, name: Name) -> set[tuple[str, str]]:
+        """The addresses outside of all clusters that clusters declared for a service, each with its owner."""
+        return {
+            (key.scope, address)
+            for key, spec, _ in self.resources
+            if (key.kind, key.namespace, key.name) == ("ExternalService", *name)
+            for address in spec["addresses"]
+        }
+
     # -- the answers -------------------------------------------------------------------------------
 
     def owners(self, viewer: str, name: Name) -> set[str]:
         """The clusters whose endpoints of a service a cluster sees, under that very name."""
         having = {row.key.cluster for row in self.endpoints if row.key[:2] == name}
+        having |= {owner for owner, _ in self.outside(name)}
         return {owner for owner in having if self.sees(viewer, owner, name)}
 
     def stands_for(self, viewer: str, name: Name) -> Name | None:

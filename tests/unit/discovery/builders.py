@@ -4,6 +4,8 @@ import itertools
 import json
 from collections.abc import Iterable
 
+import msgspec
+
 from discovery.core.catalog import Catalog
 from discovery.core.commands import (
     AcquireLease,
@@ -87,6 +89,24 @@ def put_alias(viewer: str, namespace: str, name: str, service: str, of: str = ""
     """An alias NAMESPACE/NAME of cluster `viewer` for `service`, of namespace `of` if given."""
     target = key("ServiceAlias", name, scope=viewer, namespace=namespace)
     return put(target, {"service": service} | ({"namespace": of} if of else {}))
+
+
+def put_external(
+    owner: str, namespace: str = "shop", name: str = "orders", *addresses: str, **rest: object
+) -> Put:
+    target = key("ExternalService", name, scope=owner, namespace=namespace)
+    ports = [{"name": "http", "port": 8080}]
+    return put(target, {"addresses": list(addresses or ("203.0.113.5",)), "ports": ports, **rest})
+
+
+def with_states(row: Resource, **states: str) -> Resource:
+    """An ExternalService of which that is held; an address is named by its last part."""
+    held = [
+        {"address": address, "state": state, "sinceMs": 1, "missedBy": ["alpha"]}
+        for address in json.loads(row.spec)["addresses"]
+        if (state := states.get(f"a{address.rpartition('.')[2]}")) is not None
+    ]
+    return msgspec.structs.replace(row, status=json.dumps({"addresses": held}).encode())
 
 
 def put_grant(owner: str, namespace: str, *services: str, name: str = "grant", **source: list[str]) -> Put:
