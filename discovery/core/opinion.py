@@ -7,7 +7,7 @@ breath must not call its neighbours dead), and after each recent loss (a link th
 nothing). Times are of the observer's own monotonic clock; none of them leaves it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
@@ -65,6 +65,17 @@ class Mind(msgspec.Struct, frozen=True, kw_only=True):
 
     control: Opinion = Opinion()
     data: Opinion = Opinion()
+
+
+def data_opinion(own: Opinion, told: Collection[bool]) -> Opinion:
+    """What a cluster makes of another's data path: what its own gateways see, each heard (True) or lost.
+
+    One that hears is enough: there is a way. Without a word of any gateway what its controller sees counts; and
+    where there is nothing to be seen, there is nothing.
+    """
+    if own.sight == "nothing" or not told:
+        return own
+    return Opinion(sight="heard" if any(told) else "lost")
 
 
 def suspended_planes(minds: Mapping[str, Mind]) -> tuple[bool, bool]:

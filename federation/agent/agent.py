@@ -19,6 +19,7 @@ from federation.agent.config import AgentConfig
 from federation.agent.directory import DirectoryStore
 from federation.agent.enrollment import IDENTITY_FOLDER, Enrollment, ensure_enrolled
 from federation.agent.folder_lock import hold_folder
+from federation.agent.gateway_watch import GatewayWatch
 from federation.agent.identity import IdentityKeeper, signer
 from federation.agent.metrics import StatusEndpoint
 from federation.agent.probe import Prober
@@ -85,12 +86,15 @@ class Agent:
             for workload in self._workloads
             if workload.probe is not None
         }
+        is_gateway = enrollment.purpose == "gateway"
+        self._watch = GatewayWatch(self._directory, clock=time.monotonic) if is_gateway else None
         self._registrar = Registrar(
             [workload.endpoint for workload in self._workloads],
             incarnation=next_incarnation(data_dir),
             cluster=enrollment.cluster,
             identity=identity,
             directory=self._directory,
+            watch=self._watch,
         )
 
     async def run(self) -> None:
@@ -102,6 +106,8 @@ class Agent:
             for key, prober in self._probers.items():
                 tasks.create_task(prober.run(), name=f"probe/{key.name}")
             tasks.create_task(self._registrar.run(), name="register")
+            if self._watch is not None:
+                tasks.create_task(self._watch.run(), name="watch")
             tasks.create_task(self._judge(), name="judge")
             tasks.create_task(self._proxy.run(), name="proxy")
             if self._metrics:

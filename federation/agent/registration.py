@@ -15,6 +15,7 @@ from federation.agent import declarations as said
 from federation.agent.backoff import Backoff
 from federation.agent.control import RegisterCall, open_channel, receive, register, send
 from federation.agent.directory import DirectoryStore, own_controllers
+from federation.agent.gateway_watch import GatewayWatch, sightings
 from federation.api.messages import (
     AgentHeartbeat,
     AgentHello,
@@ -23,6 +24,7 @@ from federation.api.messages import (
     DeclareRefused,
     DirectoryUpdate,
     NamedController,
+    ProbeTargets,
     Welcome,
 )
 from federation.kernel.errors import InvalidInputError, IsthmusError, PreconditionError, UnavailableError
@@ -33,6 +35,8 @@ WELCOME_TIMEOUT_S = 5.0
 # A lease that a controller names is believed within these bounds.
 LEASE_MS_MIN, LEASE_MS_MAX = 500, 3_600_000
 HEARTBEATS_PER_LEASE = 3
+# What a gateway sees is believed while it was heard of late (`federation.api.gateway_eyes.FRESH_S`).
+SIGHTED_PAUSE_S = 2.0
 REFUSED_AGAIN_S = 30.0
 
 _log = structlog.get_logger("registration")
@@ -53,7 +57,11 @@ class Registrar:
         cluster: str,
         identity: LeafIdentity,
         directory: DirectoryStore,
+        watch: GatewayWatch | None = None,
     ) -> None:
+        self.watch = watch  # Of a gateway: what it sees of other clusters' gateways.
+        if watch is not None:
+            watch.on_turn = self._say_news
         self.endpoints = tuple(endpoints)
         self._incarnation = incarnation
         self._cluster = cluster
@@ -75,6 +83,8 @@ class Registrar:
                 for controller in running.keys() - wanted if wanted else ():
                     running.pop(controller).cancel()
                     self.streams.pop(controller.name, None)
+                    if self.watch is not None and controller.name not in {one.name for one in wanted}:
+                        self.watch.forget(controller.name)
                 for controller in sorted(wanted - running.keys(), key=lambda one: one.name):
                     stream = ControllerStream(
                         controller, self, identity=self._identity, directory=self._directory
@@ -127,6 +137,9 @@ class Registrar:
 
     def _say(self, declared: said.Declarations) -> None:
         self.declared = declared
+        self._say_news()
+
+    def _say_news(self) -> None:
         for stream in self.streams.values():
             stream.news.set()
 
@@ -165,6 +178,7 @@ class ControllerStream:
         self._identity = identity
         self._directory = directory
         self._progress = asyncio.Event()  # An answer came, or the stream ended.
+        self._sighted: dict[str, bool] = {}  # What was said on this stream of other clusters' gateways.
 
     async def run(self) -> None:
         """Connect, declare, keep the lease; try again with a growing, spread delay."""
@@ -202,7 +216,7 @@ class ControllerStream:
                     f"register: {self.controller.spec.control} said nothing within {WELCOME_TIMEOUT_S:g} s"
                 ) from error
             backoff.reset()
-            self.cursor, self.refusals = said.Cursor(), {}
+            self.cursor, self.refusals, self._sighted = said.Cursor(), {}, {}
             self.connected, self.error = True, ""
             _log.info("registration_open", controller=self.controller.name, lease_ms=lease_ms)
             await run_together(self._hear(call), self._tell(call, lease_ms), self._retry_refused())
@@ -254,6 +268,10 @@ class ControllerStream:
                     self._directory.offer(message.directory)
                 except IsthmusError as error:
                     _log.error("directory_refused", controller=self.controller.name, error=error.message)
+            case ProbeTargets():
+                if (watch := self._registrar.watch) is not None:
+                    watch.aim(self.controller.name, message)
+                    self.news.set()
             case Welcome():
                 pass  # A second one says nothing new.
 
@@ -267,11 +285,22 @@ class ControllerStream:
                 for row in message.put:
                     self.refusals.pop(row.key, None)
                 await send(call, message)
+            is_asked = await self._tell_sightings(call)
             try:
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(min(pause_s, SIGHTED_PAUSE_S) if is_asked else pause_s):
                     await self.news.wait()
             except TimeoutError:
                 await send(call, AgentHeartbeat())
+
+    async def _tell_sightings(self, call: RegisterCall) -> bool:
+        """Say what has turned in what a gateway sees; return whether this controller wants to know that."""
+        watch = self._registrar.watch
+        if watch is None or not watch.is_asked_by(self.controller.name):
+            return False  # A controller of an older build would not know what that is.
+        news, self._sighted = sightings(self._sighted, watch.seen())
+        if news is not None:
+            await send(call, news)
+        return True
 
     async def _retry_refused(self) -> None:
         while True:

@@ -16,9 +16,11 @@ from discovery.core.specs import AgentSpec
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key, read_agent
 from federation.api.audit import AuditTrail
+from federation.api.gateway_eyes import GatewayEyes
 from federation.api.health import Health, check_asker
 from federation.api.messages import (
     CONTROL_SERVICE,
+    PROTOCOL_PROBES,
     AgentHello,
     AgentMessage,
     ControllerMessage,
@@ -27,6 +29,7 @@ from federation.api.messages import (
     DeclareRefused,
     Directory,
     DirectoryUpdate,
+    Sightings,
     SignReply,
     SignRequest,
     Welcome,
@@ -82,8 +85,10 @@ class ControlService:
         health: Callable[[], Awaitable[Health]],
         trace: Callable[[bytes], bytes],
         audit: AuditTrail,
+        eyes: GatewayEyes | None = None,
     ) -> None:
         self._name = name
+        self._eyes = eyes  # None: nobody here makes an opinion of what gateways see.
         self._catalog = catalog
         self._signer = signer
         self._registry = registry
@@ -186,6 +191,8 @@ class ControlService:
         stream = _AgentStream(
             self._rules(peer, system, record), registry, hello.incarnation, context, self._audit
         )
+        if system.role == "gateway" and hello.protocol >= PROTOCOL_PROBES:
+            stream.eyes = self._eyes if self._eyes and self._eyes.cluster == system.cluster else None
         registry.open(stream.agent, hello.incarnation, stream)
         streams = self._by_record.setdefault(record, set())
         streams.add(stream)
@@ -196,6 +203,8 @@ class ControlService:
             raise cause_of(group) from None
         finally:
             registry.close(stream.agent, stream)
+            if stream.eyes is not None:
+                stream.eyes.ended(stream)
             streams.discard(stream)
             if not streams:
                 self._by_record.pop(record, None)
@@ -207,6 +216,7 @@ class ControlService:
             helpers = (
                 tasks.create_task(stream.acknowledge(), name=f"agent-acknowledge/{stream.agent}"),
                 tasks.create_task(self._send_directories(stream), name=f"agent-directory/{stream.agent}"),
+                tasks.create_task(_send_targets(stream), name=f"agent-targets/{stream.agent}"),
             )
             try:
                 await stream.read(requests)
@@ -288,6 +298,7 @@ class _AgentStream:
         self._acknowledged = 0  # The newest message of which it was said that it is global.
         self._reading: asyncio.Timeout | None = None
         self._why: IsthmusError = UnavailableError("the stream was ended")
+        self.eyes: GatewayEyes | None = None  # What takes the sightings of a gateway.
 
     async def put(self, message: ControllerMessage) -> None:
         """Queue an answer; a full queue makes the agent wait."""
@@ -330,6 +341,10 @@ class _AgentStream:
                 return
             if isinstance(message, Declare):
                 await self._declare(message)
+            if self.eyes is not None:
+                self.eyes.heard(self)
+                if isinstance(message, Sightings):
+                    self.eyes.told(self, message)
             self._registry.heard(self.agent)
 
     async def _declare(self, message: Declare) -> None:
@@ -408,6 +423,12 @@ class _AgentStream:
                     await self._context.write(_encoder.encode(message))
             except TimeoutError as error:
                 raise UnavailableError(f"{self.agent} took nothing for {STALLED_MAX_S:g} s") from error
+
+
+async def _send_targets(stream: _AgentStream) -> None:
+    if stream.eyes is not None:
+        async for targets in stream.eyes.targets():
+            await stream.put(targets)
 
 
 def _why_unserved(tables: Tables, cluster: str) -> str:

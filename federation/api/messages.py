@@ -15,6 +15,8 @@ from discovery.core.specs import ClusterSpec, ControllerSpec, Standing, Workload
 from federation.kernel.versions import PROTOCOL_VERSION
 
 CONTROL_SERVICE = "isthmus.v1.Control"
+# The first protocol whose gateways look at those of other clusters.
+PROTOCOL_PROBES = 2
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -136,7 +138,15 @@ class AgentHeartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     """Keeps the lease; sent every third of it."""
 
 
-AgentMessage: TypeAlias = AgentHello | Declare | AgentHeartbeat
+class Sightings(Message, frozen=True, kw_only=True, tag="sightings"):
+    """From a gateway: what has turned in what it sees of the clusters that it was told to look at."""
+
+    heard: tuple[str, ...] = ()  # Clusters of which a gateway answers again, or for the first time.
+    lost: tuple[str, ...] = ()  # Of which none does any more.
+    unseen: tuple[str, ...] = ()  # It no longer looks at.
+
+
+AgentMessage: TypeAlias = AgentHello | Declare | AgentHeartbeat | Sightings
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
@@ -172,4 +182,20 @@ class DirectoryUpdate(Message, frozen=True, kw_only=True, tag="directory"):
     directory: Directory
 
 
-ControllerMessage: TypeAlias = Welcome | DeclareAck | DeclareRefused | DirectoryUpdate
+class ProbeTarget(Message, frozen=True, kw_only=True):
+    """The gateways of another cluster; none: do not look at it any more."""
+
+    cluster: str
+    trust_domain: str = ""
+    gateways: tuple[tuple[str, str, int], ...] = ()  # Name, address, port.
+    timeout_ms: int = 1_000
+
+
+class ProbeTargets(Message, frozen=True, kw_only=True, tag="probe"):
+    """To gateways of PROTOCOL_PROBES and newer: whom to look at. `whole`: at nobody else."""
+
+    targets: tuple[ProbeTarget, ...]
+    whole: bool = False
+
+
+ControllerMessage: TypeAlias = Welcome | DeclareAck | DeclareRefused | DirectoryUpdate | ProbeTargets

@@ -27,6 +27,7 @@ from federation.agent.directory import DirectoryStore
 from federation.agent.folder_lock import hold_folder
 from federation.api.directory import DIRECTORY_KINDS
 from federation.api.forwarding import ForwardService
+from federation.api.gateway_eyes import GatewayEyes
 from federation.api.heard_service import HeardService
 from federation.api.messages import Directory
 from federation.api.proposer import Proposer
@@ -143,6 +144,7 @@ class Controller:
             facts=self.health.gather,
         )
         self.drains = self._drain_desk()
+        self.eyes = GatewayEyes(self.cluster, clock=time.monotonic)
         self.control = control_service(self)
         self.observer = self._observer()
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
@@ -266,6 +268,7 @@ class Controller:
             verifier=self.verifier,
             round_trip_ms=duration_ms(self.config.raft.round_trip),
             clock=time.monotonic,
+            eyes=self.eyes,
         )
 
     async def _serve_control(self) -> None:

@@ -33,6 +33,7 @@ def control_service(controller: "Controller") -> ControlService:
         health=controller.health.own,
         audit=controller.audit,
         trace=controller.traces.answer,
+        eyes=controller.eyes,
     )
 
 

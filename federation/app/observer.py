@@ -1,6 +1,7 @@
 """This cluster's eyes on the others: probes both planes of each, and says in the catalog what it misses.
 
-One task for each other cluster asks its controllers and its gateways about once a second; one task compares
+One task for each other cluster asks its controllers and its gateways about once a second; the own gateways do the same,
+and what they say of a data path goes before what this process sees. One task compares
 what is seen with what this cluster has said (`Observation`) and writes the difference. What follows from it
 is decided by the state machine (`discovery.core.verdicts`).
 """
@@ -31,6 +32,7 @@ from discovery.core.opinion import (
     FAILURES_MIN,
     Mind,
     Opinion,
+    data_opinion,
     strained,
     suspended_planes,
     wanted_observation,
@@ -40,11 +42,12 @@ from discovery.core.specs import ClusterSpec, ObservationSpec
 from discovery.core.tables import Tables
 from discovery.core.view import Gateway
 from federation.agent.directory import DirectoryStore
-from federation.api.messages import Directory, NamedController
+from federation.agent.gateway_probe import GatewaysProbe
+from federation.api.gateway_eyes import GatewayEyes
+from federation.api.messages import Directory, NamedController, ProbeTarget
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.app.controller_probe import ControllersProbe
-from federation.app.gateway_probe import GatewaysProbe
 from federation.kernel.errors import InvalidInputError, IsthmusError, NotFoundError
 
 INTERVAL_S = 1.0
@@ -89,6 +92,7 @@ class Observer:
         verifier: Verifier,
         round_trip_ms: int,
         clock: Callable[[], float],
+        eyes: GatewayEyes,
     ) -> None:
         self.minds: dict[str, Mind] = {}  # What is seen of each other cluster.
         self._cluster = cluster
@@ -105,6 +109,9 @@ class Observer:
         self._known: tuple[Directory, dict[str, tuple[NamedController, ...]]] | None = None
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
         self._news = asyncio.Event()
+        self._own_data: dict[str, Opinion] = {}  # What this process itself sees of the gateways of each.
+        self._eyes = eyes
+        eyes.on_turn = self._gateways_told
 
     @property
     def suspended(self) -> tuple[bool, bool]:
@@ -140,6 +147,8 @@ class Observer:
                 await self._sleep(max(0.0, due_s + pause_s - self._clock()))
         finally:
             del self.minds[subject]
+            self._own_data.pop(subject, None)
+            self._eyes.aim(ProbeTarget(cluster=subject))
             gateways.close()
             await controllers.close()
 
@@ -150,7 +159,8 @@ class Observer:
 
     def _interval_s(self, subject: str) -> float:
         mind = self.minds[subject]
-        suspect = any(opinion.contradictions for opinion in (mind.control, mind.data))
+        own = self._own_data.get(subject, mind.data)
+        suspect = any(opinion.contradictions for opinion in (mind.control, own))
         return SUSPECT_INTERVAL_S if suspect else INTERVAL_S
 
     async def _look(self, subject: str, controllers: ControllersProbe, gateways: GatewaysProbe) -> None:
@@ -165,11 +175,21 @@ class Observer:
                 reaches = tasks.create_task(self._reaches(subject, spec, gateways), name="observer/data")
         took_s = self._clock() - began_s
         self._strain = strained(self._strain, 1000 * (took_s - self._timeout_s))
+        own = self._own_data.get(subject, Opinion())
+        self._own_data[subject] = self._after(own, reaches.result(), FAILURES_MIN)
+        control = self._after(self.minds[subject].control, hears.result(), self._patience(subject))
+        self._think(subject, control)
+
+    def _gateways_told(self) -> None:
+        """A gateway of this cluster has an opinion, or another one, or is gone."""
+        for subject, mind in self.minds.items():
+            self._think(subject, mind.control)
+
+    def _think(self, subject: str, control: Opinion) -> None:
+        """Make up the mind about a cluster: its own gateways' word on the data path goes before ours."""
         before = self.minds[subject]
-        mind = Mind(
-            control=self._after(before.control, hears.result(), self._patience(subject)),
-            data=self._after(before.data, reaches.result(), FAILURES_MIN),
-        )
+        own = self._own_data.get(subject, Opinion())
+        mind = Mind(control=control, data=data_opinion(own, self._eyes.told_of(subject)))
         self.minds[subject] = mind
         if (mind.control.sight, mind.data.sight) != (before.control.sight, before.data.sight):
             _log.info("sight_changed", cluster=subject, control=mind.control.sight, data=mind.data.sight)
@@ -202,6 +222,14 @@ class Observer:
     async def _reaches(self, subject: str, spec: ClusterSpec, probe: GatewaysProbe) -> bool | None:
         """Whether a gateway of a cluster answers; None: it has none."""
         gateways = _gateways(self._catalog.tables, subject)
+        self._eyes.aim(
+            ProbeTarget(
+                cluster=subject,
+                trust_domain=spec.trust_domain,
+                gateways=tuple((one.name, one.address, one.port) for one in gateways),
+                timeout_ms=int(self._timeout_s * 1000),
+            )
+        )
         bundle = self._directory.bundles().get(spec.trust_domain)
         if not gateways or bundle is None:
             return None

@@ -30,6 +30,7 @@ from federation.api.messages import (
     Directory,
     DirectoryUpdate,
     NamedController,
+    Sightings,
     SignReply,
     SignRequest,
     Welcome,
@@ -72,6 +73,7 @@ class FakeController:
         self.hellos: list[AgentHello] = []
         self.declared: list[Declare] = []
         self.heartbeats = 0
+        self.sightings: list[Sightings] = []
         self.signed: list[str] = []
         self.rows: dict[EndpointKey, Endpoint] = {}
         self.complete = False
@@ -144,6 +146,8 @@ class FakeController:
                     outbox.put_nowait(DirectoryUpdate(directory=self.directory))
             case AgentHeartbeat():
                 self.heartbeats += 1
+            case Sightings():
+                self.sightings.append(message)
             case Declare():
                 self._declared(message, outbox)
 

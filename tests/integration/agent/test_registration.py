@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
 from federation.agent.directory import DirectoryStore
+from federation.agent.gateway_watch import GatewayWatch
 from federation.agent.registration import Registrar
-from federation.api.messages import AgentHello, Directory
+from federation.api.messages import AgentHello, Directory, ProbeTarget, ProbeTargets, Sightings
 from tests.integration.agent.fake_controller import FakeController, directory_of
 from tests.support.loopback import LoopbackBlock
 from tests.support.pki import TestDomain
@@ -44,10 +45,19 @@ async def running(registrar: Registrar) -> AsyncIterator[Registrar]:
 
 
 def registrar(
-    domain: TestDomain, store: DirectoryStore, *endpoints: Endpoint, cluster: str = "alpha"
+    domain: TestDomain,
+    store: DirectoryStore,
+    *endpoints: Endpoint,
+    cluster: str = "alpha",
+    watch: GatewayWatch | None = None,
 ) -> Registrar:
     return Registrar(
-        endpoints, incarnation=1000, cluster=cluster, identity=domain.agent(cluster), directory=store
+        endpoints,
+        incarnation=1000,
+        cluster=cluster,
+        identity=domain.agent(cluster),
+        directory=store,
+        watch=watch,
     )
 
 
@@ -259,3 +269,30 @@ def _update(directory: Directory) -> object:
     from federation.api.messages import DirectoryUpdate
 
     return DirectoryUpdate(directory=directory)
+
+
+async def test_a_gateway_tells_who_asks_what_it_sees_and_again_on_each_new_stream(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    async with FakeController(domain, "alpha", loopback().host(1)) as controller:
+        store = store_of(directory_of(controller))
+        watch = GatewayWatch(store, clock=asyncio.get_running_loop().time)
+        closed = ("gw-1", loopback().host(1), 15_443)  # Nobody listens there.
+        target = ProbeTarget(cluster="beta", trust_domain="alpha.example", gateways=(closed,))
+        asked = ProbeTargets(targets=(target,), whole=True)
+        async with running(registrar(domain, store, ONE, watch=watch)) as agent, asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(watch.run())
+            await connected(agent, controller)
+            controller.say(asked)
+            await eventually_async(
+                lambda: controller.sightings == [Sightings(lost=("beta",))], timeout_s=WAIT_S
+            )
+            await controller.stop()
+            controller.sightings.clear()
+            await controller.start()
+            await eventually_async(lambda: len(controller.hellos) >= 2, timeout_s=WAIT_S)
+            controller.say(asked)
+            await eventually_async(
+                lambda: controller.sightings == [Sightings(lost=("beta",))], timeout_s=WAIT_S
+            )
+            watching.cancel()

@@ -24,6 +24,8 @@ from federation.api.messages import (
     DeclareAck,
     DeclareRefused,
     DirectoryUpdate,
+    ProbeTargets,
+    Sightings,
     SignRequest,
     Welcome,
 )
@@ -255,8 +257,10 @@ async def test_a_gateway_registers_itself_and_nothing_else(
     workload = endpoint(controller, "gateway.gw", "sneaky", identity=str(identity.spiffe_id))
     async with channel_of(controller, identity) as channel:
         call = await hello(channel)
+        await send(call, Sightings(heard=("beta",)))
         await send(call, Declare(number=1, put=(gateway, workload), complete=True))
         said = await answers(call, is_global(1))
+        assert ProbeTargets(targets=(), whole=True) in said  # It has no other cluster to look at.
         refused = [one.message for one in said if isinstance(one, DeclareRefused)]
         assert refused == [
             "endpoint sneaky of shop/orders: the agent was enrolled for isthmus-system/eastwest"

@@ -13,7 +13,7 @@ from certs.runtime.clock import utc_now
 from certs.runtime.identity import LeafIdentity
 from certs.runtime.tls import server_context
 from discovery.core.view import Gateway
-from federation.app.gateway_probe import ANSWER_BYTES_MAX, GATEWAYS_ASKED_MAX, GatewaysProbe
+from federation.agent.gateway_probe import ANSWER_BYTES_MAX, GATEWAYS_ASKED_MAX, GatewaysProbe
 from tests.support.pki import TestDomain, bundles_of
 
 WELL = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 from discovery.core.commands import Delete, Write
 from discovery.core.model import EndpointPort
+from federation.api.gateway_eyes import GatewayEyes
 from federation.app.observer import Observer
 from tests.integration.liveness.test_gateway_probe import GATEWAY, WELL, Domains, served
 from tests.support.wait import eventually_async
@@ -27,7 +28,7 @@ class Proposer:
         self._log.accept("alpha", *body.operations)
 
 
-def observer_of(log: Log, domains: Domains) -> Observer:
+def observer_of(log: Log, domains: Domains, eyes: GatewayEyes | None = None) -> Observer:
     status = SimpleNamespace(leader="alpha", connected=(), members=())
     current = SimpleNamespace(controllers=())
     directory: Any = SimpleNamespace(current=current, bundles=lambda: domains.beta.bundles)
@@ -42,6 +43,7 @@ def observer_of(log: Log, domains: Domains) -> Observer:
         verifier=domains.verifier,
         round_trip_ms=1,
         clock=asyncio.get_running_loop().time,
+        eyes=eyes or GatewayEyes("alpha", clock=asyncio.get_running_loop().time),
     )
 
 

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from discovery.core.commands import Delete, Put
 from discovery.core.opinion import Mind, Opinion
+from federation.api.gateway_eyes import GatewayEyes
 from federation.app.liveness_metrics import LivenessCollector
 from federation.app.observer import Observer
 from tests.unit.discovery.builders import Log, key
@@ -28,6 +29,7 @@ def observer(log: Log, cluster: str = "alpha", **minds: Mind) -> Observer:
         verifier=absent,
         round_trip_ms=1,
         clock=lambda: 0.0,
+        eyes=GatewayEyes(cluster, clock=lambda: 0.0),
     )
     made.minds.update(minds)
     return made

@@ -12,6 +12,7 @@ from discovery.core.opinion import (
     Mind,
     Opinion,
     Sight,
+    data_opinion,
     strained,
     suspended_planes,
     wanted_observation,
@@ -115,3 +116,21 @@ def test_a_row_says_what_is_missed_and_nothing_else(mind, said, suspended, expec
     row = None if said is None else ObservationSpec(control_lost=said[0], data_lost=said[1])
     wanted = None if expected is None else ObservationSpec(control_lost=expected[0], data_lost=expected[1])
     assert wanted_observation(mind, row, (suspended, suspended)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "expected"),
+    [
+        ("heard", (), "heard"),
+        ("lost", (), "lost"),
+        ("unknown", (), "unknown"),
+        ("heard", (False,), "lost"),
+        ("lost", (True,), "heard"),
+        ("lost", (False, True), "heard"),  # There is a way.
+        ("heard", (False, False), "lost"),
+        ("unknown", (True,), "heard"),
+        ("nothing", (True, False), "nothing"),  # It has no gateways any more.
+    ],
+)
+def test_of_a_data_path_the_own_gateways_are_believed_and_without_them_the_controller(own, told, expected):
+    assert data_opinion(Opinion(sight=own), told).sight == expected
