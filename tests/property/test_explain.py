@@ -21,7 +21,7 @@ from gateways.core.explain import Caller, explain
 from gateways.core.explained import Explanation, OwnerFact
 from gateways.core.whatif import ServiceLoss, lose_service
 from gateways.core.wire import CLUSTER, ENDPOINTS
-from tests.property.test_views_incremental import (
+from tests.property.catalog_rows import (
     ALL_KEYS,
     CLUSTERS,
     COMMON,

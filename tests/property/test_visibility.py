@@ -27,7 +27,7 @@ from gateways.core.compile import ViewCompiler
 from gateways.core.explain import Caller, explain
 from gateways.core.routes import AUTHORIZATION_FILTER
 from gateways.core.wire import CLUSTER, ENDPOINTS
-from tests.property.test_views_incremental import (
+from tests.property.catalog_rows import (
     ALL_KEYS,
     CLUSTERS,
     COMMON,

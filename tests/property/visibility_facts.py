@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from discovery.core.model import Endpoint, ServiceKey
-from tests.property.test_views_incremental import ALL_KEYS, DOMAINS, NAMESPACES
+from tests.property.catalog_rows import ALL_KEYS, DOMAINS, NAMESPACES
 from tests.support.visibility_oracle import Name, VisibilityOracle
 
 Facts = set[tuple[str, ...]]
