@@ -6,6 +6,8 @@ from discovery.core.canary import Doubt
 from discovery.core.model import Endpoint
 from federation.kernel.errors import StaleRevisionError
 
+NOTHING_TOLD = (-1, -1)
+
 
 class Phase(enum.Enum):
     """Where an agent is in the diagram of `local`."""
@@ -22,7 +24,7 @@ class Agent:
     def __init__(self, phase: Phase) -> None:
         self.phase = phase
         # Up to here we know what it has and what it has not: its newest list, and what came after it.
-        self.known_until = (-1, -1)
+        self.known_until = NOTHING_TOLD
         self.newest_incarnation = -1  # Of its rows, whichever way they came.
         self.rows: set[bytes] = set()
         self.listing: dict[bytes, Endpoint] | None = None  # A list that is not complete yet.
@@ -34,6 +36,11 @@ class Agent:
     def heard(self) -> bool:
         """True while any controller of the cluster hears it, as far as is known here."""
         return self.phase is Phase.LIVE or bool(self.heard_by)
+
+    @property
+    def told(self) -> bool:
+        """True when its own word has come since this process began: to this or another controller."""
+        return self.known_until != NOTHING_TOLD
 
     @property
     def replaceable(self) -> bool:

@@ -3,6 +3,7 @@
 import msgspec
 
 from discovery.core.model import Change, Endpoint, EndpointKey
+from federation.kernel.errors import NotAllowedError
 
 
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,6 +15,14 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     put: tuple[Endpoint, ...] = ()
     remove: tuple[EndpointKey, ...] = ()
     complete: bool = False
+
+    def check_own(self, row: Endpoint) -> None:
+        """Raise `NotAllowedError` for a row of another agent or start, or newer than this message."""
+        if row.agent != self.agent or row.incarnation != self.incarnation or row.sequence > self.sequence:
+            raise NotAllowedError(
+                f"endpoint {row.key.name} is of agent {row.agent!r} at {row.version}, "
+                f"expected {self.agent!r} at most at {(self.incarnation, self.sequence)}"
+            )
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,3 +39,11 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     remove: tuple[tuple[EndpointKey, int, int], ...] = ()
     refused: tuple[tuple[EndpointKey, str], ...] = ()
     whole: bool = True  # Nothing that differs is left for another batch.
+
+
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that its agent took back and that the catalog may still have: up to which version it is over."""
+
+    key: EndpointKey
+    agent: str
+    until: tuple[int, int]

@@ -20,7 +20,7 @@ import msgspec
 from discovery.core.agents import Agent
 from discovery.core.agents import Phase as Phase  # what `agents()` answers with
 from discovery.core.canary import Doubt, weigh, without
-from discovery.core.declarations import Declaration, Declared, Difference
+from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
 from discovery.core.poison import Places
 from discovery.core.quotas import BUILT_IN
@@ -33,7 +33,6 @@ from discovery.core.vetting import refusal, vet
 from federation.kernel.errors import (
     IsthmusError,
     LimitExceededError,
-    NotAllowedError,
     NotFoundError,
     PreconditionError,
 )
@@ -73,12 +72,39 @@ class LocalTable:
         return {name: agent.phase for name, agent in self._agents.items()}
 
     def seed(self, rows: Iterable[Endpoint]) -> tuple[Change, ...]:
-        """Take rows of this cluster from the catalog or a journal, at start; their agents are `UNHEARD`."""
+        """Take rows of this cluster from the catalog, at start; their agents are `UNHEARD`."""
         edits: _Edits = {}
         for row in rows:
             if row.key.cluster == self._cluster:
                 self._adopt(row, edits)
         return self._commit(edits)
+
+    def recall(self, rows: Iterable[Endpoint], withdrawn: Iterable[Withdrawn], spec: ClusterSpec) -> None:
+        """After `seed`, take what a journal holds beyond the catalog: believed, until its agents are heard or expire.
+
+        What the catalog has not is published no sooner than its agent is heard: it may have left since.
+        """
+        self.seed(row for row in rows if not refusal(row, self._cluster, spec, self.places))
+        edits: _Edits = {}
+        for one in withdrawn:
+            known, key = self._known(one.agent), one.key.encode()
+            self._silenced.add(key, one.agent, known.known_until, one.until, taken_back=True)
+            row = self._row(key, edits)
+            if row is not None and row.agent == one.agent and row.version <= one.until:
+                edits[key] = None
+        self._commit(edits)
+
+    def unsettled(self, key: bytes, theirs: bytes | None) -> bytes | Withdrawn | None:
+        """Return what a journal has to hold of a row that the catalog has as `theirs`; None when that says it all."""
+        ours = self._rows.get(key)
+        if ours is not None or theirs is None:
+            return None if ours == theirs else ours
+        there = unpack_endpoint(theirs)
+        agent = self._agents.get(there.agent)
+        until = GONE if agent is None else self._silenced.taken_back_until(there, agent.known_until)
+        if there.version > until:
+            return None
+        return Withdrawn(key=there.key, agent=there.agent, until=until)
 
     def hello(self, agent: str, incarnation: int) -> None:
         """Begin an agent's list; one that it began before and did not complete is forgotten.
@@ -146,10 +172,7 @@ class LocalTable:
         The newest list wins, whichever way it came; rows that this table would refuse are left out. Raises
         `LimitExceededError` when there are too many; then nothing has changed.
         """
-        known = self._agents.get(agent)
-        if known is None:
-            self._make_room_for_agent()
-            known = self._agents[agent] = Agent(Phase.UNHEARD)
+        known = self._known(agent)
         if position < known.known_until or position[0] < known.newest_incarnation:
             known.heard_by.add(controller)
             return ()
@@ -159,7 +182,7 @@ class LocalTable:
             if row.agent == agent
             and row.version <= position
             and not refusal(row, self._cluster, spec, self.places)
-            and self._is_free(row.key.encode(), agent)
+            and not self._taken(row.key.encode(), agent)
         }
         self._check_room(known, known.rows | listed.keys())
         known.heard_by.add(controller)
@@ -307,9 +330,9 @@ class LocalTable:
                 del self._unpublished[key]
                 self._silenced.catalog_lost(key)
                 continue
-            if theirs is None and not creating:
-                continue
             row = None if ours is None else unpack_endpoint(ours)
+            if theirs is None and not (creating and row and self._agents[row.agent].told):
+                continue
             there = None if theirs is None else unpack_endpoint(theirs)
             if there is not None and not self._may_replace(there, row):
                 continue
@@ -334,6 +357,13 @@ class LocalTable:
             return row.version >= there.version
         return self.is_heard(row.agent)
 
+    def _known(self, agent: str) -> Agent:
+        """Return an agent, a new one as `UNHEARD`."""
+        if agent not in self._agents:
+            self._make_room_for_agent()
+            self._agents[agent] = Agent(Phase.UNHEARD)
+        return self._agents[agent]
+
     def _make_room_for_agent(self) -> None:
         if len(self._agents) < AGENTS_MAX:
             return
@@ -357,16 +387,14 @@ class LocalTable:
     def _accepts(self, row: Endpoint, said: Declaration, spec: ClusterSpec, refused: _Refused) -> bool:
         try:
             vet(row, self._cluster, spec, self.places)
-            if row.agent != said.agent or row.incarnation != said.incarnation or row.sequence > said.sequence:
-                raise NotAllowedError(
-                    f"endpoint {row.key.name} is of agent {row.agent!r} at {row.version}, "
-                    f"expected {said.agent!r} at most at {(said.incarnation, said.sequence)}"
-                )
-            self._check_free(row.key.encode(), said.agent)
+            said.check_own(row)
         except IsthmusError as error:
-            refused.append((row.key, error.message))
-            return False
-        return True
+            reason = error.message
+        else:
+            reason = self._taken(row.key.encode(), said.agent)
+        if reason:
+            refused.append((row.key, reason))
+        return not reason
 
     def _accepts_key(self, key: EndpointKey, refused: _Refused) -> bool:
         try:
@@ -376,34 +404,21 @@ class LocalTable:
             return False
         return True
 
-    def _check_free(self, key: bytes, agent: str) -> None:
+    def _taken(self, key: bytes, agent: str) -> str:
+        """Return why `agent` may not have a row, "" when it may."""
         value = self._rows.get(key)
-        if value is None:
-            return
-        holder = unpack_endpoint(value)
-        if holder.agent != agent and self.is_heard(holder.agent):
-            raise NotAllowedError(
-                f"endpoint {holder.key.name} belongs to agent {holder.agent}, which is live"
-            )
-
-    def _is_free(self, key: bytes, agent: str) -> bool:
-        value = self._rows.get(key)
-        holder = agent if value is None else unpack_endpoint(value).agent
-        return holder == agent or not self.is_heard(holder)
+        holder = None if value is None else unpack_endpoint(value)
+        if holder is None or holder.agent == agent or not self.is_heard(holder.agent):
+            return ""
+        return f"endpoint {holder.key.name} belongs to agent {holder.agent}, which is live"
 
     def _still_free(
         self, listed: Mapping[bytes, Endpoint], agent: str, refused: _Refused
     ) -> dict[bytes, Endpoint]:
         """The rows that no other agent has taken since they were listed."""
-        kept: dict[bytes, Endpoint] = {}
-        for key, row in listed.items():
-            try:
-                self._check_free(key, agent)
-            except NotAllowedError as error:
-                refused.append((row.key, error.message))
-            else:
-                kept[key] = row
-        return kept
+        taken = {key: reason for key in listed if (reason := self._taken(key, agent))}
+        refused += [(listed[key].key, reason) for key, reason in taken.items()]
+        return {key: row for key, row in listed.items() if key not in taken}
 
     def _update(
         self,
@@ -451,13 +466,10 @@ class LocalTable:
             return
         if there is not None and self.is_heard(there.agent):
             return  # Its agent is here and says so.
-        agent = self._agents.get(row.agent)
-        if agent is None:
-            self._make_room_for_agent()
-            agent = self._agents[row.agent] = Agent(Phase.UNHEARD)
-        elif row.version <= self._gone_until(row):
+        if row.agent in self._agents and row.version <= self._gone_until(row):
             return  # An echo of what its agent has withdrawn since, or silence ended.
-        elif agent.phase is Phase.ENDED:
+        agent = self._known(row.agent)
+        if agent.phase is Phase.ENDED:
             agent.phase = Phase.UNHEARD
         self._silenced.forget(key)
         edits[key] = pack(row)

@@ -1,4 +1,4 @@
-"""Rows that silence ended, not the word of their agents: what a local table remembers of them. Pure."""
+"""Rows that silence ended, not a word of their agents here: what a local table remembers of them. Pure."""
 
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ class _Silenced(NamedTuple):
     agent: str
     known_until: _Version  # Of its agent, then.
     version: _Version  # That the catalog may still have of it; once the catalog has lost it, GONE.
+    taken_back: bool  # By the word of its agent, which a journal remembered.
 
 
 class SilencedRows:
@@ -26,11 +27,13 @@ class SilencedRows:
     def __init__(self) -> None:
         self._rows: dict[bytes, _Silenced] = {}
 
-    def add(self, key: bytes, agent: str, known_until: _Version, version: _Version) -> None:
+    def add(
+        self, key: bytes, agent: str, known_until: _Version, version: _Version, *, taken_back: bool = False
+    ) -> None:
         """Remember that silence ended a row; the oldest such memory goes when there are too many."""
         if key not in self._rows and len(self._rows) >= SILENCED_MAX:
             del self._rows[next(iter(self._rows))]
-        self._rows[key] = _Silenced(agent, known_until, version)
+        self._rows[key] = _Silenced(agent, known_until, version, taken_back)
 
     def forget(self, key: bytes) -> None:
         """The row is back, or its agent has spoken of it."""
@@ -50,3 +53,10 @@ class SilencedRows:
         if silenced is not None and silenced[:2] == (row.agent, known_until):
             return silenced.version
         return known_until
+
+    def taken_back_until(self, row: Endpoint, known_until: _Version) -> _Version:
+        """As `gone_until`, by the word of the row's agent alone: what only silence ended is not taken back."""
+        silenced = self._rows.get(row.key.encode())
+        if silenced is None or silenced[:2] != (row.agent, known_until):
+            return known_until
+        return silenced.version if silenced.taken_back else GONE

@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 import structlog
 
 from discovery.core.canary import is_doubtful
-from discovery.core.declarations import Declaration, Declared, Difference
+from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn
 from discovery.core.local import LocalTable, Phase
-from discovery.core.model import Change, EndpointKey, unpack_endpoint
+from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint
 from discovery.core.poison import controller_places
 from discovery.core.quotas import BUILT_IN, quota_of
 from discovery.core.tables import Table, Tables
@@ -18,6 +18,7 @@ from federation.api.directory import cluster_spec
 from federation.api.heard import HEARD_ROWS_MAX, AgentHeard, Fellows, HeardFeed
 from federation.api.reading import CatalogReader
 from federation.api.unpublished import Told, Unpublishable, Unpublished
+from federation.kernel.errors import LimitExceededError
 
 _log = structlog.get_logger("registry")
 
@@ -83,6 +84,21 @@ class ClusterRegistry:
         )  # When leases ended of late, with how many endpoints.
         self._due: frozenset[str] = frozenset()  # Agents whose end waits for a second look.
         self._seed()
+
+    def recall(self, rows: Iterable[Endpoint], withdrawn: Iterable[Withdrawn]) -> None:
+        """Begin with what a journal of this controller holds beyond the catalog, too; before anybody is served."""
+        tables = self._catalog.tables
+        spec = cluster_spec(tables, self.cluster)
+        self._learn(tables)
+        try:
+            self._table.recall(rows, withdrawn, spec)
+        except LimitExceededError as error:
+            _log.error("not_recalled", cluster=self.cluster, reason=error.message)
+        self.dirty.set()
+
+    def unsettled(self, key: bytes, theirs: bytes | None) -> bytes | Withdrawn | None:
+        """Return what a journal has to hold of a row that the catalog has as `theirs`."""
+        return self._table.unsettled(key, theirs)
 
     def retire(self) -> None:
         """The cluster was removed: whoever publishes for it ends."""

@@ -61,6 +61,7 @@ from federation.kernel.errors import IsthmusError
 from federation.kernel.units import duration_ms
 from federation.kernel.versions import command_schema
 from federation.replication.feed import Feed
+from federation.replication.local_journal import LocalJournal
 from federation.replication.service import ReplicationService
 from gateways.runtime.compiled import CompiledSource
 from gateways.runtime.xds_service import XdsService
@@ -111,10 +112,7 @@ class Controller:
             leader_contact_age_ms=lambda: self.engine.status().last_leader_contact_ms_ago or 0,
         )
         self.traces = TraceDesk(self.name, self.catalog, credentials.leaf, self.directory)
-        me = Me(self.name, self.cluster, duration_ms(config.agents.lease), credentials.leaf, self.directory)
-        self.served = ServedClusters(
-            me, catalog=self.catalog, proposer=self.proposer, feed=self.feed, tracer=self.traces.tracer
-        )
+        self.served = self._clusters()
         self.registries = self.served.registries
         self.source = CompiledSource()
         self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
@@ -255,6 +253,23 @@ class Controller:
             await asyncio.sleep(CONTEXT_CHECK_S)
 
     # -- ports -------------------------------------------------------------------------------------
+
+    def _clusters(self) -> ServedClusters:
+        me = Me(
+            self.name,
+            self.cluster,
+            duration_ms(self.config.agents.lease),
+            LocalJournal(
+                Path(self.config.data_dir),
+                controller=self.name,
+                federation=self.directory.current.federation,
+            ),
+            self.credentials.leaf,
+            self.directory,
+        )
+        return ServedClusters(
+            me, catalog=self.catalog, proposer=self.proposer, feed=self.feed, tracer=self.traces.tracer
+        )
 
     def _observer(self) -> Observer:
         return Observer(

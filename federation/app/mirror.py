@@ -58,6 +58,7 @@ from federation.kernel.units import duration_ms
 from federation.kernel.versions import PROTOCOL_VERSION, command_schema
 from federation.replication.feed import Feed
 from federation.replication.follower import Follower
+from federation.replication.local_journal import LocalJournal
 from federation.replication.service import ReplicationService
 from federation.replication.source import GrpcSource, Source
 from federation.replication.state import FollowerState, Update
@@ -106,7 +107,14 @@ class Mirror:
         self.proposer = Proposer(self.log, cluster=self.cluster, schema=self._command_schema)
         self.audit = AuditTrail()
         self.traces = TraceDesk(self.name, self.catalog, leaf, directory)
-        me = Me(self.name, self.cluster, duration_ms(config.agents.lease), leaf, directory)
+        me = Me(
+            self.name,
+            self.cluster,
+            duration_ms(config.agents.lease),
+            LocalJournal(Path(config.data_dir), controller=self.name, federation=enrollment.federation),
+            leaf,
+            directory,
+        )
         self.served = ServedClusters(
             me, catalog=self.catalog, proposer=self.proposer, feed=self.feed, tracer=self.traces.tracer
         )

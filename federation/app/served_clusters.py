@@ -1,4 +1,4 @@
-"""The clusters that a controller serves: their registries, publishing, leases, and the other controllers' word."""
+"""The clusters that a controller serves: their registries, publishing, leases, memory, the other controllers' word."""
 
 import asyncio
 import time
@@ -17,8 +17,10 @@ from federation.api.reading import CatalogReader
 from federation.api.registry import ClusterRegistry
 from federation.app.fellows import FellowListener
 from federation.app.publisher import Publisher
+from federation.app.remembering import LocalMemory
 from federation.app.traces import Tracer
 from federation.replication.feed import Feed
+from federation.replication.local_journal import LocalJournal
 
 SWEEP_S = 1.0
 
@@ -29,6 +31,7 @@ class Me(NamedTuple):
     name: str  # CLUSTER-ID
     cluster: str
     lease_ms: int  # Of agents.
+    journal: LocalJournal
     leaf: LeafIdentity
     directory: DirectoryStore
 
@@ -47,6 +50,7 @@ class ServedClusters:
         self._tracer = tracer
         self._publishers: asyncio.Queue[Publisher] = asyncio.Queue()  # Bounded by the number of clusters.
         self._fellows = FellowListener(me.name, leaf=me.leaf, directory=me.directory)
+        self._memory = LocalMemory(me.journal, tables=lambda: catalog.tables, registries=self.registries)
 
     def learn(self) -> Iterator[str]:
         """Serve the clusters that the catalog shows now, and no others; yield every cluster that has views."""
@@ -70,19 +74,23 @@ class ServedClusters:
             mine = tuple(change for change in changes if _is_endpoint_of(change, cluster))
             if mine:
                 registry.absorb(mine)
+                self._memory.touched(change.key for change in mine)
             if rules:
                 registry.rules_changed()
 
     def reset(self) -> None:
         """Follow a catalog that was replaced as a whole."""
         for registry in self.registries.values():
-            registry.absorb(_all_changed(self._catalog.tables, registry))
+            changes = _all_changed(self._catalog.tables, registry)
+            registry.absorb(changes)
+            self._memory.touched(change.key for change in changes)
 
     async def run(self) -> None:
         """Publish, end leases, and listen to the other controllers of the served clusters until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sweep(), name="served/leases")
             tasks.create_task(self._fellows.run(), name="served/fellows")
+            tasks.create_task(self._memory.run(), name="served/memory")
             while True:
                 publisher = await self._publishers.get()
                 tasks.create_task(publisher.run(), name="served/publisher")
@@ -97,6 +105,7 @@ class ServedClusters:
         known = self._catalog.tables.endpoints
         self._tracer.declared(change for change in changes if known.get(change.key) != change.value)
         self._feed.local_changed(cluster, changes)
+        self._memory.touched(change.key for change in changes)
 
     def _serve(self, cluster: str) -> None:
         registry = ClusterRegistry(
@@ -107,6 +116,7 @@ class ServedClusters:
             changed=self._declared,
         )
         self.registries[cluster] = registry
+        registry.recall(*self._memory.recall(cluster))
         self._feed.serve_local(cluster, registry.rows())
         self._fellows.serve(registry)
         self._publishers.put_nowait(

@@ -1,6 +1,6 @@
 """Agents, two controllers of their cluster and the catalog, each hearing of the others late.
 
-Whatever was lost on the way: once everybody is heard again, all hold what the agents say. Before that no
+Whatever was lost on the way, or with a controller's memory: once everybody is heard again, all hold what the agents say. Before that no
 row disappears that its agent still has, unless the agent was given up (F2, F4).
 """
 
@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from discovery.core.declarations import Declaration
+from discovery.core.declarations import Declaration, Withdrawn
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
 from discovery.core.specs import ClusterSpec
@@ -69,6 +69,7 @@ class Controller:
         self.table = LocalTable("alpha")
         self.inbox: deque[tuple[Change, ...]] = deque()
         self.streams: set[str] = set()
+        self.journal: list[bytes | Withdrawn] = []
 
 
 class LocalFirst(RuleBasedStateMachine):
@@ -156,17 +157,35 @@ class LocalFirst(RuleBasedStateMachine):
     def controller_publishes(self, number):
         self.publish(self.controllers[number])
 
-    @precondition(lambda self: self.log.index > 20)
     @rule(number=either)
-    def controller_starts_again(self, number):
+    def journal_is_written(self, number):
+        controller, theirs = self.controllers[number], self.log.catalog.tables.endpoints
+        keys = {**dict(controller.table.endpoints().items()), **dict(theirs.items())}
+        entries = (controller.table.unsettled(key, theirs.get(key)) for key in keys)
+        controller.journal = [entry for entry in entries if entry is not None]
+
+    @precondition(lambda self: self.log.index > 8)
+    @rule(number=either, kept=st.sampled_from(("nothing", "an old journal", "its journal")))
+    def controller_starts_again(self, number, kept):
+        if kept == "its journal":
+            self.journal_is_written(number)
         self.held[number] = {}
         controller = self.controllers[number]
         controller.table = LocalTable("alpha")
         controller.streams.clear()
         controller.inbox.clear()
-        controller.table.seed(
-            unpack_endpoint(value) for _, value in self.log.catalog.tables.endpoints.items()
-        )
+        there = [unpack_endpoint(value) for _, value in self.log.catalog.tables.endpoints.items()]
+        controller.table.seed(there)
+        if kept != "nothing":
+            rows = [unpack_endpoint(entry) for entry in controller.journal if isinstance(entry, bytes)]
+            withdrawn = [entry for entry in controller.journal if isinstance(entry, Withdrawn)]
+            controller.table.recall(rows, withdrawn, SPEC)
+        controller.journal = []
+        for row in there:
+            taken_back = row.version < self.agents[row.agent].withdrawn.get(row.key, (-1, -1))
+            assert taken_back or row.key.encode() in dict(controller.table.endpoints().items())
+        told = controller.table.difference(self.log.catalog.tables)
+        assert not {row.key for row in told.put} - {row.key for row in there}, "nobody says that these exist"
 
     @invariant()
     def rows_go_only_for_a_reason(self):

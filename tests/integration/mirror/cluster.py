@@ -32,7 +32,14 @@ class Mirror:
     """One mirror: its address, its data, its process."""
 
     def __init__(
-        self, folder: Path, host: str, name: str, member: Installation, processes: ProcessSet
+        self,
+        folder: Path,
+        host: str,
+        name: str,
+        member: Installation,
+        processes: ProcessSet,
+        *,
+        lease: str = "2s",
     ) -> None:
         self.name = name
         self.host = host
@@ -44,7 +51,7 @@ class Mirror:
         self.config_path.write_text(
             f'role = "mirror"\nid = "{name}"\ndata_dir = "{self.data_dir}"\n[listen]\n'
             f'control = "{host}:{CONTROL_PORT}"\napi = "{host}:{API_PORT}"\nmetrics = "{host}:{METRICS_PORT}"\n'
-            '[agents]\nlease = "2s"\n'
+            f'[agents]\nlease = "{lease}"\n'
         )
 
     def start(self, token: str = "") -> Process:
@@ -70,6 +77,11 @@ class Mirror:
             timeout_s=WAIT_S,
             message=lambda: f"the mirror is ready\n{process.log()}",
         )
+
+    def journal(self) -> bytes:
+        """What it keeps on disk of what agents told it alone."""
+        path = self.data_dir / "declared" / "declared.journal"
+        return path.read_bytes() if path.exists() else b""
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """What /readyz says; status 0 when nobody listens."""
@@ -160,9 +172,12 @@ class Federation:
     def host(self) -> str:
         return self._block.host(next(self._hosts))
 
-    def mirror(self, name: str = "m1", *, cluster: str = "alpha") -> tuple[Mirror, Process]:
-        """Return a new mirror that runs and is known to the federation."""
-        mirror = Mirror(self._folder / f"{cluster}-{name}", self.host(), name, self.member, self._processes)
+    def mirror(
+        self, name: str = "m1", *, cluster: str = "alpha", lease: str = "2s"
+    ) -> tuple[Mirror, Process]:
+        """Return a new mirror that runs and is known to the federation; it gives agents up after `lease`."""
+        folder = self._folder / f"{cluster}-{name}"
+        mirror = Mirror(folder, self.host(), name, self.member, self._processes, lease=lease)
         process = mirror.start(self.token("controller", cluster))
         eventually(
             lambda: f"{cluster}-{name}" in self.controllers(cluster),

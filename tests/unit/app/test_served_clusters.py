@@ -1,19 +1,30 @@
 """What of the catalog's changes reaches the registries of the served clusters."""
 
+from pathlib import Path
 from typing import Any
 
 from discovery.core.model import Change
 from federation.api.registry import ClusterRegistry
 from federation.app.served_clusters import Me, ServedClusters
+from federation.replication.local_journal import LocalJournal
 from tests.unit.discovery.builders import endpoint, founded, put_cluster
 
 NOT_ASKED: Any = None
 
 
-def test_endpoints_that_may_not_be_published_are_looked_at_again_when_configuration_changes() -> None:
+def test_endpoints_that_may_not_be_published_are_looked_at_again_when_configuration_changes(
+    tmp_path: Path,
+) -> None:
     log = founded()
     served = ServedClusters(
-        Me(name="alpha-c1", cluster="alpha", lease_ms=1_000, leaf=NOT_ASKED, directory=NOT_ASKED),
+        Me(
+            name="alpha-c1",
+            cluster="alpha",
+            lease_ms=1_000,
+            journal=LocalJournal(tmp_path, controller="alpha-c1", federation="fed-1"),
+            leaf=NOT_ASKED,
+            directory=NOT_ASKED,
+        ),
         catalog=log.catalog,
         proposer=NOT_ASKED,
         feed=NOT_ASKED,
