@@ -17,7 +17,7 @@ from discovery.core.tables import Tables
 from federation.api.admission import agent_key, read_agent
 from federation.api.audit import AuditTrail
 from federation.api.gateway_eyes import GatewayEyes
-from federation.api.health import Health, check_asker
+from federation.api.health import check_asker
 from federation.api.messages import (
     CONTROL_SERVICE,
     PROTOCOL_PROBES,
@@ -29,6 +29,7 @@ from federation.api.messages import (
     DeclareRefused,
     Directory,
     DirectoryUpdate,
+    Message,
     Sightings,
     SignReply,
     SignRequest,
@@ -82,7 +83,7 @@ class ControlService:
         signer: SignsFor,
         registry: Callable[[str], ClusterRegistry | None],
         directories: Callable[[], AsyncIterator[Directory]],
-        health: Callable[[], Awaitable[Health]],
+        health: Callable[[], Awaitable[Message]],
         trace: Callable[[bytes], bytes],
         audit: AuditTrail,
         eyes: GatewayEyes | None = None,

@@ -1,6 +1,7 @@
 """The calls under /v1 on the federation's members: how they are, who votes, a backup of what they hold."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from aiohttp import web
@@ -8,9 +9,10 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
 from federation.api.caller import caller_identity, require_operator
-from federation.api.doctor import Finding, examine, problems
+from federation.api.doctor import Finding, examine, problems, worst_first
 from federation.api.health import Facts, MemberHealth
 from federation.api.liveness import examine_clusters
+from federation.api.mirrors import MirrorFound, examine_mirrors, mirror_object
 from federation.api.rest import json_response
 
 _log = structlog.get_logger("api")
@@ -26,6 +28,7 @@ class MemberOperations:
         catalog: Catalog,
         verifier: Verifier,
         facts: Callable[[], Awaitable[Facts]],
+        mirrors: Callable[[], Awaitable[Sequence[MirrorFound]]],
         backup: Callable[[web.Request, str], Awaitable[web.StreamResponse]],
         change_member: Callable[[str, str], Awaitable[str]],
     ) -> None:
@@ -33,6 +36,7 @@ class MemberOperations:
         self._catalog = catalog
         self._verifier = verifier
         self._facts = facts
+        self._mirrors = mirrors
         self._backup = backup
         self._change_member = change_member
 
@@ -46,15 +50,23 @@ class MemberOperations:
 
     async def _doctor(self, request: web.Request) -> web.Response:
         self._authorize(request)
-        facts = await self._facts()
-        findings = examine_clusters(self._catalog.tables, examine(facts))
+        async with asyncio.TaskGroup() as tasks:  # Whoever is away costs two seconds, not two for each.
+            asked = tasks.create_task(self._ask_mirrors(), name="doctor/mirrors")
+            facts = await self._facts()
+        mirrors = asked.result()
+        of_mirrors = examine_mirrors(mirrors, asked=facts.asked)
+        findings = examine_clusters(self._catalog.tables, worst_first((*examine(facts), *of_mirrors)))
         return json_response(
             {
                 "healthy": not problems(findings),
                 "findings": [_finding_object(finding) for finding in findings],
                 "members": [_member_object(facts, member) for member in facts.members],
+                "mirrors": [mirror_object(one, revision=self._catalog.revision) for one in mirrors],
             }
         )
+
+    async def _ask_mirrors(self) -> Sequence[MirrorFound]:
+        return await self._mirrors()
 
     async def _take_backup(self, request: web.Request) -> web.StreamResponse:
         return await self._backup(request, self._authorize(request))

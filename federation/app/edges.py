@@ -15,6 +15,7 @@ from federation.api.rest import ResourceApi
 from federation.api.tokens import TokenReply, TokenRequest, create_token
 from federation.api.tracing import Tracing
 from federation.api.understanding import Understanding
+from federation.app.mirror_desk import MirrorDesk
 from federation.app.proxies import describe_proxies
 from federation.app.removing import RemovalDesk
 
@@ -141,6 +142,9 @@ def _member_operations(controller: "Controller") -> MemberOperations:
         catalog=controller.catalog,
         verifier=controller.verifier,
         facts=controller.health.gather,
+        mirrors=MirrorDesk(
+            controller.cluster, leaf=controller.credentials.leaf, directory=controller.directory
+        ).gather,
         backup=controller.backups.serve,
         change_member=controller.members.change,
     )

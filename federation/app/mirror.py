@@ -12,14 +12,12 @@ on registering, resolving and calling meanwhile, and what changed is published w
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
 from certs.core import spiffe
 from certs.core.verifier import Verifier
@@ -33,9 +31,9 @@ from federation.agent.identity import IdentityKeeper
 from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
 from federation.api.directory import DIRECTORY_KINDS
-from federation.api.health import Health
 from federation.api.heard_service import HeardService
 from federation.api.messages import Directory
+from federation.api.mirrors import MirrorHealth
 from federation.api.proposer import Proposer
 from federation.api.watch import WatchHub
 from federation.app.announcing import announce
@@ -45,15 +43,14 @@ from federation.app.enrolled import Enrolled, enrolled
 from federation.app.forwarding import ForwardingLog, ForwardingSigner
 from federation.app.learning import learn_directory
 from federation.app.live_views import LiveViews
-from federation.app.metrics import agent_gauges
 from federation.app.mirror_api import MirrorApi
 from federation.app.mirror_catalog import MirrorCatalog
+from federation.app.mirror_health import MirrorCollector, own_health
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal
 from federation.app.served_clusters import Me, ServedClusters
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.app.tracing import TraceDesk
-from federation.kernel.errors import PreconditionError
 from federation.kernel.units import duration_ms
 from federation.kernel.versions import PROTOCOL_VERSION, command_schema
 from federation.replication.feed import Feed
@@ -132,11 +129,12 @@ class Mirror:
             signer=signer,
             registry=self.served.registries.get,
             directories=self._directories,
-            health=_no_health,
+            health=self._health,
             trace=self.traces.answer,
             audit=self.audit,
         )
         self._waiting_for = {"control", "api"}
+        self.started_unix_ms = time.time_ns() // 1_000_000
 
     async def run(self) -> None:
         """Follow, serve, renew."""
@@ -156,12 +154,15 @@ class Mirror:
             tasks.create_task(self._serve_control(), name="mirror/control")
             tasks.create_task(self._serve_api(), name="mirror/api")
 
+    @property
+    def missing(self) -> list[str]:
+        """What it does not serve yet."""
+        waiting = sorted(self._waiting_for)
+        return [f"{port} is not served yet: there is no copy of the catalog" for port in waiting]
+
     def readiness(self) -> tuple[bool, Facts]:
         """Ready means: serves what it has. A member is not needed for that (invariant F1)."""
-        status = self.follower.status
-        missing = [
-            f"{port} is not served yet: there is no copy of the catalog" for port in sorted(self._waiting_for)
-        ]
+        status, missing = self.follower.status, self.missing
         return not missing, {
             "role": "mirror",
             "member": status.source,
@@ -261,53 +262,12 @@ class Mirror:
             directory = await self.directory.newer_than(directory.revision)
             yield directory
 
+    async def _health(self) -> MirrorHealth:
+        return own_health(self)
+
     def _command_schema(self) -> int:
         return command_schema(one.spec.protocol for one in self.directory.current.controllers)
 
 
-async def _no_health() -> Health:
-    raise PreconditionError("a mirror has no part in the log: ask a member, or this mirror's /readyz")
-
-
 def _is_directory(change: Change) -> bool:
     return change.table == "resources" and ResourceKey.decode(change.key).kind in DIRECTORY_KINDS
-
-
-class MirrorCollector(Collector):
-    """A mirror's figures, taken when somebody asks."""
-
-    def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every metric."""
-        mirror = self._mirror
-        status = mirror.follower.status
-        for name, text, value in (
-            ("isthmus_replication_revision", "Catalog revision of the copy", status.revision),
-            (
-                "isthmus_replication_newest_revision",
-                "Newest catalog revision that a controller named",
-                status.newest_revision,
-            ),
-            ("isthmus_replication_connected", "1 while a controller is followed", int(bool(status.source))),
-            (
-                "isthmus_replication_followers",
-                "Processes that follow the catalog here",
-                mirror.feed.subscribers,
-            ),
-            ("isthmus_xds_proxies", "Proxies that are connected here", len(mirror.xds.status())),
-            (
-                "isthmus_identity_expiry_timestamp_seconds",
-                "When the certificate of this process expires",
-                mirror.leaf.not_after.timestamp(),
-            ),
-        ):
-            yield GaugeMetricFamily(name, text, value=value)
-        if status.age_ms is not None:
-            yield GaugeMetricFamily(
-                "isthmus_replication_age_seconds",
-                "Time since the copy was last known to be up to date",
-                value=status.age_ms / 1_000,
-            )
-        yield agent_gauges(mirror.served.registries)

@@ -16,8 +16,8 @@ from federation.kernel.errors import UnavailableError
 def doctor(context_directory: str, output: str) -> None:
     """Look for problems and say what to do about each; exits 1 if there is one.
 
-    Checks quorum, reach, log, lag, clocks, certificates, disks, agents, followers, versions and
-    incarnations. Needs no quorum.
+    Checks quorum, reach, log, lag, clocks, certificates, disks, agents, followers, mirrors,
+    versions and incarnations. Needs no quorum.
     """
     session = Session(context_directory)
     try:
@@ -40,7 +40,7 @@ def _nobody_answers(session: Session, message: str) -> dict[str, Any]:
         "message": message,
         "next": "start it: isthmus controller run --config FILE; if it ends at once, its last line says why",
     }
-    return {"healthy": False, "findings": [finding], "members": []}
+    return {"healthy": False, "findings": [finding], "members": [], "mirrors": []}
 
 
 def _print(findings: list[dict[str, str]]) -> None:

@@ -43,7 +43,9 @@ def status(context_directory: str, output: str) -> None:
     seen = session.get("/v1/doctor")
     problems = [finding for finding in seen["findings"] if finding["level"] == "problem"]
     if output == "json":
-        print_json({**answer, "members": seen["members"], "problems": problems})
+        print_json(
+            {**answer, "members": seen["members"], "mirrors": seen.get("mirrors", []), "problems": problems}
+        )
         return
     raft = answer["raft"]
     age = raft["lastLeaderContactMsAgo"]
@@ -65,6 +67,7 @@ def status(context_directory: str, output: str) -> None:
     )
     say("")
     print_members(seen["members"])
+    _print_mirrors(seen.get("mirrors", []))  # An older controller says nothing of them.
     say("")
     print_table(
         ("cluster", "role", "trust domain", "endpoints", "gateways"),
@@ -113,6 +116,28 @@ def print_members(members: list[dict[str, Any]]) -> None:
                 _known(one["version"]),
             )
             for one in members
+        ],
+    )
+
+
+def _print_mirrors(mirrors: list[dict[str, Any]]) -> None:
+    if not mirrors:
+        return
+    say("")
+    print_table(
+        ("mirror", "answers", "ready", "follows", "revision", "behind", "copy up to date", "version"),
+        [
+            (
+                one["controller"],
+                "yes" if one["answers"] else "no",
+                "yes" if one["ready"] else "no",
+                one["member"] or ("nobody" if one["answers"] else "unknown"),
+                _known(one["revision"]),
+                _known(one["behind"]),
+                "unknown" if one["ageMs"] is None else f"{one['ageMs']} ms ago",
+                _known(one["version"]),
+            )
+            for one in mirrors
         ],
     )
 

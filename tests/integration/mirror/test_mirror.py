@@ -25,6 +25,8 @@ def test_a_write_at_a_mirror_is_the_federations_and_read_back_at_once(federation
     assert at_mirror.ok("GET", f"{POLICIES}/by-mirror") == made
     assert at_mirror.call("POST", POLICIES, export_policy("by-mirror"))[0] == 409
     assert at_mirror.ok("GET", "/v1/status")["mirror"]["member"] == "alpha-c1"
+    [told] = federation.operator().ok("GET", "/v1/doctor")["mirrors"]
+    assert (told["controller"], told["ready"], told["member"]) == ("alpha-m1", True, "alpha-c1")
     # What only a member can do is refused so that the caller tries another controller.
     assert at_mirror.call("POST", "/v1/tokens", {"purpose": "cluster", "cluster": "beta"})[0] == 503
 
