@@ -133,4 +133,5 @@ class Publisher:
         if not outcome.lease.granted:
             raise HeldElsewhereError(f"lease {name} is held by {outcome.lease.holder}")
         self._fence = outcome.lease.fence
+        _log.info("publishing", lease=name, fence=self._fence)
         return self._fence

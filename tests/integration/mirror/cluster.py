@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 
+from certs.core.token import parse_token
 from certs.runtime.identity import LeafIdentity
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
+from discovery.core.specs import ClusterSpec
 from federation.agent.directory import DirectoryStore
 from federation.agent.enrollment import IDENTITY_FOLDER, enroll
 from federation.agent.registration import Registrar
+from federation.api.messages import JoinRequest
 from federation.app.mirror_api import AGE_HEADER
 from tests.integration.controller.installation import (
     API_PORT,
@@ -197,9 +200,26 @@ class Federation:
         return agent
 
 
+def join_remote(federation: Federation, name: str) -> None:
+    """Join a remote cluster without controllers whose home is alpha."""
+    token = parse_token(federation.token("cluster", name))
+    spec = ClusterSpec(
+        role="remote", trust_domain="alpha.example", home="alpha", ranges=(federation.member.ranges,)
+    )
+    request = JoinRequest(secret=token.secret, cluster=name, spec=spec)
+    status, answer = federation.member.caller(None).call("POST", "/v1/join", msgspec.to_builtins(request))
+    assert status == 200, answer
+
+
 def listed(caller: Caller, cluster: str = "alpha") -> set[str]:
     """The endpoints of shop/orders that are global, as one controller has them."""
     return {one["name"] for one in caller.ok("GET", f"/v1/endpoints?namespace=shop&cluster={cluster}")}
+
+
+def ready(caller: Caller, cluster: str = "alpha") -> set[str]:
+    """Those of them that are ready."""
+    rows = caller.ok("GET", f"/v1/endpoints?namespace=shop&cluster={cluster}")
+    return {one["name"] for one in rows if one["ready"]}
 
 
 def seen(caller: Caller, cluster: str = "alpha") -> set[str]:

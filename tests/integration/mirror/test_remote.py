@@ -1,21 +1,6 @@
 """A remote cluster with a mirror of its own: cut off from its home it goes on."""
 
-import msgspec
-
-from certs.core.token import parse_token
-from discovery.core.specs import ClusterSpec
-from federation.api.messages import JoinRequest
-from tests.integration.mirror.cluster import Federation, connected, happens, listed, seen
-
-
-def join_remote(federation: Federation, name: str) -> None:
-    token = parse_token(federation.token("cluster", name))
-    spec = ClusterSpec(
-        role="remote", trust_domain="alpha.example", home="alpha", ranges=(federation.member.ranges,)
-    )
-    request = JoinRequest(secret=token.secret, cluster=name, spec=spec)
-    status, answer = federation.member.caller(None).call("POST", "/v1/join", msgspec.to_builtins(request))
-    assert status == 200, answer
+from tests.integration.mirror.cluster import Federation, connected, happens, join_remote, listed, seen
 
 
 async def test_a_remote_cluster_without_its_home_registers_and_resolves_and_publishes_after(
