@@ -54,7 +54,7 @@ from consensus.runtime.library import (
 from consensus.runtime.memory import Memory
 from consensus.runtime.proposer import Proposer
 from consensus.runtime.replicas import Replica, majority_time_s
-from consensus.runtime.sending import Heartbeat, send_entries
+from consensus.runtime.sending import Heartbeat, News, send_entries, sooner
 from consensus.runtime.store import Store
 from consensus.runtime.transfers import Transfers
 
@@ -112,8 +112,7 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._probing: set[str] = set()  # Followers whose log end is not known: they get no entries.
         self._acknowledgements = Acknowledgements()
         self._freshness = Freshness()
-        self._notified_commit = 0
-        self._sent_last_index = 0
+        self._news = News()
         # The library's __init__ looks at every attribute, so ours are set before it.
         others = [Peer(voter.id) for voter in store.voters if voter.id != me.id]
         super().__init__(Peer(me.id), others, library_settings(timing), transport=self._votes_out)
@@ -200,15 +199,16 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         ]
 
     @property
-    def has_more(self) -> bool:
-        """True when the next cycle has work that no event announces."""
+    def rest_s(self) -> float | None:
+        """In how long the next cycle has work that no event announces; 0: at once, None: only events bring some."""
         is_alone = self.is_leader and len(self._store.voters) == 1
-        return (
+        if (
             self._store.applied_index < self.commit_index
             or self._store.is_writing_snapshot
-            or self.proposer.rest_s == 0
             or (is_alone and self._journal.last_index > self.commit_index)
-        )
+        ):
+            return 0.0
+        return sooner(self.proposer.rest_s, self._news.rest_s)
 
     # What the engine does.
 
@@ -482,14 +482,14 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802 # the library's name
         """Send each follower and learner what it lacks, or a heartbeat."""
-        self._notified_commit, self._sent_last_index = self.commit_index, self._journal.last_index
-        self._SyncObj__newAppendEntriesTime = self._clock.now_s() + self._timing.heartbeat_ms / 1000
+        now_s = self._clock.now_s()
+        self._news.sent(self._journal.last_index, self.commit_index, now_s)
+        self._SyncObj__newAppendEntriesTime = now_s + self._timing.heartbeat_ms / 1000
         self._send_to_all(self._heartbeat(self._memory.gossip(self.term, self.commit_index)))
 
     def announce(self) -> None:
         """Tell the followers of a new commit: behind the callers, who wait for nothing else, and without an answer."""
-        if self.is_leader and self.commit_index > self._notified_commit:
-            self._notified_commit = self.commit_index
+        if self.is_leader and self._news.is_due(self.commit_index, self._clock.now_s(), self.proposer):
             self._send_to_all(self._heartbeat(is_notice=True))
 
     def _send_to_all(self, heartbeat: Heartbeat) -> None:
@@ -594,5 +594,5 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802 # the library's name
         self.proposer.turn(self, self._clock.now_s())
-        if self.is_leader and self._journal.last_index > self._sent_last_index:
+        if self.is_leader and self._journal.last_index > self._news.sent_index:
             self._SyncObj__sendAppendEntries()

@@ -223,9 +223,9 @@ class Member:
     @property
     def rest_s(self) -> float:
         """In how many seconds the next turn has work although no event calls for it; at most a tick."""
-        if self._raft.has_more or self._messages or self._is_called:
+        if self._messages or self._is_called:
             return 0.0
-        tick_s, rest_s = self._settings.timing.tick_ms / 1000, self._raft.proposer.rest_s
+        tick_s, rest_s = self._settings.timing.tick_ms / 1000, self._raft.rest_s
         return tick_s if rest_s is None else min(tick_s, rest_s)
 
     def turn(self) -> None:

@@ -32,6 +32,7 @@ class Proposer:
         self._requests: dict[str, dict[int, None]] = {}  # Their numbers, in the order of arrival.
         self._changes = Changes(me, store=store, wire=wire, timing=timing, append=self._append)
         self._gathering = Gathering()
+        self._awaited_index = 0  # Newest entry whose proposer waits at another member.
         # As of the last turn: in how many seconds another one has something to take, and how many more proposals
         # deserve one before; None: no time, no number does.
         self.rest_s: float | None = None
@@ -76,6 +77,13 @@ class Proposer:
                 origin=(sender, message.request),
             )
         )
+
+    def is_awaited(self, commit_index: int) -> bool:
+        """True once when an entry up to there was forwarded by another member."""
+        if not 0 < self._awaited_index <= commit_index:
+            return False
+        self._awaited_index = 0
+        return True
 
     def turn(self, raft: Leadership, now_s: float) -> None:
         """Append or forward what was proposed since the last cycle."""
@@ -134,6 +142,7 @@ class Proposer:
             self._table.wait(group, entry.index, entry.term)
         else:
             # Its proposer waits for the entry in its own log.
+            self._awaited_index = entry.index
             finish_all(group, Applied(index=entry.index, term=entry.term, result=b""))
 
     def _forward(self, group: list[Proposal], leader: str | None, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""A leader's appends to one follower: what it lacks, in pieces, or a heartbeat."""
+"""A leader's appends to one follower: what it lacks, in pieces, or a heartbeat; and when it hears of a commit."""
 
 from msgspec import Struct, field
 
@@ -7,8 +7,53 @@ from consensus.core.promises import Promise
 from consensus.core.records import Entry
 from consensus.runtime.journal import Journal
 from consensus.runtime.library import Wire
+from consensus.runtime.proposer import Proposer
 
 SEND_BACKLOG_BYTES = 1024 * 1024  # A follower with more than this unsent gets heartbeats only.
+
+STREAM_S = 0.005  # An append within this time of the one before is likely to have a successor as soon.
+
+
+def sooner(*rests_s: float | None) -> float | None:
+    """Return the shortest of some times to wait, None when nobody waits."""
+    return min((rest_s for rest_s in rests_s if rest_s is not None), default=None)
+
+
+class News:
+    """When followers are told of a commit: at once by a notice, or with the next append when one is about to leave.
+
+    A notice costs each follower as much as an append, its fdatasync aside. While writes follow each other
+    within STREAM_S, the news is at most that much older than the append which it is about.
+    """
+
+    def __init__(self) -> None:
+        self.sent_index = 0  # Newest entry that was sent, or found in the log, at the last append to all.
+        self.rest_s: float | None = None  # In how long a notice is due if no append leaves.
+        self._told_index = 0
+        self._appended_s = 0.0
+        self._is_stream = False
+
+    def sent(self, last_index: int, commit_index: int, now_s: float) -> None:
+        """Note an append or heartbeat to all."""
+        if last_index > self.sent_index:
+            self._is_stream = now_s - self._appended_s < STREAM_S
+            self._appended_s = now_s
+        self.sent_index, self._told_index, self.rest_s = last_index, commit_index, None
+
+    def is_due(self, commit_index: int, now_s: float, proposer: Proposer) -> bool:
+        """Return whether a notice leaves now, and note that it does. A caller who waits at a follower hears at once."""
+        self.rest_s = None
+        if commit_index <= self._told_index:
+            return False
+        if not proposer.is_awaited(commit_index):
+            if proposer.rest_s:
+                return False  # An append leaves then, or the turn that finds nothing to append asks again.
+            rest_s = self._appended_s + STREAM_S - now_s
+            if self._is_stream and rest_s > 0:
+                self.rest_s = rest_s
+                return False
+        self._told_index = commit_index
+        return True
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import Struct
@@ -16,6 +16,8 @@ from consensus.core.records import Entry
 from consensus.core.timing import Timing
 from consensus.runtime.clock import SYSTEM_CLOCK
 from consensus.runtime.member import Member
+from consensus.runtime.proposer import Proposer
+from consensus.runtime.sending import STREAM_S, News
 from tests.unit.consensus.test_hardened import Alpha, append
 
 
@@ -61,6 +63,7 @@ def test_who_grants_a_pre_vote_lets_the_other_campaign_first(alpha: Alpha) -> No
 
 def test_a_commit_is_told_by_a_notice_behind_the_cycle(alpha: Alpha) -> None:
     alpha.settle()
+    alpha.raft._news = News()  # As if it had not written for a while.
     alpha.propose()
     alpha.cycle()
     alpha.peers.sent.clear()
@@ -88,6 +91,39 @@ def test_a_notice_is_answered_only_by_who_lacks_an_entry(
     alpha.cycle(("beta", replace(append(1, prev, commit=2), is_notice=True)))
     assert bool(alpha.peers.take(Appended)) is answered
     assert alpha.raft.commit_index == (1 if answered else 2)
+
+
+class _Planned(Struct):
+    """What News reads of a proposer."""
+
+    rest_s: float | None = None
+    awaited: bool = False
+
+    def is_awaited(self, _commit_index: int) -> bool:
+        return self.awaited
+
+
+@pytest.mark.parametrize(
+    ("planned", "gap_s", "is_due", "rest_s"),
+    [
+        pytest.param(_Planned(), 1.0, True, None, id="a-lone-write"),
+        pytest.param(_Planned(), STREAM_S / 2, False, STREAM_S, id="one-write-after-another"),
+        pytest.param(_Planned(rest_s=0.004), 1.0, False, None, id="an-append-is-about-to-leave"),
+        pytest.param(_Planned(rest_s=0.004, awaited=True), STREAM_S / 2, True, None, id="a-follower-waits"),
+    ],
+)
+def test_news_of_a_commit_travels_with_the_next_append_when_one_is_likely(
+    planned: _Planned, gap_s: float, is_due: bool, rest_s: float | None
+) -> None:
+    news, proposer = News(), cast("Proposer", planned)
+    news.sent(1, 0, 10.0)
+    news.sent(2, 1, 10.0 + gap_s)
+    now_s = 10.0 + gap_s
+    assert news.is_due(2, now_s, proposer) is is_due
+    assert news.rest_s == (rest_s if rest_s is None else pytest.approx(rest_s))
+    planned.rest_s = None
+    assert news.is_due(2, now_s + STREAM_S, proposer) is not is_due, "it is told once, if no append comes"
+    assert not news.is_due(2, now_s + STREAM_S, proposer)
 
 
 class _Raft(Struct):
