@@ -181,7 +181,7 @@ class Oracle:
         owners.sort(key=lambda owner: self.age(owner.cluster, key))
         first = self.speaker(owners[0].cluster, key)
         ports = self.ports([port for owner in owners for row in owner.endpoints for port in row.ports])
-        owners.sort(key=self.rank)
+        owners.sort(key=lambda owner: self.rank(owner, key))
         return Service(
             key=key,
             ports=ports,
@@ -251,11 +251,12 @@ class Oracle:
             suspects=tuple(row.key.name for row in rows if states.get(row.address) == "degraded"),
         )
 
-    def rank(self, owner: Owner) -> tuple[bool, bool, bool, bool, str, bool]:
+    def rank(self, owner: Owner, key: ServiceKey) -> tuple[bool, bool, bool, bool, bool, str, bool]:
         region, zone = (self.clusters[self.viewer].get(place, "") for place in ("region", "zone"))
         near = bool(region) and owner.region == region
         drained = owner.share_percent == 0
         return (
+            self.loss(owner.cluster, key) == "last-resort",
             drained,
             not owner.local,
             not near,
