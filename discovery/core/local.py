@@ -12,7 +12,7 @@ is complete: until then its earlier rows stay. Between two versions of a row the
 took. Pure: no clock, no I/O. One thread writes; what `endpoints()` returned may be read from any.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -21,7 +21,7 @@ from discovery.core.agents import Agent
 from discovery.core.agents import Phase as Phase  # what `agents()` answers with
 from discovery.core.canary import Doubt, weigh, without
 from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn
-from discovery.core.model import Change, Endpoint, EndpointKey, pack, unpack_endpoint
+from discovery.core.model import Change, Endpoint, EndpointKey, Origin, pack, unpack_endpoint, unpack_origin
 from discovery.core.poison import Places
 from discovery.core.quotas import BUILT_IN
 from discovery.core.rules import check_endpoint_key
@@ -99,12 +99,12 @@ class LocalTable:
         ours = self._rows.get(key)
         if ours is not None or theirs is None:
             return None if ours == theirs else ours
-        there = unpack_endpoint(theirs)
-        agent = self._agents.get(there.agent)
-        until = GONE if agent is None else self._silenced.taken_back_until(there, agent.known_until)
+        there = unpack_origin(theirs)
+        name, agent = there.agent, self._agents.get(there.agent)
+        until = GONE if agent is None else self._silenced.taken_back_until(key, name, agent.known_until)
         if there.version > until:
             return None
-        return Withdrawn(key=there.key, agent=there.agent, until=until)
+        return Withdrawn(key=EndpointKey.decode(key), agent=name, until=until)
 
     def hello(self, agent: str, incarnation: int) -> None:
         """Begin an agent's list; one that it began before and did not complete is forgotten.
@@ -112,13 +112,11 @@ class LocalTable:
         Raises `StaleRevisionError` when a newer start of the same agent has been heard of, and
         `LimitExceededError` when there are too many agents.
         """
-        known = self._agents.get(agent)
-        if known is None:
+        if (known := self._agents.get(agent)) is None:
             self._make_room_for_agent()
             known = self._agents[agent] = Agent(Phase.ENDED)
         known.check_incarnation(agent, incarnation)
-        known.listing = {}
-        known.listing_incarnation = incarnation
+        known.listing, known.listing_incarnation = {}, incarnation
 
     def declare(self, declaration: Declaration, spec: ClusterSpec) -> Declared:
         """Merge one message of an agent; `spec` is its cluster's, as the catalog has it now.
@@ -127,25 +125,28 @@ class LocalTable:
         `PreconditionError` without a `hello`, `StaleRevisionError` for an earlier start of the agent, and
         `LimitExceededError` when a list is too long; then nothing has changed.
         """
-        agent = self._agents.get(declaration.agent)
-        if agent is None or (agent.listing is None and agent.phase is not Phase.LIVE):
+        if (agent := self._agents.get(declaration.agent)) is None or (
+            agent.listing is None and agent.phase is not Phase.LIVE
+        ):
             raise PreconditionError(f"agent {declaration.agent} declares endpoints before it said hello")
         agent.check_incarnation(declaration.agent, declaration.incarnation)
         refused: _Refused = []
         rows = {
-            row.key.encode(): row for row in declaration.put if self._accepts(row, declaration, spec, refused)
+            key: row
+            for row in declaration.put
+            if (key := self._accepted(row, declaration, spec, refused)) is not None
         }
         gone = {key.encode() for key in declaration.remove if self._accepts_key(key, refused)}
         edits: _Edits = {}
         if agent.listing is None:
-            self._check_room(agent, agent.rows | rows.keys())
+            self._check_room(agent, len(agent.rows) + sum(key not in agent.rows for key in rows))
             rows, excess = self.quota.admit(self._rows, self._usage, rows, gone)
             refused += excess
             agent.doubt = without(agent.doubt, rows.keys() | gone)
             self._update(agent, declaration, rows, gone, edits)
             return Declared(changes=self._commit(edits), refused=tuple(refused))
         listed = {key: row for key, row in agent.listing.items() if key not in gone} | rows
-        self._check_room(agent, listed)
+        self._check_room(agent, len(listed))
         agent.listing = listed
         if declaration.complete:
             kept = self._still_free(listed, declaration.agent, refused)
@@ -184,7 +185,7 @@ class LocalTable:
             and not refusal(row, self._cluster, spec, self.places)
             and not self._taken(row.key.encode(), agent)
         }
-        self._check_room(known, known.rows | listed.keys())
+        self._check_room(known, len(known.rows | listed.keys()))
         known.heard_by.add(controller)
         if known.phase is Phase.ENDED:
             known.phase = Phase.UNHEARD
@@ -207,8 +208,7 @@ class LocalTable:
 
     def heard_here(self, agent: str) -> tuple[tuple[int, int], tuple[Endpoint, ...]] | None:
         """Return the list of an agent that is live here, and up to where it reaches: what `hear` takes elsewhere."""
-        known = self._agents.get(agent)
-        if known is None or known.phase is not Phase.LIVE:
+        if (known := self._agents.get(agent)) is None or known.phase is not Phase.LIVE:
             return None
         rows = (self._rows.get(key) for key in sorted(known.rows))
         return known.known_until, tuple(unpack_endpoint(value) for value in rows if value is not None)
@@ -234,14 +234,12 @@ class LocalTable:
 
     def ripen(self, agent: str) -> None:
         """The pause is over: the same list again is believed."""
-        known = self._agents.get(agent)
-        if known is not None and known.doubt is not None:
+        if (known := self._agents.get(agent)) is not None and known.doubt is not None:
             known.doubt = msgspec.structs.replace(known.doubt, ripe=True)
 
     def confirm(self, agent: str) -> tuple[Change, ...]:
         """An operator believes the agent's newest list: remove what it left out. Raises `NotFoundError`."""
-        known = self._agents.get(agent)
-        if known is None or known.doubt is None:
+        if (known := self._agents.get(agent)) is None or known.doubt is None:
             raise NotFoundError(
                 f"agent {agent} of cluster {self._cluster} left nothing out that still stands"
             )
@@ -255,13 +253,11 @@ class LocalTable:
 
     def rows_of(self, agent: str) -> int:
         """How many rows an agent has."""
-        known = self._agents.get(agent)
-        return 0 if known is None else len(known.rows)
+        return len(known.rows) if (known := self._agents.get(agent)) is not None else 0
 
     def agent_lost(self, agent: str) -> None:
         """The agent's stream ended: its rows stay, and its lease begins to run out."""
-        known = self._agents.get(agent)
-        if known is None:
+        if (known := self._agents.get(agent)) is None:
             return
         known.listing = None
         if known.phase is not Phase.ENDED:
@@ -269,8 +265,7 @@ class LocalTable:
 
     def expire(self, agent: str) -> tuple[Change, ...]:
         """The agent's lease has ended: remove its rows. Nothing happens to one that anybody hears."""
-        known = self._agents.get(agent)
-        if known is None or known.heard:
+        if (known := self._agents.get(agent)) is None or known.heard:
             return ()
         known.phase = Phase.ENDED
         known.doubt = None
@@ -333,8 +328,8 @@ class LocalTable:
             row = None if ours is None else unpack_endpoint(ours)
             if theirs is None and not (creating and row and self._agents[row.agent].told):
                 continue
-            there = None if theirs is None else unpack_endpoint(theirs)
-            if there is not None and not self._may_replace(there, row):
+            there = None if theirs is None else unpack_origin(theirs)
+            if there is not None and not self._may_replace(key, there, row):
                 continue
             if row is not None and (reason := refusal(row, self._cluster, spec, self.places)):
                 refused.append((row.key, reason))
@@ -344,15 +339,15 @@ class LocalTable:
                 whole = False
                 break
             if there is not None and (row is None or row.version <= there.version):
-                remove.append((there.key, *there.version))
+                remove.append((EndpointKey.decode(key), *there.version))
             if row is not None:
                 put.append(row)
         return Difference(put=tuple(put), remove=tuple(remove), refused=tuple(refused), whole=whole)
 
-    def _may_replace(self, there: Endpoint, row: Endpoint | None) -> bool:
+    def _may_replace(self, key: bytes, there: Origin, row: Endpoint | None) -> bool:
         """True when we know better than the catalog's row; False when `absorb` has yet to see that row."""
         if row is None:
-            return there.version <= self._gone_until(there)
+            return there.version <= self._gone_until(key, there.agent)
         if row.agent == there.agent:
             return row.version >= there.version
         return self.is_heard(row.agent)
@@ -373,28 +368,31 @@ class LocalTable:
                 return
         raise LimitExceededError(f"cluster {self._cluster} has {AGENTS_MAX} agents, no more are allowed")
 
-    def _check_room(self, agent: Agent, rows: Collection[bytes]) -> None:
-        if len(rows) > ENDPOINTS_PER_AGENT_MAX:
+    def _check_room(self, agent: Agent, rows: int) -> None:
+        if rows > ENDPOINTS_PER_AGENT_MAX:
             raise LimitExceededError(
-                f"{len(rows)} endpoints of one agent, at most {ENDPOINTS_PER_AGENT_MAX} are allowed"
+                f"{rows} endpoints of one agent, at most {ENDPOINTS_PER_AGENT_MAX} are allowed"
             )
-        total = len(self._rows) - len(agent.rows) + len(rows)
+        total = len(self._rows) - len(agent.rows) + rows
         if total > ENDPOINTS_PER_CLUSTER_MAX:
             raise LimitExceededError(
                 f"cluster {self._cluster}: {total} endpoints, at most {ENDPOINTS_PER_CLUSTER_MAX} are allowed"
             )
 
-    def _accepts(self, row: Endpoint, said: Declaration, spec: ClusterSpec, refused: _Refused) -> bool:
+    def _accepted(
+        self, row: Endpoint, said: Declaration, spec: ClusterSpec, refused: _Refused
+    ) -> bytes | None:
+        """Return the key of a row that its agent may declare; a refusal goes to `refused`."""
         try:
-            vet(row, self._cluster, spec, self.places)
+            key, _ = vet(row, self._cluster, spec, self.places)
             said.check_own(row)
         except IsthmusError as error:
-            reason = error.message
-        else:
-            reason = self._taken(row.key.encode(), said.agent)
-        if reason:
+            refused.append((row.key, error.message))
+            return None
+        if reason := self._taken(key, said.agent):
             refused.append((row.key, reason))
-        return not reason
+            return None
+        return key
 
     def _accepts_key(self, key: EndpointKey, refused: _Refused) -> bool:
         try:
@@ -407,10 +405,10 @@ class LocalTable:
     def _taken(self, key: bytes, agent: str) -> str:
         """Return why `agent` may not have a row, "" when it may."""
         value = self._rows.get(key)
-        holder = None if value is None else unpack_endpoint(value)
-        if holder is None or holder.agent == agent or not self.is_heard(holder.agent):
+        holder = agent if value is None else unpack_origin(value).agent
+        if holder == agent or not self.is_heard(holder):
             return ""
-        return f"endpoint {holder.key.name} belongs to agent {holder.agent}, which is live"
+        return f"endpoint {EndpointKey.decode(key).name} belongs to agent {holder}, which is live"
 
     def _still_free(
         self, listed: Mapping[bytes, Endpoint], agent: str, refused: _Refused
@@ -433,9 +431,9 @@ class LocalTable:
         for key in (*gone, *rows):
             self._silenced.forget(key)
         for key in sorted(gone):
-            row = self._row(key, edits)
+            there = self._row(key, edits)
             # A newer row than the message came another way: the agent has more to say.
-            if row is not None and row.agent == said.agent and row.version <= position and key not in rows:
+            if there and there.agent == said.agent and there.version <= position and key not in rows:
                 edits[key] = None
         for key, row in rows.items():
             there = self._row(key, edits)
@@ -448,13 +446,13 @@ class LocalTable:
         value = self._rows.get(key)
         if value is None or key in self._unpublished:
             return None  # What was removed was an older row than ours.
-        agent = unpack_endpoint(value).agent
+        agent = unpack_origin(value).agent
         return None if self.is_heard(agent) else agent
 
-    def _gone_until(self, row: Endpoint) -> tuple[int, int]:
+    def _gone_until(self, key: bytes, name: str) -> tuple[int, int]:
         """Return the newest version of a row of the catalog that is known to be over, for one that is not here."""
-        agent = self._agents.get(row.agent)
-        return GONE if agent is None else self._silenced.gone_until(row, agent.known_until)
+        agent = self._agents.get(name)
+        return GONE if agent is None else self._silenced.gone_until(key, name, agent.known_until)
 
     def _adopt(self, row: Endpoint, edits: _Edits) -> None:
         """Take a row that came another way than from its agent, unless we know better."""
@@ -466,7 +464,7 @@ class LocalTable:
             return
         if there is not None and self.is_heard(there.agent):
             return  # Its agent is here and says so.
-        if row.agent in self._agents and row.version <= self._gone_until(row):
+        if row.agent in self._agents and row.version <= self._gone_until(key, row.agent):
             return  # An echo of what its agent has withdrawn since, or silence ended.
         agent = self._known(row.agent)
         if agent.phase is Phase.ENDED:
@@ -474,9 +472,9 @@ class LocalTable:
         self._silenced.forget(key)
         edits[key] = pack(row)
 
-    def _row(self, key: bytes, edits: _Edits) -> Endpoint | None:
+    def _row(self, key: bytes, edits: _Edits) -> Origin | None:
         value = edits[key] if key in edits else self._rows.get(key)
-        return None if value is None else unpack_endpoint(value)
+        return None if value is None else unpack_origin(value)
 
     def _commit(self, edits: _Edits) -> tuple[Change, ...]:
         changes: list[Change] = []
@@ -488,10 +486,12 @@ class LocalTable:
             size = len(value or b"") - len(before or b"") + rows * len(key)
             self._usage.note("endpoints", key, rows, size)
             if before is not None:
-                self._agents[unpack_endpoint(before).agent].rows.discard(key)
+                self._agents[unpack_origin(before).agent].rows.discard(key)
             if value is not None:
-                row = unpack_endpoint(value)
-                agent = self._agents.setdefault(row.agent, Agent(Phase.UNHEARD))
+                row = unpack_origin(value)
+                agent = self._agents.get(row.agent) or self._agents.setdefault(
+                    row.agent, Agent(Phase.UNHEARD)
+                )
                 agent.rows.add(key)
                 agent.newest_incarnation = max(agent.newest_incarnation, row.incarnation)
             self._unpublished[key] = None

@@ -3,7 +3,7 @@
 from discovery.core.commands import PublishEndpoints
 from discovery.core.draft import Draft
 from discovery.core.leases import Lease
-from discovery.core.model import unpack_version
+from discovery.core.model import unpack_origin
 from discovery.core.ownership import check_speaks_for, joined
 from discovery.core.rules import check_endpoint_key
 from discovery.core.vetting import vet
@@ -36,13 +36,13 @@ def publish(draft: Draft, proposer: str, command: PublishEndpoints, lease: Lease
         check_endpoint_key(key, command.cluster)
         encoded = key.encode()
         there = draft.value("endpoints", encoded)
-        if there is not None and unpack_version(there) <= (incarnation, sequence):
+        if there is not None and unpack_origin(there).version <= (incarnation, sequence):
             draft.set("endpoints", encoded, None, there)
     strict = draft.schema >= STRICT_SCHEMA
     for endpoint in command.put:
         encoded, row = vet(endpoint, command.cluster, spec, draft.places, strict=strict)
         there = draft.value("endpoints", encoded)
-        if there is None or unpack_version(there) < endpoint.version:
+        if there is None or unpack_origin(there).version < endpoint.version:
             draft.set("endpoints", encoded, row, there)
     if (count := draft.count("endpoints", command.cluster)) > ENDPOINTS_PER_CLUSTER_MAX:
         raise LimitExceededError(

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from discovery.core.model import Endpoint
 from federation.kernel.limits import ENDPOINTS_PER_CLUSTER_MAX
 
 SILENCED_MAX = ENDPOINTS_PER_CLUSTER_MAX
@@ -44,19 +43,19 @@ class SilencedRows:
         if (silenced := self._rows.get(key)) is not None:
             self._rows[key] = silenced._replace(version=GONE)
 
-    def gone_until(self, row: Endpoint, known_until: _Version) -> _Version:
+    def gone_until(self, key: bytes, agent: str, known_until: _Version) -> _Version:
         """Return the newest version of a row that is over, for one that the table has not.
 
-        `known_until` is how far the word of its agent reaches now.
+        `known_until` is how far the word of its `agent` reaches now.
         """
-        silenced = self._rows.get(row.key.encode())
-        if silenced is not None and silenced[:2] == (row.agent, known_until):
+        silenced = self._rows.get(key)
+        if silenced is not None and silenced[:2] == (agent, known_until):
             return silenced.version
         return known_until
 
-    def taken_back_until(self, row: Endpoint, known_until: _Version) -> _Version:
-        """As `gone_until`, by the word of the row's agent alone: what only silence ended is not taken back."""
-        silenced = self._rows.get(row.key.encode())
-        if silenced is None or silenced[:2] != (row.agent, known_until):
+    def taken_back_until(self, key: bytes, agent: str, known_until: _Version) -> _Version:
+        """As `gone_until`, by the word of the agent alone: what only silence ended is not taken back."""
+        silenced = self._rows.get(key)
+        if silenced is None or silenced[:2] != (agent, known_until):
             return known_until
         return silenced.version if silenced.taken_back else GONE

@@ -106,7 +106,7 @@ def test_an_explanation_agrees_with_what_is_seen_sent_and_answered(catalog, view
     zone.replace(view)
     for key in ALL_KEYS:
         found = explain(view, compiler, Caller(viewer, "shop", "web"), key, ())
-        check_owners(found, view.service(key), tables, key)
+        check_owners(found, view.service(key), tables, view.target(key))  # Of an alias: what it stands for.
         check_envoy(found, compiler, tables, key)
         check_dns(found, zone)
         check_admission(found, tables, viewer, key)
