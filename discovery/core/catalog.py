@@ -37,6 +37,7 @@ from discovery.core.quotas import check_growth
 from discovery.core.removal import remove, sweep
 from discovery.core.snapshots import State, decode_snapshot, encode_snapshot
 from discovery.core.tables import EMPTY_TABLES, Tables, resource_prefix
+from discovery.core.tokens import TokenIndex, is_token
 from discovery.core.usage import Usage
 from discovery.core.verdicts import concerns_verdicts, next_due, settle, touches_verdicts
 from discovery.core.writes import write
@@ -199,6 +200,7 @@ class Catalog:
         self._requests = dict(state.requests)
         self._history = History(complete_after=state.tables.revision)
         self._tables = state.tables
+        self._tokens = TokenIndex(state.tables)
         self._verdict_due_ms = next_due(state.tables)
         self._dues = Dues(state.tables)
         self._know_controllers()
@@ -234,6 +236,7 @@ class Catalog:
             usage=self._usage,
             schema=command.schema,
             places=self._places,
+            tokens=self._tokens,
         )
         grant: LeaseGrant | None = None
         match command.body:
@@ -285,6 +288,10 @@ class Catalog:
         self._history.record(draft.index, changes, cause)
         self._tables = self._tables.with_changes(changes, draft.index)
         self._dues.take(resources)
+        if resources:
+            for change, before in zip(changes, draft.before, strict=True):
+                if is_token(change):
+                    self._tokens.take(before, change.value)
         if touches_verdicts(resources):
             self._verdict_due_ms = next_due(self._tables)
         if any(change.key.startswith(_CONTROLLERS) for change in resources):

@@ -15,6 +15,7 @@ from discovery.core.model import (
 )
 from discovery.core.poison import Places
 from discovery.core.tables import Tables, endpoint_prefix, resource_prefix
+from discovery.core.tokens import TokenIndex
 from discovery.core.usage import Usage
 
 
@@ -30,12 +31,14 @@ class Draft:
         usage: Usage,
         schema: int,
         places: Places,
+        tokens: TokenIndex,
     ) -> None:
         self.base = tables
         self.index = index
         self.now_ms = now_ms
         self.schema = schema  # Of the command: rules grew stricter from one to the next.
         self.places = places  # Where controllers listen.
+        self.tokens = tokens  # Of `tables`.
         self.usage = Usage(usage)
         self.clusters_created: set[str] = set()
         self.before: tuple[bytes | None, ...] = ()  # What `changes` replace, in their order.
@@ -68,6 +71,11 @@ class Draft:
         for key, value in self.base.resources.items(prefix):
             if ("resources", key) not in self._changed:
                 yield unpack_resource(value)
+        yield from self.changed_resources(scope, kind)
+
+    def changed_resources(self, scope: str, kind: str) -> Iterator[Resource]:
+        """Those of them that this draft created or changed."""
+        prefix = resource_prefix(scope, kind)
         for (table, key), changed in self._changed.items():
             if table == "resources" and changed is not None and key.startswith(prefix):
                 yield unpack_resource(changed)

@@ -16,6 +16,7 @@ from discovery.core.poison import controller_places, controllers_of
 from discovery.core.policies import Policies
 from discovery.core.specs import ClusterSpec, ControllerSpec
 from discovery.core.tables import Tables
+from discovery.core.tokens import TokenIndex
 from discovery.core.usage import Usage
 from discovery.core.visibility import is_visible
 from discovery.core.writes import write
@@ -88,6 +89,7 @@ def _refusals(tables: Tables, puts: Sequence[Put], proposer: str, now_ms: int) -
         usage=Usage(),
         schema=SCHEMA_VERSION,
         places=controller_places(tables),
+        tokens=TokenIndex(tables),
     )
     try:
         write(draft, proposer, tuple(puts))

@@ -5,10 +5,12 @@ speaks for its own cluster and for the remote clusters whose home it is. What be
 written by any primary or witness that has joined.
 """
 
+from collections.abc import Iterator
+
 from discovery.core.draft import Draft
 from discovery.core.drains import check_drain
 from discovery.core.kinds import decode_spec
-from discovery.core.model import FEDERATION_SCOPE, ResourceKey
+from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey
 from discovery.core.specs import (
     ClusterSpec,
     ControllerSpec,
@@ -246,8 +248,17 @@ def _token_owner(draft: Draft, proposer: str, key: ResourceKey, spec: JoinTokenS
         # Whoever holds it gets an identity of that cluster.
         check_speaks_for(draft, proposer, spec.cluster, str(key))
         owner = spec.cluster
-    for other in draft.list_resources(FEDERATION_SCOPE, "JoinToken"):
-        taken = decode_spec("JoinToken", other.spec, where=str(other.key))
-        if isinstance(taken, JoinTokenSpec) and taken.secret_sha256 == spec.secret_sha256:
-            raise AlreadyExistsError(f"{key}: the same secret is in {other.key}: make a new one")
+    for other, _ in tokens_with(draft, spec.secret_sha256):
+        raise AlreadyExistsError(f"{key}: the same secret is in {other.key}: make a new one")
     return owner
+
+
+def tokens_with(draft: Draft, secret_sha256: str) -> Iterator[tuple[Resource, JoinTokenSpec]]:
+    """Yield the join tokens that have this secret, this draft included. Cost: that of what the draft changed."""
+    known = (row for key in draft.tokens.find(secret_sha256) if (row := draft.resource(key)) is not None)
+    rows = {row.key: row for row in (*known, *draft.changed_resources(FEDERATION_SCOPE, "JoinToken"))}
+    for row in rows.values():
+        spec = decode_spec("JoinToken", row.spec, where=str(row.key))
+        assert isinstance(spec, JoinTokenSpec)
+        if spec.secret_sha256 == secret_sha256:
+            yield row, spec

@@ -20,6 +20,7 @@ from discovery.core.ownership import (
     clusters,
     joined,
     removed_spec,
+    tokens_with,
 )
 from discovery.core.poison import check_labels, check_resource_is_plain
 from discovery.core.rules import check_resource_key, check_status
@@ -303,13 +304,8 @@ def _claim(draft: Draft, proposer: str, claim: ClaimToken) -> None:
 
 
 def _token(draft: Draft, claim: ClaimToken) -> tuple[Resource, JoinTokenSpec]:
-    for row in draft.list_resources(FEDERATION_SCOPE, "JoinToken"):
-        spec = decode_spec("JoinToken", row.spec, where=str(row.key))
-        if (
-            isinstance(spec, JoinTokenSpec)
-            and spec.secret_sha256 == claim.secret_sha256
-            and spec.purpose == claim.purpose
-        ):
+    for row, spec in tokens_with(draft, claim.secret_sha256):
+        if spec.purpose == claim.purpose:
             return row, spec
     # One text for a token that was forged, deleted or meant for something else: nothing to learn from it.
     raise NotAllowedError(f"no join token for this {claim.purpose[:20]} has this secret: ask for a new one")

@@ -17,6 +17,7 @@ from discovery.core.commands import (
 )
 from discovery.core.model import EndpointKey, ResourceKey, unpack_endpoint, unpack_resource
 from discovery.core.tables import EMPTY_TABLES
+from discovery.core.tokens import TokenIndex
 from discovery.core.usage import Usage
 from tests.unit.discovery.builders import (
     endpoint,
@@ -162,6 +163,7 @@ def check_counts(catalog: Catalog) -> None:
         assert catalog.usage.count(table, cluster) == count
     anew = Usage.of(catalog.tables)
     assert (catalog.usage.counts, catalog.usage.of_service) == (anew.counts, anew.of_service)
+    assert all(catalog._tokens.find(secret) == TokenIndex(catalog.tables).find(secret) for secret in SECRETS)
 
 
 @given(data=st.binary(max_size=200))

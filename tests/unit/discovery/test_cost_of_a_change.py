@@ -10,6 +10,7 @@ import pytest
 
 from bench.catalog_growth import Filled
 from bench.catalogs import endpoints
+from discovery.core.commands import ClaimToken, Operation
 from discovery.core.declarations import Declaration
 from discovery.core.model import Change, Endpoint, unpack_endpoint
 from federation.api.registry import ClusterRegistry
@@ -17,6 +18,7 @@ from federation.replication.feed import Feed
 from federation.replication.followed_view import FollowedView
 from federation.replication.messages import Delta
 from federation.replication.state import FollowerState, Image
+from tests.unit.discovery.builders import Log, founded, put_token
 
 SMALL, LARGE = 300, 4_500
 CLUSTERS = 3
@@ -149,6 +151,33 @@ def said(agent: str, incarnation: int, sequence: int, rows: list[Endpoint], *, c
 def test_a_change_calls_no_more_in_a_catalog_fifteen_times_as_large(cost: Callable[[Filled], int]) -> None:
     small, large = cost(filled(SMALL)), cost(filled(LARGE))
     assert 0 < large <= small * MORE
+
+
+def with_tokens(count: int) -> Log:
+    log = founded()
+    for first in range(0, count, 50):
+        rows = range(first, min(first + 50, count))
+        log.accept("alpha", *(put_token(f"t-{n}", "alpha", f"{n:064x}") for n in rows))
+    return log
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        put_token("new", "alpha", "f" * 64),
+        ClaimToken(secret_sha256=f"{7:064x}", purpose="agent", claimant="1" * 64),
+    ],
+    ids=["made", "claimed"],
+)
+def test_a_join_token_costs_no_more_among_many(operation: Operation) -> None:
+    few, many = with_tokens(20), with_tokens(400)
+    # What is remembered of names and clusters is there from here on.
+    before = put_token("before", "alpha", "e" * 64)
+    costs = [
+        log.accept("alpha", before) and calls_of(lambda log=log: log.accept("alpha", operation))
+        for log in (few, many)
+    ]  # type: ignore[misc]
+    assert 0 < costs[1] <= costs[0] * MORE
 
 
 def test_a_declaration_calls_no_more_for_an_agent_with_many_endpoints() -> None:
