@@ -25,6 +25,7 @@ from discovery.core.commands import (
     encode_outcome,
 )
 from discovery.core.draft import Draft
+from discovery.core.drain_reports import settle_drains
 from discovery.core.external import Dues, settle_changed
 from discovery.core.external import settle as settle_external
 from discovery.core.history import ACTOR_CHARS_MAX, Cause, History
@@ -242,6 +243,7 @@ class Catalog:
         match command.body:
             case Write(operations=operations):
                 write(draft, command.proposer, operations)
+                settle_drains(draft, operations)
                 if concerns_verdicts(draft):
                     settle(draft, self._lease_time.now_ms)
                 settle_changed(draft, self._lease_time.now_ms)

@@ -14,6 +14,7 @@ from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey
 from discovery.core.specs import (
     ClusterSpec,
     ControllerSpec,
+    DrainReportSpec,
     DrainSpec,
     JoinTokenSpec,
     MemberSpec,
@@ -120,6 +121,11 @@ def check_create(draft: Draft, proposer: str, key: ResourceKey, spec: object) ->
             check_federation_writer(draft, proposer)
             check_drain(key.name, spec, clusters(draft), drains(draft))
             return FEDERATION_SCOPE
+        case DrainReportSpec():
+            check_speaks_for(draft, proposer, key.scope, str(key))
+            if key.name not in drains(draft):
+                raise PreconditionError(f"{key}: cluster {key.name} is not drained")
+            return key.scope
         case QuotaSpec():
             check_federation_writer(draft, proposer)
             return FEDERATION_SCOPE

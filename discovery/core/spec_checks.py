@@ -5,6 +5,7 @@ import ipaddress
 from discovery.core.external_spec import check_external_observation, check_external_service
 from discovery.core.specs import (
     DRAIN_EVERY_MS_MAX,
+    DRAIN_FAILING_MAX,
     DRAIN_TEXT_CHARS_MAX,
     GROUP_LABELS_BYTES_MAX,
     GROUP_LABELS_MAX,
@@ -12,9 +13,12 @@ from discovery.core.specs import (
     GROUP_PROBE_MS_MIN,
     QUOTA_MAX,
     QUOTA_RESOURCES,
+    SERVICE_TEXT_CHARS_MAX,
+    TRAFFIC_COUNT_MAX,
     AnySpec,
     ClusterExportPolicySpec,
     ClusterSpec,
+    DrainReportSpec,
     DrainSpec,
     ExportPolicySpec,
     ExternalObservationSpec,
@@ -27,6 +31,7 @@ from discovery.core.specs import (
     ObservationSpec,
     QuotaSpec,
     ServiceAliasSpec,
+    ServiceTraffic,
     WorkloadGroupSpec,
 )
 from federation.kernel.errors import InvalidInputError
@@ -42,6 +47,8 @@ def check_spec(spec: AnySpec, where: str) -> None:
             _check_cluster(spec, where)
         case DrainSpec():
             _check_drain(spec, f"{where}: spec")
+        case DrainReportSpec():
+            _check_drain_report(spec, f"{where}: spec")
         case ExportPolicySpec():
             _check_names(spec.services, f"{where}: spec.services")
             _check_names(spec.consumers, f"{where}: spec.consumers")
@@ -89,10 +96,43 @@ def _check_drain(spec: DrainSpec, where: str) -> None:
         raise InvalidInputError(
             f"{where}.everyMs is {spec.every_ms}, expected 0 to {DRAIN_EVERY_MS_MAX}, a day"
         )
+    if not 0 <= spec.errors_per_million_max <= 1_000_000:
+        raise InvalidInputError(
+            f"{where}.errorsPerMillionMax is {spec.errors_per_million_max}, expected 0 to 1000000"
+        )
     if len(spec.rolled_back) > DRAIN_TEXT_CHARS_MAX:
         raise InvalidInputError(
             f"{where}.rolledBack has {len(spec.rolled_back)} characters, at most {DRAIN_TEXT_CHARS_MAX} are allowed"
         )
+
+
+def _check_drain_report(spec: DrainReportSpec, where: str) -> None:
+    if not 1 <= len(spec.failing) <= DRAIN_FAILING_MAX:
+        raise InvalidInputError(
+            f"{where}.failing has {len(spec.failing)} entries, expected 1 to {DRAIN_FAILING_MAX}"
+        )
+    for position, one in enumerate(spec.failing):
+        check_traffic(one, f"{where}.failing[{position}]")
+
+
+def check_traffic(one: ServiceTraffic, where: str) -> None:
+    """Raise `InvalidInputError` for what no proxy can have counted; `where` names it for the message."""
+    if (
+        len(one.service) > SERVICE_TEXT_CHARS_MAX
+        or not one.service.isascii()
+        or not one.service.isprintable()
+    ):
+        raise InvalidInputError(
+            f"{where}.service is {one.service[:SERVICE_TEXT_CHARS_MAX]!r}, expected NAMESPACE/NAME:PORT"
+        )
+    for field, errors, requests in (
+        ("errors", one.errors, one.requests),
+        ("errorsBefore", one.errors_before, one.requests_before),
+    ):
+        if not 0 <= errors <= requests <= TRAFFIC_COUNT_MAX:
+            raise InvalidInputError(
+                f"{where}.{field} is {errors} of {requests} requests, expected 0 to as many, at most {TRAFFIC_COUNT_MAX}"
+            )
 
 
 def _check_cluster(spec: ClusterSpec, where: str) -> None:

@@ -31,6 +31,10 @@ EXTERNAL_INTERVAL_MS_MIN = 1_000
 EXTERNAL_CHECK_MS_MAX = 3_600_000
 EXTERNAL_COUNT_MAX = 100  # Of failures or successes in a row.
 DRAIN_TEXT_CHARS_MAX = 1_000
+DRAIN_ERRORS_PER_MILLION_MAX = 10_000  # 1%
+DRAIN_FAILING_MAX = 20
+TRAFFIC_COUNT_MAX = 2**50
+SERVICE_TEXT_CHARS_MAX = 140  # Two labels and a port.
 
 # Where no Quota says otherwise. A cluster that needs more has something to say about it.
 QUOTA_SERVICES = 25_000
@@ -110,6 +114,25 @@ class DrainSpec(Spec, frozen=True, kw_only=True):
         False  # Whether services that nobody else serves hinder it or not: it is never rolled back.
     )
     rolled_back: str = ""  # Why it was given up, its whole share being its own again.
+    # It is given up when so many requests of a million fail beyond those that failed before it began.
+    errors_per_million_max: int = DRAIN_ERRORS_PER_MILLION_MAX
+
+
+class ServiceTraffic(Spec, frozen=True, kw_only=True):
+    """What came of the requests to one port of a service, in some seconds now and in some before a drain began."""
+
+    service: str  # NAMESPACE/NAME:PORT; empty: all services together.
+    requests: int
+    errors: int
+    requests_before: int = 0
+    errors_before: int = 0
+
+
+class DrainReportSpec(Spec, frozen=True, kw_only=True):
+    """What fails for callers in the scope's cluster since the cluster of this name is drained. No row: nothing of note."""
+
+    started_ms: int  # Of the drain: what is said of an earlier one means nothing.
+    failing: tuple[ServiceTraffic, ...]  # The worst first, at most DRAIN_FAILING_MAX.
 
 
 class RemovedClusterSpec(Spec, frozen=True, kw_only=True):
@@ -364,6 +387,7 @@ AnySpec: TypeAlias = (
     | ControllerSpec
     | MemberSpec
     | DrainSpec
+    | DrainReportSpec
     | RemovedClusterSpec
     | ExportPolicySpec
     | ClusterExportPolicySpec
