@@ -12,11 +12,24 @@ from collections.abc import Mapping
 
 import msgspec
 
-from discovery.core.specs import DRAIN_TEXT_CHARS_MAX, ClusterSpec, DrainSpec
+from discovery.core.specs import (
+    DRAIN_ERRORS_PER_MILLION_MAX,
+    DRAIN_TEXT_CHARS_MAX,
+    ClusterSpec,
+    DrainSpec,
+)
 from federation.kernel.errors import PreconditionError
 
 
-def start(*, step_percent: int, every_ms: int, forced: bool, started_by: str, now_ms: int) -> DrainSpec:
+def start(
+    *,
+    step_percent: int,
+    every_ms: int,
+    forced: bool,
+    started_by: str,
+    now_ms: int,
+    errors_per_million_max: int = DRAIN_ERRORS_PER_MILLION_MAX,
+) -> DrainSpec:
     """Return a drain that begins now: the first step is due at once."""
     return DrainSpec(
         share_percent=100,
@@ -26,6 +39,7 @@ def start(*, step_percent: int, every_ms: int, forced: bool, started_by: str, no
         stepped_ms=now_ms - every_ms,
         started_by=started_by,
         forced=forced,
+        errors_per_million_max=errors_per_million_max,
     )
 
 

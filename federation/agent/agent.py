@@ -27,6 +27,7 @@ from federation.agent.proxy import LocalProxy
 from federation.agent.registration import Registrar
 from federation.agent.state_file import read_state, write_state
 from federation.agent.status import AgentStatus, controllers_of, endpoints_of, leaves_of
+from federation.agent.traffic import TrafficMeter
 from federation.agent.workloads import RegisteredWorkload, agent_workloads, sidecar_proxy
 from federation.kernel.errors import CorruptError, NotFoundError, cause_of
 from federation.kernel.units import duration_ms
@@ -96,6 +97,8 @@ class Agent:
             directory=self._directory,
             watch=self._watch,
         )
+        self._meter = TrafficMeter(self._proxy.traffic, self._registrar.report)
+        self._registrar.on_watch = self._meter.watch
 
     async def run(self) -> None:
         """Run all parts. Raises what makes going on impossible: a port that is taken, a damaged file."""
@@ -110,6 +113,7 @@ class Agent:
                 tasks.create_task(self._watch.run(), name="watch")
             tasks.create_task(self._judge(), name="judge")
             tasks.create_task(self._proxy.run(), name="proxy")
+            tasks.create_task(self._meter.run(), name="traffic")
             if self._metrics:
                 tasks.create_task(StatusEndpoint(self._metrics, self.status).run(), name="metrics")
 

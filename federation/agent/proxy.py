@@ -25,6 +25,7 @@ from federation.agent.directory import DirectoryStore
 from federation.agent.status import ProxyStatus
 from federation.kernel.errors import IsthmusError, PreconditionError
 from gateways.core.proxy import Proxy
+from gateways.core.traffic import STATS_TARGET
 from gateways.core.trust import own_certificate_secret
 from gateways.core.wire import SHORT_NAMES
 from gateways.runtime.bootstrap import EnvoySettings
@@ -120,6 +121,10 @@ class LocalProxy:
                 tasks.create_task(self._envoy.run(), name="envoy")
                 await self._watch_first_start()
                 await asyncio.Event().wait()  # Until cancelled: the socket stays open that long.
+
+    async def traffic(self) -> dict[str, int]:
+        """Return what Envoy counted of calls to services; raises UnavailableError while it does not answer."""
+        return await self._envoy.admin.counters_at(STATS_TARGET)
 
     async def drain(self) -> None:
         """Let requests in flight end; takes the configured drain time."""

@@ -5,7 +5,7 @@ is said is decided in `declarations`; here is the wire, the clock and the trying
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -25,6 +25,9 @@ from federation.api.messages import (
     DirectoryUpdate,
     NamedController,
     ProbeTargets,
+    TrafficReport,
+    WatchDrains,
+    WatchedDrain,
     Welcome,
 )
 from federation.kernel.errors import InvalidInputError, IsthmusError, PreconditionError, UnavailableError
@@ -38,6 +41,8 @@ HEARTBEATS_PER_LEASE = 3
 # What a gateway sees is believed while it was heard of late (`federation.api.gateway_eyes.FRESH_S`).
 SIGHTED_PAUSE_S = 2.0
 REFUSED_AGAIN_S = 30.0
+# More clusters than this are not drained at one time.
+DRAINS_WATCHED_MAX = 64
 
 _log = structlog.get_logger("registration")
 
@@ -69,6 +74,7 @@ class Registrar:
         self._directory = directory
         self._verdicts: dict[EndpointKey, bool] = {}
         self.leaving = False
+        self.on_watch: Callable[[frozenset[WatchedDrain]], None] = lambda _drains: None
         self.declared: said.Declarations | None = None
         self.streams: dict[str, ControllerStream] = {}
 
@@ -104,6 +110,18 @@ class Registrar:
             return
         self._verdicts.update(verdicts)
         self._consider()
+
+    def report(self, reports: tuple[TrafficReport, ...]) -> None:
+        """Tell each controller what it asked for; what one cannot be told now it is not told at all."""
+        for stream in self.streams.values():
+            wanted = {(drain.cluster, drain.started_ms) for drain in stream.watched}
+            stream.reports = tuple(one for one in reports if (one.drained, one.started_ms) in wanted)
+            if stream.reports:
+                stream.news.set()
+
+    def consider_watched(self) -> None:
+        """Some controller asks for other drains than before."""
+        self.on_watch(frozenset(drain for stream in self.streams.values() for drain in stream.watched))
 
     async def declare_unready(self, *, timeout_s: float) -> bool:
         """Begin to leave: no endpoint is ready from now on. Return whether a controller holds that in time."""
@@ -174,6 +192,8 @@ class ControllerStream:
         self.error = ""  # Why it is not connected.
         self.refusals: dict[EndpointKey, str] = {}  # Bounded by our own endpoints.
         self.news = asyncio.Event()  # There may be something to say.
+        self.watched: tuple[WatchedDrain, ...] = ()  # What fails under these the controller wants to know.
+        self.reports: tuple[TrafficReport, ...] = ()
         self._registrar = registrar
         self._identity = identity
         self._directory = directory
@@ -192,6 +212,7 @@ class ControllerStream:
                 self.error = error.message
             finally:
                 self.connected = False
+                self._watch(())
                 self._progress.set()
             await asyncio.sleep(backoff.delay_s())
 
@@ -272,8 +293,15 @@ class ControllerStream:
                 if (watch := self._registrar.watch) is not None:
                     watch.aim(self.controller.name, message)
                     self.news.set()
+            case WatchDrains():
+                self._watch(message.drains[:DRAINS_WATCHED_MAX])
             case Welcome():
                 pass  # A second one says nothing new.
+
+    def _watch(self, drains: tuple[WatchedDrain, ...]) -> None:
+        if drains != self.watched:
+            self.watched, self.reports = drains, ()
+            self._registrar.consider_watched()
 
     async def _tell(self, call: RegisterCall, lease_ms: int) -> None:
         pause_s = lease_ms / HEARTBEATS_PER_LEASE / 1000
@@ -286,6 +314,9 @@ class ControllerStream:
                     self.refusals.pop(row.key, None)
                 await send(call, message)
             is_asked = await self._tell_sightings(call)
+            reports, self.reports = self.reports, ()
+            for report in reports:
+                await send(call, report)
             try:
                 async with asyncio.timeout(min(pause_s, SIGHTED_PAUSE_S) if is_asked else pause_s):
                     await self.news.wait()

@@ -24,7 +24,7 @@ from federation.agent.config import (
 )
 from federation.agent.enrollment import Enrollment
 from federation.agent.probe import ProbeTarget, probe_target, target_of
-from federation.api.control import agent_name
+from federation.api.agent_stream import agent_name
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import InvalidInputError
 from federation.kernel.names import check_label

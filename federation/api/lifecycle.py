@@ -9,7 +9,7 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
 from discovery.core.drains import state_of
-from discovery.core.specs import DRAIN_EVERY_MS_MAX, DrainSpec
+from discovery.core.specs import DRAIN_ERRORS_PER_MILLION_MAX, DRAIN_EVERY_MS_MAX, DrainSpec
 from discovery.core.tables import Tables
 from federation.api.caller import caller_identity, require_operator
 from federation.api.directory import resources
@@ -18,6 +18,7 @@ from federation.api.rest import json_response, read_body
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 
+PER_PERCENT = 10_000  # Of a million.
 _REQUEST_BYTES_MAX = 4 * 1024
 
 T = TypeVar("T")
@@ -31,6 +32,9 @@ class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", fo
     step_percent: int = 25
     every_ms: int = 10_000
     force: bool = False
+    max_error_rate: float = (
+        DRAIN_ERRORS_PER_MILLION_MAX / PER_PERCENT
+    )  # In per cent, beyond what failed before.
 
 
 class RemoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,6 +137,7 @@ def drain_object(cluster: str, drain: DrainSpec) -> dict[str, object]:
         "startedUnixMs": drain.started_ms,
         "startedBy": drain.started_by,
         "forced": drain.forced,
+        "maxErrorRate": drain.errors_per_million_max / PER_PERCENT,
         "reason": drain.rolled_back,
     }
 
@@ -143,6 +148,8 @@ async def _read_drain(request: web.Request) -> DrainRequest:
         raise InvalidInputError(f"stepPercent is {wanted.step_percent}, expected 1 to 100")
     if not 0 <= wanted.every_ms <= DRAIN_EVERY_MS_MAX:
         raise InvalidInputError(f"everyMs is {wanted.every_ms}, expected 0 to {DRAIN_EVERY_MS_MAX}, a day")
+    if not 0 <= wanted.max_error_rate <= 100:
+        raise InvalidInputError(f"maxErrorRate is {wanted.max_error_rate:g}, expected 0 to 100 per cent")
     return wanted
 
 

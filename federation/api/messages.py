@@ -11,7 +11,13 @@ import msgspec
 
 from discovery.core.join_forecast import ExpectedService
 from discovery.core.model import Endpoint, EndpointKey
-from discovery.core.specs import ClusterSpec, ControllerSpec, Standing, WorkloadGroupSpec
+from discovery.core.specs import (
+    ClusterSpec,
+    ControllerSpec,
+    ServiceTraffic,
+    Standing,
+    WorkloadGroupSpec,
+)
 from federation.kernel.versions import PROTOCOL_VERSION
 
 CONTROL_SERVICE = "isthmus.v1.Control"
@@ -146,7 +152,18 @@ class Sightings(Message, frozen=True, kw_only=True, tag="sightings"):
     unseen: tuple[str, ...] = ()  # It no longer looks at.
 
 
-AgentMessage: TypeAlias = AgentHello | Declare | AgentHeartbeat | Sightings
+class TrafficReport(Message, frozen=True, kw_only=True, tag="traffic"):
+    """What the agent's Envoy counted since its last report, of the services that a drained cluster serves.
+
+    Sent about once a second to controllers that asked (`WatchDrains`), while there are requests.
+    """
+
+    drained: str
+    started_ms: int  # Of the drain.
+    services: tuple[ServiceTraffic, ...]  # All together first, then the worst; at most DRAIN_FAILING_MAX.
+
+
+AgentMessage: TypeAlias = AgentHello | Declare | AgentHeartbeat | Sightings | TrafficReport
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
@@ -198,4 +215,19 @@ class ProbeTargets(Message, frozen=True, kw_only=True, tag="probe"):
     whole: bool = False
 
 
-ControllerMessage: TypeAlias = Welcome | DeclareAck | DeclareRefused | DirectoryUpdate | ProbeTargets
+class WatchedDrain(Message, frozen=True, kw_only=True):
+    """A cluster that hands its traffic over now."""
+
+    cluster: str
+    started_ms: int
+
+
+class WatchDrains(Message, frozen=True, kw_only=True, tag="drains"):
+    """For which drains the agent shall report what fails, and for no others; to agents of protocol 2 and later."""
+
+    drains: tuple[WatchedDrain, ...] = ()
+
+
+ControllerMessage: TypeAlias = (
+    Welcome | DeclareAck | DeclareRefused | DirectoryUpdate | ProbeTargets | WatchDrains
+)

@@ -39,6 +39,7 @@ from federation.app.conditions import ConditionsKeeper
 from federation.app.config import ControllerConfig
 from federation.app.context import write_context
 from federation.app.credentials import Credentials
+from federation.app.drain_watch import DrainWatch
 from federation.app.draining import DrainDesk
 from federation.app.duties import LeaderDuties
 from federation.app.edges import api_routes, control_service
@@ -141,8 +142,8 @@ class Controller:
             directory=self.directory,
             facts=self.health.gather,
         )
-        self.drains = self._drain_desk()
         self.eyes = GatewayEyes(self.cluster, clock=time.monotonic)
+        self.drains, self.drain_watch = self._drain_parts()
         self.control = control_service(self)
         self.observer = self._observer()
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
@@ -197,6 +198,7 @@ class Controller:
         await self._joined.wait()  # One that joins has nothing to serve before it has caught up.
         tasks.create_task(self._announce(), name="controller/announce")
         tasks.create_task(self.drains.run(), name="controller/drains")
+        tasks.create_task(self.drain_watch.run(), name="controller/drain-watch")
         tasks.create_task(self.conditions.run(), name="controller/conditions")
         tasks.create_task(self.observer.run(), name="controller/observer")
         tasks.create_task(self._serve_control(), name="controller/control")
@@ -333,14 +335,18 @@ class Controller:
             status=self.engine.status,
         )
 
-    def _drain_desk(self) -> DrainDesk:
-        return DrainDesk(
+    def _drain_parts(self) -> tuple[DrainDesk, DrainWatch]:
+        desk = DrainDesk(
             holder=self.name,
             proposer=self.proposer,
             catalog=self.catalog,
             views=self.views,
             facts=self.health.gather,
         )
+        watch = DrainWatch(
+            catalog=self.catalog, proposer=self.proposer, registries=self.registries, clock=time.monotonic
+        )
+        return desk, watch
 
     # -- what others ask ---------------------------------------------------------------------------
 

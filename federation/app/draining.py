@@ -20,7 +20,7 @@ from discovery.core.specs import DrainSpec
 from federation.api.capacity import find_orphans, name_orphans
 from federation.api.directory import cluster_spec, resource
 from federation.api.health import Facts
-from federation.api.lifecycle import DrainRequest
+from federation.api.lifecycle import PER_PERCENT, DrainRequest
 from federation.api.proposer import Proposer
 from federation.api.understanding import ServedViews
 from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError
@@ -80,6 +80,7 @@ class DrainDesk:
             forced=request.force,
             started_by=operator,
             now_ms=self._catalog.now_ms,
+            errors_per_million_max=round(request.max_error_rate * PER_PERCENT),
         )
         put = Put(key=_key(cluster), spec=msgspec.json.encode(begun), expected_revision=0)
         await self._proposer.write(*operations, put)

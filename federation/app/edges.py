@@ -35,6 +35,7 @@ def control_service(controller: "Controller") -> ControlService:
         audit=controller.audit,
         trace=controller.traces.answer,
         eyes=controller.eyes,
+        drains=controller.drain_watch,
     )
 
 

@@ -17,7 +17,7 @@ from discovery.core.catalog import Catalog
 from discovery.core.specs import AgentSpec, Standing
 from discovery.core.tables import Tables
 from federation.agent.directory import DirectoryStore
-from federation.api.control import agent_name
+from federation.api.agent_stream import agent_name
 from federation.api.directory import resources
 from federation.api.health import NAMES_MAX, AgentsHealth, Facts, FollowerHealth, Health, MemberHealth
 from federation.api.messages import NamedController

@@ -39,6 +39,7 @@ from federation.api.watch import WatchHub
 from federation.app.announcing import announce
 from federation.app.audit_file import AuditFile
 from federation.app.config import MirrorConfig
+from federation.app.drain_watch import DrainWatch
 from federation.app.enrolled import Enrolled, enrolled
 from federation.app.forwarding import ForwardingLog, ForwardingSigner
 from federation.app.learning import learn_directory
@@ -123,6 +124,12 @@ class Mirror:
         self.keeper = IdentityKeeper(
             leaf, spiffe.parse(enrollment.identity), directory=directory, sign=signer.sign
         )
+        self.drain_watch = DrainWatch(
+            catalog=self.catalog,
+            proposer=self.proposer,
+            registries=self.served.registries,
+            clock=time.monotonic,
+        )
         self.control = ControlService(
             name=self.name,
             catalog=self.catalog,
@@ -131,6 +138,7 @@ class Mirror:
             directories=self._directories,
             health=self._health,
             trace=self.traces.answer,
+            drains=self.drain_watch,
             audit=self.audit,
         )
         self._waiting_for = {"control", "api"}
@@ -150,6 +158,7 @@ class Mirror:
             await self.follower.ready.wait()
             tasks.create_task(self.views.run(), name="mirror/views")
             tasks.create_task(self.served.run(), name="mirror/served")
+            tasks.create_task(self.drain_watch.run(), name="mirror/drain-watch")
             tasks.create_task(self._announce(), name="mirror/announce")
             tasks.create_task(self._serve_control(), name="mirror/control")
             tasks.create_task(self._serve_api(), name="mirror/api")

@@ -24,6 +24,13 @@ PATIENCE_S = 60.0
 )
 @click.option("--every", default="10s", show_default=True, help="Time between two steps.")
 @click.option(
+    "--max-error-rate",
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="It is given up when so much more of what callers ask for fails than before.",
+)
+@click.option(
     "--force",
     is_flag=True,
     help="Also where nobody else serves, or the log needs it: it stays the last resort, and is never rolled back.",
@@ -34,12 +41,19 @@ PATIENCE_S = 60.0
 @context_option
 @output_option
 def drain(
-    name: str, step: int, every: str, force: bool, wait: bool, context_directory: str, output: str
+    name: str,
+    step: int,
+    every: str,
+    max_error_rate: float,
+    force: bool,
+    wait: bool,
+    context_directory: str,
+    output: str,
 ) -> None:
     """Hand the traffic of cluster NAME over to the others, in steps.
 
     Refused where it alone serves something, or where the log would stop without it. Given up by itself when the
-    others lose what they serve meanwhile. Repeat the command to watch one that is under way.
+    others lose what they serve meanwhile, or when more requests fail than before. Repeat the command to watch one that is under way.
     """
     try:
         every_ms = duration_ms(every)
@@ -47,9 +61,12 @@ def drain(
         raise InvalidInputError(f"--every: {error.message}") from error
     if not 1 <= step <= 100:
         raise InvalidInputError(f"--step is {step}, expected 1 to 100")
+    if not 0 <= max_error_rate <= 100:
+        raise InvalidInputError(f"--max-error-rate is {max_error_rate:g}, expected 0 to 100")
     session = Session(context_directory)
     path = f"/v1/clusters/{quote(name, safe='')}/drain"
-    answer = session.send("POST", path, DrainRequest(step_percent=step, every_ms=every_ms, force=force))
+    wanted = DrainRequest(step_percent=step, every_ms=every_ms, force=force, max_error_rate=max_error_rate)
+    answer = session.send("POST", path, wanted)
     if wait:
         answer = _watch(session, path, answer)
     if output == "json":
@@ -92,16 +109,22 @@ def traffic(drain: dict[str, Any] | None) -> str:
 
 
 def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any]:
-    """Say each step, until there are no more."""
-    patience_s = answer["everyMs"] / 1000 + PATIENCE_S
+    """Say each step, until there are no more and the last one has had the time of the others to show errors."""
+    every_s = answer["everyMs"] / 1000
+    patience_s = every_s + PATIENCE_S
+    # What was drained before needs no watching.
+    watch_s = 0.0 if answer["state"] == "drained" else every_s
     share, stepped_s = None, time.monotonic()
     while True:
         if answer["sharePercent"] != share:
             share, stepped_s = answer["sharePercent"], time.monotonic()
             say(f"{answer['cluster']}: {traffic(answer)}")
-        if answer["state"] != "draining":
+        if answer["state"] == "rolled back":
             return answer
-        if time.monotonic() - stepped_s > patience_s:
+        if answer["state"] == "drained":
+            if time.monotonic() - stepped_s >= watch_s:
+                return answer
+        elif time.monotonic() - stepped_s > patience_s:
             raise UnavailableError(
                 f"no step of the drain of {answer['cluster']} for {patience_s:g} s, it has {share}% still:"
                 " isthmus doctor says whether the log has a leader"

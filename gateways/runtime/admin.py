@@ -46,7 +46,11 @@ class EnvoyAdmin:
 
     async def counters(self, pattern: str) -> dict[str, int]:
         """The counters and gauges whose name matches a regular expression."""
-        answer = await self.get(f"/stats?filter={pattern}")
+        return await self.counters_at(f"/stats?filter={pattern}")
+
+    async def counters_at(self, target: str) -> dict[str, int]:
+        """The counters and gauges in the answer to `target`, a `/stats` with conditions."""
+        answer = await self.get(target)
         pairs = (line.rpartition(": ") for line in answer.body.splitlines())
         return {name: int(value) for name, _, value in pairs if value.isdecimal()}
 

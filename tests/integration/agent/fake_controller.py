@@ -33,6 +33,7 @@ from federation.api.messages import (
     Sightings,
     SignReply,
     SignRequest,
+    TrafficReport,
     Welcome,
 )
 from tests.support.pki import TestDomain
@@ -72,6 +73,7 @@ class FakeController:
         self.callers: list[str] = []
         self.hellos: list[AgentHello] = []
         self.declared: list[Declare] = []
+        self.reports: list[TrafficReport] = []
         self.heartbeats = 0
         self.sightings: list[Sightings] = []
         self.signed: list[str] = []
@@ -150,6 +152,8 @@ class FakeController:
                 self.sightings.append(message)
             case Declare():
                 self._declared(message, outbox)
+            case TrafficReport():
+                self.reports.append(message)
 
     def _declared(self, message: Declare, outbox: asyncio.Queue[Any]) -> None:
         self.declared.append(message)

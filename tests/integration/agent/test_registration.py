@@ -5,10 +5,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
+from discovery.core.specs import ServiceTraffic
 from federation.agent.directory import DirectoryStore
 from federation.agent.gateway_watch import GatewayWatch
 from federation.agent.registration import Registrar
-from federation.api.messages import AgentHello, Directory, ProbeTarget, ProbeTargets, Sightings
+from federation.api.messages import (
+    AgentHello,
+    Directory,
+    ProbeTarget,
+    ProbeTargets,
+    Sightings,
+    TrafficReport,
+    WatchDrains,
+    WatchedDrain,
+)
 from tests.integration.agent.fake_controller import FakeController, directory_of
 from tests.support.loopback import LoopbackBlock
 from tests.support.pki import TestDomain
@@ -139,6 +149,33 @@ async def test_a_lost_stream_is_opened_again_with_the_whole_list(
         await eventually_async(lambda: len(controller.hellos) == 2 and controller.rows, timeout_s=WAIT_S)
     assert controller.declared[-1].complete
     assert controller.rows[ONE.key].ready is False
+
+
+async def test_a_controller_is_told_what_fails_under_the_drains_that_it_asked_for(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    block = loopback()
+    watched = WatchedDrain(cluster="beta", started_ms=7)
+    other = FakeController(domain, "alpha", block.host(2), id="c2")
+    seen = ServiceTraffic(service="", requests=100, errors=4)
+    report = TrafficReport(drained="beta", started_ms=7, services=(seen,))
+    async with (
+        FakeController(domain, "alpha", block.host(1)) as controller,
+        other,
+        running(registrar(domain, store_of(directory_of(controller, other)), ONE)) as agent,
+    ):
+        asked: list[frozenset[WatchedDrain]] = []
+        agent.on_watch = asked.append
+        await connected(agent, controller, other)
+        agent.report((report,))  # Nobody has asked.
+        controller.say(WatchDrains(drains=(watched,)))
+        await eventually_async(lambda: asked == [{watched}], timeout_s=WAIT_S)
+        agent.report((report, TrafficReport(drained="gamma", started_ms=7, services=(seen,))))
+        await eventually_async(lambda: controller.reports, timeout_s=WAIT_S)
+        await controller.stop()  # Who is gone asks for nothing.
+        await eventually_async(lambda: asked[1:] == [set()], timeout_s=WAIT_S)
+    assert controller.reports == [report]
+    assert other.reports == []
 
 
 async def test_a_local_acknowledgement_is_shown_as_local(

@@ -6,6 +6,7 @@ from collections import Counter
 import msgspec
 import pytest
 
+from gateways.core.traffic import STATS_TARGET, read_counters
 from tests.integration.gateways.federation import ALL_OF_ALPHA, HOST, Federation
 from tests.integration.gateways.mesh import Caller, Controller, Member, Mesh, caller
 from tests.support.wait import eventually_async
@@ -13,6 +14,7 @@ from tests.unit.gateways.builders import ORDERS
 
 REQUESTS = 200
 IN_A_ROW = 30
+SERVICE = "shop/orders:8080"
 TIMEOUT_S = 60.0
 
 
@@ -87,6 +89,12 @@ def test_a_cluster_gives_its_traffic_away_in_steps_gets_it_back_and_is_the_last_
                 hand_over(federation, alpha, 0)
                 await answered_by(client, "beta")
                 assert await answers(client, REQUESTS) == {"beta": REQUESTS}
+                counted = read_counters(await web.envoy.admin.counters_at(STATS_TARGET))
+                assert counted.services[SERVICE].requests > REQUESTS
+                assert {owner for owner, found in counted.served_by.items() if SERVICE in found} == {
+                    "alpha",
+                    "beta",
+                }
 
                 # Nobody else is left: it is not cut off.
                 await far.stop()

@@ -14,7 +14,7 @@ from discovery.core.model import Change, pack, unpack_resource
 from discovery.core.snapshots import decode_snapshot, encode_snapshot
 from discovery.core.specs import AgentSpec
 from discovery.core.tables import Table
-from federation.api.control import AgentRules
+from federation.api.agent_stream import AgentRules
 from federation.api.manifest import decode_manifest, to_put
 from federation.kernel.errors import Code, CorruptError, InvalidInputError, IsthmusError
 from federation.replication.messages import Delta, LocalRows

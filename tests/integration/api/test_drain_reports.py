@@ -1,0 +1,50 @@
+"""A drain that makes callers fail, through the real log: an agent is asked, counts, and the whole share comes back."""
+
+import asyncio
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from discovery.core.specs import ClusterSpec, ServiceTraffic
+from federation.agent.control import send
+from federation.api.messages import JoinRequest, TrafficReport, WatchDrains
+from tests.integration.api.joining import enrolled, make_token, post_join
+from tests.integration.api.test_audit import find
+from tests.integration.api.test_control import answers, channel_of, hello
+from tests.integration.controller.installation import Caller, Controller
+
+
+async def test_a_drain_under_which_callers_fail_is_rolled_back_by_what_their_agent_counted(
+    controller: Controller, operator: Caller, tmp_path: Path
+) -> None:
+    spec = ClusterSpec(role="remote", trust_domain="alpha.example", home="alpha")
+    token = make_token(controller, cluster="psi")
+    assert post_join(controller, JoinRequest(secret=token.secret, cluster="psi", spec=spec))[0] == 200
+    async with channel_of(controller, enrolled(controller, tmp_path / "a", "counter")) as channel:
+        call = await hello(channel)
+        drain = {"stepPercent": 1, "maxErrorRate": 5.0}
+        await asyncio.to_thread(operator.ok, "POST", "/v1/clusters/psi/drain", drain)
+        (*_, asked) = await answers(call, lambda one: isinstance(one, WatchDrains))
+        (watched,) = asked.drains
+        report = TrafficReport(
+            drained="psi",
+            started_ms=watched.started_ms,
+            services=(
+                ServiceTraffic(
+                    service="shop/orders:80", requests=200, errors=30, requests_before=900, errors_before=9
+                ),
+            ),
+        )
+        absurd = replace(report, services=(ServiceTraffic(service="", requests=1, errors=2),))
+        await send(call, absurd)  # It costs its sender a line in the audit trail, not its stream.
+        await send(call, report)
+        (*_, over) = await answers(call, lambda one: isinstance(one, WatchDrains))
+    assert over.drains == ()
+    found = await asyncio.to_thread(operator.ok, "GET", "/v1/clusters/psi/drain")
+    assert (found["state"], found["sharePercent"]) == ("rolled back", 100)
+    assert found["reason"] == (
+        "for callers in cluster alpha too many requests fail: shop/orders:80 15.00% of 200 (before: 1.00%)"
+    )
+    refused = await asyncio.to_thread(find, controller, "refused", "psi")
+    assert (refused["layer"], refused["action"], refused["actor"]) == ("agent", "report", "alpha/counter")
+    await asyncio.to_thread(operator.ok, "POST", "/v1/clusters/psi/remove", {"force": True})
