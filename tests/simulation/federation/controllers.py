@@ -20,6 +20,7 @@ from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.api.watch import WatchHub
 from federation.app.controller import _is_directory
+from federation.app.drain_watch import DrainWatch
 from federation.app.fellows import FellowListener
 from federation.app.publisher import Publisher
 from federation.app.served_clusters import _all_changed, _is_endpoint_of
@@ -108,6 +109,9 @@ class SimController:
         )
         self.watches = WatchHub(self.catalog.history)
         self.proposer = Proposer(MemberLog(self._agreed, self), cluster=self.cluster)
+        self.drain_watch = DrainWatch(
+            catalog=self.catalog, proposer=self.proposer, registries=self.registries, clock=self.now_s
+        )
         self.control = ControlService(
             name=self.process.name,
             catalog=self.catalog,
@@ -117,6 +121,7 @@ class SimController:
             health=None,  # type: ignore[arg-type] # nobody asks for it
             trace=lambda _request: b"",
             audit=self.audit,
+            drains=self.drain_watch,
         )
 
     def _unix_ms(self) -> int:
@@ -132,6 +137,7 @@ class SimController:
         self.process.tasks.create_task(self._watch(), name="watch")
         self.process.tasks.create_task(self._sweep(), name="leases")
         self.process.tasks.create_task(self._fellows.run(), name="fellows")
+        self.process.tasks.create_task(self.drain_watch.run(), name="drain-watch")
         if self._missed is not None:
             self.process.tasks.create_task(self._observe(self._missed), name="observe")
         self._learn()
