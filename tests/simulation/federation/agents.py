@@ -8,15 +8,18 @@ from typing import Protocol, Self
 
 from certs.core.spiffe import SpiffeId, system_id, workload_id
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
+from discovery.core.specs import ServiceTraffic
 from federation.agent import registration
 from federation.agent.declarations import Declarations, Version, all_held
 from federation.agent.registration import Registrar
-from federation.api.messages import Directory, NamedController
+from federation.api.messages import Directory, NamedController, TrafficReport, WatchedDrain
 from federation.app import fellows
 from tests.simulation.federation.links import Process, Stream
 
 NAMESPACE, ACCOUNT = "shop", "shop"
 SERVICES = ("orders", "cart", "stock")
+COUNT_S = 1.0
+REQUESTS = 40  # That callers beside one agent make in that time.
 
 
 class FixedDirectory:
@@ -49,10 +52,16 @@ class SimAgent:
         self.accept = accept
         self.withdrawn: dict[EndpointKey, Version] = {}
         self.registrar: _Registrar | None = None
+        self.failing: Callable[[], bool] = lambda: False  # Requests of callers beside it fail now.
         self._workload = str(workload_id(trust_domain, NAMESPACE, ACCOUNT))
         self._directory = directory
         self._incarnation = 0
         self._ever: set[EndpointKey] = set()
+
+    @property
+    def incarnation(self) -> int:
+        """Of its last start."""
+        return self._incarnation
 
     @property
     def declared(self) -> Declarations | None:
@@ -71,7 +80,37 @@ class SimAgent:
         )
         if probed:
             self.probe()
-        self.process.start(owner, self.registrar.run)
+        self.process.start(owner, self._main)
+
+    async def _main(self) -> None:
+        assert self.registrar is not None
+        self.process.tasks.create_task(self._count(self.registrar), name="count")
+        await self.registrar.run()
+
+    async def _count(self, registrar: "_Registrar") -> None:
+        """Count as `federation.agent.traffic` does, for the drains that controllers ask about."""
+        watched: frozenset[WatchedDrain] = frozenset()
+        asked = asyncio.Event()
+
+        def watch(drains: frozenset[WatchedDrain]) -> None:
+            nonlocal watched
+            watched = drains
+            asked.set()
+
+        registrar.on_watch = watch
+        while True:
+            await asked.wait()
+            if not watched:
+                asked.clear()
+                continue
+            await asyncio.sleep(COUNT_S)
+            counted = ServiceTraffic(service="", requests=REQUESTS, errors=self.failing() * REQUESTS // 2)
+            registrar.report(
+                tuple(
+                    TrafficReport(drained=one.cluster, started_ms=one.started_ms, services=(counted,))
+                    for one in sorted(watched, key=lambda one: one.cluster)
+                )
+            )
 
     def probe(self, ready: bool = True, *, only: int | None = None) -> None:
         """Its probes say that all endpoints, or one of them, are ready or not."""

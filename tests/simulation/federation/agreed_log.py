@@ -7,6 +7,7 @@ taken although its caller was told nothing, or is taken late, after its caller h
 
 import asyncio
 import random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from federation.kernel.errors import OutcomeUnknownError, UnavailableError
@@ -30,6 +31,7 @@ class AgreedLog:
         self._net = net
         self._rng = rng
         self._rules = rules
+        self._founders = voters
         self._voters = voters
         self._leader: Process | None = None
         self._leads_from_s = 0.0
@@ -40,6 +42,27 @@ class AgreedLog:
             self._leader = next((voter for voter in self._voters if self._leads(voter)), None)
             self._leads_from_s = self._net.loop.now_s + self._rng.uniform(0.2, 1.0)
         return self._leader if self._net.loop.now_s >= self._leads_from_s else None
+
+    @property
+    def voters(self) -> int:
+        """How many there are."""
+        return len(self._voters)
+
+    def votes(self, site: str) -> bool:
+        """True while a cluster hosts a voter."""
+        return any(voter.site == site for voter in self._voters)
+
+    def status(self) -> SimpleNamespace:
+        """What is asked of an engine about members."""
+        return SimpleNamespace(members=tuple(voter.site for voter in self._voters), learners=())
+
+    def retire(self, site: str) -> None:
+        """Take the vote of a cluster."""
+        self._voters = [voter for voter in self._voters if voter.site != site]
+
+    def admit(self, site: str) -> None:
+        """Give a cluster its vote again, if it ever had one."""
+        self._voters = [voter for voter in self._founders if voter.site == site or voter in self._voters]
 
     def append(self, command: bytes) -> int:
         """Add an entry and begin to spread it; returns its index."""
@@ -83,7 +106,7 @@ class AgreedLog:
             self.append(command)
 
     def _leads(self, voter: Process) -> bool:
-        if not voter.alive:
+        if not voter.alive or voter not in self._voters:
             return False
         heard = sum(other.alive and self._net.both_ways(voter, other) for other in self._voters)
         return heard * 2 > len(self._voters)
@@ -116,5 +139,15 @@ class MemberLog:
             raise OutcomeUnknownError("no answer in time") from error
 
     async def read_barrier(self, *, timeout_ms: int) -> int:
-        """Nothing here asks for one."""
-        raise AssertionError(f"a barrier of {timeout_ms} ms is asked for")
+        """Return the newest index, once this controller has it."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                index = len(self._agreed.entries)
+                while (  # noqa: ASYNC110 - links tell nobody when they heal
+                    not self._agreed.reaches(self._controller.process)
+                    or self._controller.applied_index < index
+                ):
+                    await asyncio.sleep(_ASK_AGAIN_S)
+                return index
+        except TimeoutError as error:
+            raise UnavailableError("no answer in time") from error

@@ -12,17 +12,22 @@ from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Put
 from discovery.core.local import LocalTable
 from discovery.core.model import Change, ResourceKey
-from discovery.core.specs import ObservationSpec
+from discovery.core.specs import MemberSpec, ObservationSpec
+from discovery.core.tables import Tables
+from discovery.core.views import ViewIndex
 from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
+from federation.api.health import Facts
 from federation.api.heard_service import HeardService
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
+from federation.api.understanding import Served
 from federation.api.watch import WatchHub
 from federation.app.controller import _is_directory
 from federation.app.drain_watch import DrainWatch
 from federation.app.fellows import FellowListener
 from federation.app.publisher import Publisher
+from federation.app.removing import RemovalDesk
 from federation.app.served_clusters import _all_changed, _is_endpoint_of
 from federation.app.traces import Tracer
 from federation.kernel.errors import CompactedError, IsthmusError, OutcomeUnknownError
@@ -93,6 +98,7 @@ class SimController:
         self._ready = False
         self._waiting = {}
         self._began_s: dict[str, float] = {}
+        self._viewing: dict[str, asyncio.Task[None]] = {}
         self.registries = {}
         self.copies = {}
         self.catalog: Catalog = self._parts.catalog()
@@ -111,6 +117,20 @@ class SimController:
         self.proposer = Proposer(MemberLog(self._agreed, self), cluster=self.cluster)
         self.drain_watch = DrainWatch(
             catalog=self.catalog, proposer=self.proposer, registries=self.registries, clock=self.now_s
+        )
+        self.drains = self._parts.desk(
+            holder=self.process.name,
+            proposer=self.proposer,
+            catalog=self.catalog,
+            views=_ViewsNow(self.catalog),
+            facts=_nobody_votes,
+        )
+        self.removals = RemovalDesk(
+            cluster=self.cluster,
+            proposer=self.proposer,
+            catalog=self.catalog,
+            status=self._agreed.status,  # type: ignore[arg-type] # what a removal asks of it
+            change_member=self.change_member,
         )
         self.control = ControlService(
             name=self.process.name,
@@ -137,10 +157,19 @@ class SimController:
         self.process.tasks.create_task(self._watch(), name="watch")
         self.process.tasks.create_task(self._sweep(), name="leases")
         self.process.tasks.create_task(self._fellows.run(), name="fellows")
+        self.process.tasks.create_task(self.drains.run(), name="drains")
         self.process.tasks.create_task(self.drain_watch.run(), name="drain-watch")
         if self._missed is not None:
             self.process.tasks.create_task(self._observe(self._missed), name="observe")
         self._learn()
+
+    async def change_member(self, action: str, cluster: str) -> str:
+        """Take the vote of a cluster, as an operator wants."""
+        spec = MemberSpec(standing="removed")
+        key = ResourceKey("", "Member", "", cluster)
+        await self.proposer.write(Put(key=key, spec=msgspec.json.encode(spec)))
+        self._agreed.retire(cluster)
+        return action
 
     def restarted(self, cluster: str) -> bool:
         """True while not every agent had the time to come back since the last start."""
@@ -206,6 +235,12 @@ class SimController:
         self._learn()
 
     def _learn(self) -> None:
+        for gone in [name for name in self.registries if self.catalog.tables.cluster(name) is None]:
+            registry = self.registries.pop(gone)
+            registry.retire()
+            self._fellows.leave(registry)
+            self.copies.pop(gone, None)
+            self._viewing.pop(gone).cancel()
         for cluster in self.serves:
             if cluster not in self.registries and self.catalog.tables.cluster(cluster) is not None:
                 self._serve(cluster)
@@ -232,7 +267,7 @@ class SimController:
             registry, holder=self.process.name, catalog=self.catalog, proposer=self.proposer
         )
         self.process.tasks.create_task(publisher.run(), name=f"publish/{cluster}")
-        self.process.tasks.create_task(self._view(cluster), name=f"view/{cluster}")
+        self._viewing[cluster] = self.process.tasks.create_task(self._view(cluster), name=f"view/{cluster}")
 
     def now_s(self) -> float:
         """Return what this process's clock shows: it drifts, and jumps as a clock should not."""
@@ -253,6 +288,11 @@ class SimController:
                 key = ResourceKey(self.cluster, "Observation", "", subject)
                 row, seen = self.catalog.tables.resource(key), missed(self.process, subject)
                 spec = msgspec.json.encode(seen)
+                if (
+                    self.catalog.tables.cluster(subject) is None
+                    or self.catalog.tables.cluster(self.cluster) is None
+                ):
+                    continue
                 if subject == self.cluster or spec == (NOTHING_MISSED if row is None else row.spec):
                     continue
                 with contextlib.suppress(IsthmusError):  # Tried again, by what is seen then.
@@ -303,6 +343,29 @@ class SimController:
         request = await stream.up.read()
         if request is not None:
             await service._answer(request, _Context(stream))  # type: ignore[arg-type]
+
+
+class _ViewsNow:
+    """What every cluster sees of a catalog now: views of other clusters are asked for during drains only."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._known: dict[str, tuple[Tables, Served]] = {}
+
+    def served(self, cluster: str) -> Served:
+        """Return the view of one cluster; nothing is compiled here."""
+        tables = self._catalog.tables
+        known = self._known.get(cluster)
+        if known is None or known[0] is not tables:
+            view = ViewIndex(cluster)
+            view.reset(tables)
+            known = self._known[cluster] = (tables, Served(view, None))  # type: ignore[arg-type]
+        return known[1]
+
+
+async def _nobody_votes() -> Facts:
+    """Whether the log would stop is not asked here."""
+    return Facts(asked="", leader_id=None, voters=(), members=())
 
 
 class _Context:

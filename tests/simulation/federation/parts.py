@@ -5,6 +5,7 @@ from msgspec import Struct
 from discovery.core.catalog import Catalog
 from discovery.core.local import LocalTable
 from federation.api.registry import ClusterRegistry
+from federation.app.draining import DrainDesk
 from federation.replication.state import FollowerState
 
 
@@ -15,3 +16,4 @@ class Parts(Struct, frozen=True, kw_only=True):
     local: type[LocalTable] = LocalTable
     registry: type[ClusterRegistry] = ClusterRegistry
     follower: type[FollowerState] = FollowerState
+    desk: type[DrainDesk] = DrainDesk

@@ -18,6 +18,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     drift: float  # Of clocks.
     chaos_s: float
     calm_s: float  # Between two faults, on average.
+    exports_all: (
+        bool  # Else one service is each cluster's own, and no cluster that has it can be drained unforced.
+    )
 
 
 def draw_plan(seed: int) -> Plan:
@@ -32,4 +35,5 @@ def draw_plan(seed: int) -> Plan:
         drift=rng.choice([0.0, 0.05]),
         chaos_s=rng.uniform(12, 18),
         calm_s=rng.choice([0.3, 0.6]),
+        exports_all=rng.random() < 0.6,
     )

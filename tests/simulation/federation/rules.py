@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from discovery.core.catalog import Catalog
-from discovery.core.commands import Command, PublishEndpoints, decode_command
+from discovery.core.commands import Command, PublishEndpoints, RemoveCluster, SweepRemoved, decode_command
 from discovery.core.kinds import decode_spec
 from discovery.core.model import (
     FEDERATION_SCOPE,
@@ -34,6 +34,7 @@ from federation.replication.followed_view import FollowedView
 from federation.replication.state import FollowerState, Update
 from federation.replication.wire import shown
 from tests.simulation.checks import ViolationError
+from tests.simulation.federation.lifecycle_rules import LifecycleRules
 from tests.simulation.federation.parts import Parts
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Rules:
         self._heard_s: dict[tuple[str, str], dict[str, float]] = {}
         self._committed: dict[bytes, tuple[int, int]] = {}  # The newest version that ever was in the log.
         self.sweeping: tuple[str, str] | None = None
+        self.lifecycle = LifecycleRules(self, now_s)
 
     def fail(self, rule: str, what: str) -> ViolationError:
         """Note a violation; the first one is the run's outcome."""
@@ -128,6 +130,7 @@ class Rules:
 
     def _judge(self, command: Command, before: Tables, changes: tuple[Change, ...]) -> None:
         body = command.body
+        self.lifecycle.judge(command, before, changes)
         if isinstance(body, PublishEndpoints):
             lease = self.truth.lease(publish_lease(body.cluster))
             if lease is None or lease.fence != body.fence:
@@ -137,7 +140,9 @@ class Rules:
         for change in changes:
             owner, what = _owner(change, before)
             home = _home(before, owner) or _home(self.truth.tables, owner)
-            if owner and command.proposer not in (owner, home):
+            # What a removal may take, `lifecycle` judges.
+            is_removal = isinstance(body, RemoveCluster | SweepRemoved)
+            if owner and command.proposer not in (owner, home) and not is_removal:
                 self.fail(OWNER, f"{command.proposer} changed {what}")
             if what.startswith("Verdict/") and change.value is not None:
                 self._judge_verdict(unpack_resource(change.value))
@@ -196,6 +201,8 @@ class Rules:
             self.fail(GLOBAL, f"{row.key} of {row.agent} at {row.version}")
 
     def _has_reason(self, row: Endpoint) -> bool:
+        if self.lifecycle.is_over(row):
+            return True
         agent = self.agents.get(row.agent)
         if agent is None or row.version < agent.withdrawn.get(row.key, (-1, -1)):
             return True

@@ -3,54 +3,58 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from certs.core.spiffe import system_id
-from discovery.core.commands import Command, Operation, Put, Tick, Write, decode_outcome, encode_command
-from discovery.core.model import ResourceKey
-from discovery.core.specs import (
-    AgentSpec,
-    AnySpec,
-    ClusterSpec,
-    ControllerSpec,
-    ExportPolicySpec,
-    FederationSpec,
-    GrantSource,
-    GrantSpec,
-    ObservationSpec,
-    TrustDomainSpec,
-    VerdictSpec,
+from discovery.core.commands import (
+    Command,
+    Operation,
+    SweepRemoved,
+    Tick,
+    Write,
+    decode_outcome,
+    encode_command,
 )
+from discovery.core.drains import is_under_way
+from discovery.core.specs import ObservationSpec, VerdictSpec
+from federation.api.lifecycle import drains
 from federation.api.messages import Directory, NamedController
-from federation.kernel.versions import PROTOCOL_VERSION
+from federation.app.duties import unswept
 from federation.replication.state import Image
 from tests.simulation.checks import ViolationError
-from tests.simulation.federation.agents import (
-    ACCOUNT,
-    NAMESPACE,
-    Accept,
-    FixedDirectory,
-    SimAgent,
-    simulated_channels,
-)
+from tests.simulation.federation.agents import Accept, FixedDirectory, SimAgent, simulated_channels
 from tests.simulation.federation.agreed_log import AgreedLog
 from tests.simulation.federation.controllers import SimController
 from tests.simulation.federation.followers import SimFollower
+from tests.simulation.federation.founding import (
+    HOME,
+    belongings,
+    controller_spec,
+    founding,
+    joining,
+    trust_domain,
+)
 from tests.simulation.federation.links import Net, Process, Stream
 from tests.simulation.federation.nemesis import Nemesis
+from tests.simulation.federation.operators import Operators
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.plan import CLUSTERS, Plan, draw_plan
 from tests.simulation.federation.rules import CONVERGED, HELD, Rules
 from tests.simulation.virtual import VirtualLoop
 
+T = TypeVar("T", SimController, SimFollower)
+
 AGENTS = 2  # Of each cluster.
 CONVERGED_WITHIN_S = 90.0
 TICK_S = 0.5
+LIFECYCLE_LOOK_S = 1.0
+SWEEP_ROWS = 5  # Of a removed cluster at each tick.
 MOMENT_S = 0.25  # Between two looks at what is held everywhere.
 WALL_S = 1_700_000_000.0
 
@@ -103,6 +107,7 @@ class World:
         self.rules = Rules(parts, lambda: self.loop.now_s)
         self.net = Net(self.loop, seed, delay_ms=plan.delay_ms, jitter=plan.jitter)
         self.wall_jump_s: dict[str, float] = {}
+        self.failing_until_s: dict[str, float] = {}  # By the cluster of callers whose requests fail.
         self.primaries = CLUSTERS[:-1] if plan.remote else CLUSTERS
         names = [f"{cluster}-1" for cluster in self.primaries] + (["alpha-2"] if plan.second else [])
         processes = {name: self.net.add(name, name.partition("-")[0]) for name in names}
@@ -139,6 +144,8 @@ class World:
             for number in range(AGENTS)
         }
         self.rules.agents = self.agents
+        for agent in self.agents.values():
+            agent.failing = partial(self._fail, agent.cluster)
         self.followers = {
             f"{cluster}-dns": SimFollower(
                 self.net.add(f"{cluster}-dns", cluster),
@@ -153,9 +160,11 @@ class World:
             for cluster in CLUSTERS
         }
         self.nemesis = Nemesis(self, self._rng("nemesis"))
+        self.operators = Operators(self, self._rng("operators"))
         self._ticks = 0
         self._tasks: asyncio.TaskGroup
         self._ending = False
+        self._lifecycle_look_s = 0.0
 
     def run(self) -> Outcome:
         """Run everything and return what came of it."""
@@ -169,7 +178,7 @@ class World:
             seed=self.seed,
             plan=self.plan,
             violation=self.rules.violation or violation,
-            faults=self.nemesis.log,
+            faults=sorted([*self.nemesis.log, *self.operators.log]),
             entries=len(self.agreed.entries),
             revision=self.rules.truth.revision,
             checked=self.rules.checked,
@@ -208,9 +217,11 @@ class World:
         self.agreed.loss = self.plan.loss
         rng = self._rng("chaos")
         end_s = self.loop.now_s + self.plan.chaos_s
+        operators = self._tasks.create_task(self.operators.run(), name="operators")
         while self.loop.now_s < end_s:
             self.nemesis.strike()
             await self._pass(rng.expovariate(1 / self.plan.calm_s))
+        operators.cancel()
         self.agreed.loss = 0.0
         self.wall_jump_s.clear()
         self.net.heal()
@@ -237,6 +248,9 @@ class World:
             if self.loop.now_s >= end_s:
                 return
 
+    def _fail(self, cluster: str) -> bool:
+        return self.loop.now_s < self.failing_until_s.get(cluster, 0.0)
+
     def _missed(self, observer: Process, subject: str) -> ObservationSpec:
         """What `observer` misses of a cluster now; an agent stands for its gateway."""
         controllers = [one.process for one in self.controllers.values() if one.cluster == subject]
@@ -252,6 +266,9 @@ class World:
 
     def _look(self) -> None:
         """What was acknowledged as global is; what a controller holds, it has, and its own view shows it."""
+        if self.loop.now_s >= self._lifecycle_look_s:
+            self._lifecycle_look_s = self.loop.now_s + LIFECYCLE_LOOK_S
+            self.rules.lifecycle.look()
         for agent in self.agents.values():
             declared = agent.declared
             if declared is None:
@@ -298,7 +315,11 @@ class World:
             return f"of {len(wanted)} declared endpoints the log has {len(there)}, or older ones"
         if extra := [key for key in truth.tables.endpoints if key not in wanted]:
             return f"the log still has {extra[0]!r}, which nobody declares"
-        for name, controller in self.controllers.items():
+        if left := unswept(truth.tables):
+            return f"{left[0]} was removed, and its rows are not swept"
+        if going := [name for name, drain in drains(truth.tables).items() if is_under_way(drain)]:
+            return f"the drain of {going[0]} is under way still"
+        for name, controller in self._present(self.controllers):
             if controller.catalog.tables != truth.tables:
                 return f"{name} is at revision {controller.catalog.revision} of {truth.revision}"
         for row in truth.tables.list_resources("", "Verdict"):
@@ -314,10 +335,14 @@ class World:
                 return f"{len(digests)} views of {cluster}"
         return ""
 
+    def _present(self, parts: Mapping[str, T]) -> Iterator[tuple[str, T]]:
+        """All but those of clusters that were removed for good."""
+        return ((name, one) for name, one in parts.items() if one.cluster not in self.operators.gone)
+
     def _copies(self) -> Iterator[tuple[str, "object"]]:
-        for controller in self.controllers.values():
+        for _, controller in self._present(self.controllers):
             yield from controller.copies.items()
-        for follower in self.followers.values():
+        for _, follower in self._present(self.followers):
             if follower.copy is not None:
                 yield follower.cluster, follower.copy
 
@@ -329,13 +354,14 @@ class World:
 
     def start_controller(self, name: str, known_index: int) -> None:
         """Start a controller whose disk holds the log up to an index."""
-        if not self.controllers[name].process.alive:
-            self.controllers[name].start(self._tasks, known_index=known_index)
+        one = self.controllers[name]
+        if not one.process.alive and one.cluster not in self.operators.absent:
+            one.start(self._tasks, known_index=known_index)
 
     def start_follower(self, name: str, image: Image | None) -> None:
         """Start a follower from an image."""
         one = self.followers[name]
-        if one.process.alive:
+        if one.process.alive or one.cluster in self.operators.absent:
             return
         one.start(self._tasks, image)
         assert one.copy is not None
@@ -346,7 +372,7 @@ class World:
     def start_agent(self, name: str, numbers: list[int], probed_s: float) -> None:
         """Start an agent whose endpoints are probed a while later."""
         agent = self.agents[name]
-        if agent.process.alive:
+        if agent.process.alive or agent.cluster in self.operators.absent:
             return
         agent.start(self._tasks, numbers, probed=probed_s == 0)
         registrar = agent.registrar
@@ -370,13 +396,13 @@ class World:
 
     def speaker(self, cluster: str) -> str:
         """Return the cluster whose controllers write for `cluster`."""
-        return cluster if cluster in self.primaries else "alpha"
+        return cluster if cluster in self.primaries else HOME
 
     # -- the federation ----------------------------------------------------------------------------
 
     def trust_domain(self, cluster: str) -> str:
         """A remote cluster uses its home's."""
-        return f"{self.speaker(cluster)}.test"
+        return trust_domain(cluster, self.primaries)
 
     def _rng(self, what: str) -> random.Random:
         return random.Random(f"{self.seed}/{what}")
@@ -390,55 +416,28 @@ class World:
         return Directory(
             revision=1,
             federation="f1",
-            controllers=tuple(NamedController(name=name, spec=self._controller(name)) for name in names),
+            controllers=tuple(
+                NamedController(
+                    name=name, spec=controller_spec(name, self.trust_domain(name.partition("-")[0]))
+                )
+                for name in names
+            ),
             bundles={},
             homes={"epsilon": "alpha"} if self.plan.remote else {},
         )
 
-    def _controller(self, name: str) -> ControllerSpec:
-        cluster, _, number = name.partition("-")
-        identity = system_id(self.trust_domain(cluster), cluster, "controller", number)
-        return ControllerSpec(
-            cluster=cluster,
-            role="member",
-            identity=str(identity),
-            control="10.255.0.1:7443",
-            protocol=PROTOCOL_VERSION,
-        )
-
     def _found(self) -> None:
         """Write what a federation has before anything goes wrong."""
-        federation = _put(ResourceKey("", "Federation", "", "federation"), FederationSpec(id="f1"))
         for cluster in CLUSTERS:
-            domain = self.trust_domain(cluster)
-            home = "alpha" if cluster not in self.primaries else ""
-            spec = ClusterSpec(role="remote" if home else "primary", trust_domain=domain, home=home)
-            first: list[Operation] = [federation] if cluster == "alpha" else []
-            first.append(_put(ResourceKey("", "Cluster", "", cluster), spec))
-            if not home:
-                first.append(
-                    _put(ResourceKey("", "TrustDomain", "", domain), TrustDomainSpec(roots=("PEM",)))
-                )
-            self._write("alpha", f"join-{cluster}", first)
-            export = ExportPolicySpec(services=("orders", "cart"))
-            grant = GrantSpec(services=("*",), sources=(GrantSource(),))
-            own: list[Operation] = [
-                _put(ResourceKey(cluster, "ExportPolicy", NAMESPACE, "base"), export),
-                _put(ResourceKey(cluster, "Grant", NAMESPACE, "base"), grant),
-            ]
-            own += [
-                _put(ResourceKey("", "Controller", "", name), self._controller(name))
-                for name, controller in self.controllers.items()
-                if controller.cluster == cluster
-            ]
-            own += [
-                _put(
-                    ResourceKey(cluster, "Agent", "", f"agent.{agent.name}"),
-                    AgentSpec(role="agent", namespace=NAMESPACE, service_account=ACCOUNT),
-                )
-                for agent in self.agents.values()
-                if agent.cluster == cluster
-            ]
+            first = [*(founding() if cluster == HOME else []), *joining(cluster, self.primaries)]
+            self._write(HOME, f"join-{cluster}", first)
+            own = belongings(
+                cluster,
+                self.trust_domain(cluster),
+                controllers=[name for name, one in self.controllers.items() if one.cluster == cluster],
+                agents=[name for name, one in self.agents.items() if one.cluster == cluster],
+                exports_all=self.plan.exports_all,
+            )
             self._write(self.speaker(cluster), f"enroll-{cluster}", own)
 
     def _write(self, proposer: str, request_id: str, operations: list[Operation]) -> None:
@@ -461,6 +460,13 @@ class World:
                 self.agreed.append(
                     encode_command(Command(request_id=f"tick-{self._ticks}", proposer=leader.site, body=body))
                 )
+                for cluster in unswept(self.rules.truth.tables):
+                    sweep = SweepRemoved(cluster=cluster, rows_max=SWEEP_ROWS)
+                    self.agreed.append(
+                        encode_command(
+                            Command(request_id=f"sweep-{self._ticks}", proposer=leader.site, body=sweep)
+                        )
+                    )
                 for controller in self.controllers.values():
                     controller.catch_up(len(self.agreed.entries))
             await asyncio.sleep(TICK_S)
@@ -472,10 +478,6 @@ class _Accept(Accept):
 
     def __call__(self, to: str, kind: str, stream: Stream, peer: object) -> None:
         self._world.controllers[to].answer(kind, stream, peer)  # type: ignore[arg-type]
-
-
-def _put(key: ResourceKey, spec: AnySpec) -> Put:
-    return Put(key=key, spec=msgspec.json.encode(spec))
 
 
 def _first(group: BaseExceptionGroup[ViolationError]) -> ViolationError:
