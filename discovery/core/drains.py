@@ -29,6 +29,7 @@ def start(
     started_by: str,
     now_ms: int,
     errors_per_million_max: int = DRAIN_ERRORS_PER_MILLION_MAX,
+    capacity_percent_min: int = 0,
 ) -> DrainSpec:
     """Return a drain that begins now: the first step is due at once."""
     return DrainSpec(
@@ -40,6 +41,7 @@ def start(
         started_by=started_by,
         forced=forced,
         errors_per_million_max=errors_per_million_max,
+        capacity_percent_min=capacity_percent_min,
     )
 
 

@@ -89,6 +89,7 @@ def _check_drain(spec: DrainSpec, where: str) -> None:
     for field, percent, least in (
         ("sharePercent", spec.share_percent, 0),
         ("stepPercent", spec.step_percent, 1),
+        ("capacityPercentMin", spec.capacity_percent_min, 0),
     ):
         if not least <= percent <= 100:
             raise InvalidInputError(f"{where}.{field} is {percent}, expected {least} to 100")

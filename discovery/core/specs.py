@@ -116,6 +116,8 @@ class DrainSpec(Spec, frozen=True, kw_only=True):
     rolled_back: str = ""  # Why it was given up, its whole share being its own again.
     # It is given up when so many requests of a million fail beyond those that failed before it began.
     errors_per_million_max: int = DRAIN_ERRORS_PER_MILLION_MAX
+    # Of the ready weight of each service so much must be elsewhere; 0: anything.
+    capacity_percent_min: int = 0
 
 
 class ServiceTraffic(Spec, frozen=True, kw_only=True):

@@ -18,8 +18,12 @@ SERVICES_CHECKED_MAX = 100_000
 ORPHANS_NAMED_MAX = 10
 
 
-async def find_orphans(tables: Tables, views: ServedViews, cluster: str) -> list[Orphan]:
+async def find_orphans(
+    tables: Tables, views: ServedViews, cluster: str, *, percent_min: int = 0
+) -> list[Orphan]:
     """Return what nobody but `cluster` serves now, sorted; the dead, and those that are drained or before it, do not count.
+
+    Also that of which others have less than `percent_min` of the weight that is ready now.
 
     Raises UnavailableError while a view is not ready, LimitExceededError for more services than can be looked at.
     """
@@ -44,7 +48,11 @@ async def find_orphans(tables: Tables, views: ServedViews, cluster: str) -> list
                     " too many to check that others can serve them"
                 )
             service = served.view.service(key)  # None: it went while others ran.
-            found += () if service is None else orphans(service, caller, cluster, gone | dead)
+            found += (
+                ()
+                if service is None
+                else orphans(service, caller, cluster, gone | dead, percent_min=percent_min)
+            )
             if looked_at % SERVICES_PER_SLICE == 0:
                 await asyncio.sleep(0)
     return sorted(found)

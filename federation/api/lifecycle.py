@@ -32,6 +32,7 @@ class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", fo
     step_percent: int = 25
     every_ms: int = 10_000
     force: bool = False
+    min_capacity: int = 0  # Of each service's ready weight so many per cent must be elsewhere.
     max_error_rate: float = (
         DRAIN_ERRORS_PER_MILLION_MAX / PER_PERCENT
     )  # In per cent, beyond what failed before.
@@ -137,6 +138,7 @@ def drain_object(cluster: str, drain: DrainSpec) -> dict[str, object]:
         "startedUnixMs": drain.started_ms,
         "startedBy": drain.started_by,
         "forced": drain.forced,
+        "minCapacity": drain.capacity_percent_min,
         "maxErrorRate": drain.errors_per_million_max / PER_PERCENT,
         "reason": drain.rolled_back,
     }
@@ -148,6 +150,8 @@ async def _read_drain(request: web.Request) -> DrainRequest:
         raise InvalidInputError(f"stepPercent is {wanted.step_percent}, expected 1 to 100")
     if not 0 <= wanted.every_ms <= DRAIN_EVERY_MS_MAX:
         raise InvalidInputError(f"everyMs is {wanted.every_ms}, expected 0 to {DRAIN_EVERY_MS_MAX}, a day")
+    if not 0 <= wanted.min_capacity <= 100:
+        raise InvalidInputError(f"minCapacity is {wanted.min_capacity}, expected 0 to 100 per cent")
     if not 0 <= wanted.max_error_rate <= 100:
         raise InvalidInputError(f"maxErrorRate is {wanted.max_error_rate:g}, expected 0 to 100 per cent")
     return wanted

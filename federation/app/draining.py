@@ -72,7 +72,7 @@ class DrainDesk:
                 return known
             operations.append(Delete(key=row.key, expected_revision=row.revision))
         if not request.force:
-            await self._check_capacity(cluster)
+            await self._check_capacity(cluster, request.min_capacity)
             await self._check_quorum(cluster)
         begun = start(
             step_percent=request.step_percent,
@@ -80,6 +80,7 @@ class DrainDesk:
             forced=request.force,
             started_by=operator,
             now_ms=self._catalog.now_ms,
+            capacity_percent_min=request.min_capacity,
             errors_per_million_max=round(request.max_error_rate * PER_PERCENT),
         )
         put = Put(key=_key(cluster), spec=msgspec.json.encode(begun), expected_revision=0)
@@ -147,21 +148,32 @@ class DrainDesk:
         now_ms = self._catalog.now_ms
         if drain.forced:
             return step(drain, now_ms=now_ms)
-        alone = await find_orphans(self._catalog.tables, self._views, cluster)
+        alone = await find_orphans(
+            self._catalog.tables, self._views, cluster, percent_min=drain.capacity_percent_min
+        )
         if not alone:
             self._turns_alone.pop(cluster, None)
             return step(drain, now_ms=now_ms)
         self._turns_alone[cluster] = self._turns_alone.get(cluster, 0) + 1
         if self._turns_alone[cluster] < TURNS_ALONE_MAX:
             return drain
-        return roll_back(drain, f"no other ready endpoint was left of {name_orphans(alone)}", now_ms=now_ms)
+        what = "no other ready endpoint"
+        if all(one.weight_left for one in alone):
+            what = f"less than {drain.capacity_percent_min}% of the ready weight"
+        return roll_back(drain, f"{what} was left of {name_orphans(alone)}", now_ms=now_ms)
 
-    async def _check_capacity(self, cluster: str) -> None:
-        alone = await find_orphans(self._catalog.tables, self._views, cluster)
+    async def _check_capacity(self, cluster: str, percent_min: int) -> None:
+        short = await find_orphans(self._catalog.tables, self._views, cluster, percent_min=percent_min)
+        alone = [one for one in short if not one.weight_left]
         if alone:
             raise PreconditionError(
                 f"cluster {cluster} alone has a ready endpoint of {name_orphans(alone)}:"
                 " start it elsewhere, export and grant it there, or use --force, and it stays here as the last resort"
+            )
+        if short:
+            raise PreconditionError(
+                f"without cluster {cluster} less than {percent_min}% of the ready weight would be left of"
+                f" {name_orphans(short)}: start more of it elsewhere, or ask for less with --min-capacity"
             )
 
     async def _check_quorum(self, cluster: str) -> None:

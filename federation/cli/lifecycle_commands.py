@@ -24,6 +24,13 @@ PATIENCE_S = 60.0
 )
 @click.option("--every", default="10s", show_default=True, help="Time between two steps.")
 @click.option(
+    "--min-capacity",
+    default=0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Of each service's ready endpoints, by weight, so much must be elsewhere; 0: any.",
+)
+@click.option(
     "--max-error-rate",
     default=1.0,
     show_default=True,
@@ -44,6 +51,7 @@ def drain(
     name: str,
     step: int,
     every: str,
+    min_capacity: int,
     max_error_rate: float,
     force: bool,
     wait: bool,
@@ -61,11 +69,19 @@ def drain(
         raise InvalidInputError(f"--every: {error.message}") from error
     if not 1 <= step <= 100:
         raise InvalidInputError(f"--step is {step}, expected 1 to 100")
+    if not 0 <= min_capacity <= 100:
+        raise InvalidInputError(f"--min-capacity is {min_capacity}, expected 0 to 100")
     if not 0 <= max_error_rate <= 100:
         raise InvalidInputError(f"--max-error-rate is {max_error_rate:g}, expected 0 to 100")
     session = Session(context_directory)
     path = f"/v1/clusters/{quote(name, safe='')}/drain"
-    wanted = DrainRequest(step_percent=step, every_ms=every_ms, force=force, max_error_rate=max_error_rate)
+    wanted = DrainRequest(
+        step_percent=step,
+        every_ms=every_ms,
+        force=force,
+        min_capacity=min_capacity,
+        max_error_rate=max_error_rate,
+    )
     answer = session.send("POST", path, wanted)
     if wait:
         answer = _watch(session, path, answer)

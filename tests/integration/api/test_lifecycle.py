@@ -24,6 +24,7 @@ from tests.support.wait import eventually
         pytest.param("alpha/drain", {"stepPercent": "x"}, 400, "stepPercent", id="no-number"),
         pytest.param("alpha/drain", {"everyMs": -1}, 400, "everyMs is -1", id="back-in-time"),
         pytest.param("alpha/drain", {"maxErrorRate": 100.5}, 400, "maxErrorRate is 100.5", id="more-than-all-may-fail"),
+        pytest.param("alpha/drain", {"minCapacity": 101}, 400, "minCapacity is 101", id="more-than-all-must-be-left"),
         pytest.param("alpha/drain", {"surprise": 1}, 400, "surprise", id="unknown-field"),
         # Without it the log would stop; or first, what other tests registered would be left to nobody.
         pytest.param("alpha/drain", {}, 422, "cluster alpha", id="the-only-member"),

@@ -192,6 +192,41 @@ async def test_a_drain_that_would_leave_a_service_alone_is_refused_and_changes_n
     assert federation.log.catalog.tables.resource(key("Drain", "beta")) is None
 
 
+def grown(federation: Federation, weight: int) -> None:
+    """orders: weight 1 in alpha, `weight` in beta."""
+    federation.publish("beta", endpoint("beta", version=(1, 2), weight=weight))
+
+
+@pytest.mark.parametrize(("percent", "refused"), [(0, False), (25, False), (26, True), (100, True)])
+async def test_so_much_of_the_ready_weight_must_be_elsewhere(percent: int, refused: bool) -> None:
+    federation = Federation()
+    grown(federation, 3)
+    request = DrainRequest(every_ms=EVERY_MS, min_capacity=percent)
+    if not refused:
+        assert (await federation.desk.drain("beta", request, ADMIN)).capacity_percent_min == percent
+        return
+    with pytest.raises(PreconditionError) as error:
+        await federation.desk.drain("beta", request, ADMIN)
+    assert f"less than {percent}% of the ready weight" in error.value.message
+    assert "shop/orders:8080 for callers in alpha, 1 of 4 left" in error.value.message
+    assert federation.log.catalog.tables.resource(key("Drain", "beta")) is None
+
+
+async def test_a_drain_is_rolled_back_when_too_little_is_left_elsewhere_and_force_asks_nobody() -> None:
+    federation = Federation()
+    await federation.desk.drain("beta", DrainRequest(every_ms=EVERY_MS, min_capacity=50), ADMIN)
+    await federation.turn()
+    grown(federation, 3)
+    await federation.turn(TURNS_ALONE_MAX)
+    assert (
+        "less than 50% of the ready weight was left of shop/orders:8080" in federation.row("beta").rolled_back
+    )
+    forced = DrainRequest(every_ms=EVERY_MS, min_capacity=50, force=True)
+    await federation.desk.drain("beta", forced, ADMIN)
+    await federation.turn(TURNS_ALONE_MAX + 1)
+    assert federation.share("beta") == 75
+
+
 async def test_what_a_caller_may_not_see_does_not_serve_it() -> None:
     """delta sees what is exported; within its trust domain that is enough."""
     federation = Federation()

@@ -137,11 +137,17 @@ def test_a_refused_write_gives_nothing_up():
     assert not row(log).rolled_back
 
 
-@pytest.mark.parametrize("value", [-1, 1_000_001])
-def test_the_limit_of_a_drain_is_a_share(value):
-    assert (
-        founded().write("alpha", put_drain("beta", errorsPerMillionMax=value)).code == Code.INVALID_ARGUMENT
-    )
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"errorsPerMillionMax": -1},
+        {"errorsPerMillionMax": 1_000_001},
+        {"capacityPercentMin": -1},
+        {"capacityPercentMin": 101},
+    ],
+)
+def test_the_limits_of_a_drain_are_shares(limit):
+    assert founded().write("alpha", put_drain("beta", **limit)).code == Code.INVALID_ARGUMENT
 
 
 # -- the window --------------------------------------------------------------------------------------
