@@ -26,8 +26,8 @@ ROOT_LEFT_MS_MIN = 90 * 86_400_000
 # A snapshot and a journal are each written anew beside the old one.
 DISK_FREE_BYTES_MIN = 512 * 1024 * 1024
 FOLLOWER_BEHIND_MS_MAX = 10_000
-# How gRPC says that no root of the peer's trust domain signed what the peer showed.
-_UNVOUCHED = "CERTIFICATE_VERIFY_FAILED"
+# How TLS says that no root that is known here signed what the peer showed; of an expired one it says otherwise.
+_UNVOUCHED = ("unable to get local issuer certificate", "self signed certificate", "self-signed certificate")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -344,7 +344,7 @@ def _reach(facts: Facts) -> Iterator[Finding]:
         if member.health is None and not member.is_witness and member.standing != "removed":
             # A member that the leader hears runs: then only its control port is out of reach.
             heard = facts.is_heard(member.id)
-            if _UNVOUCHED in member.error:
+            if any(text in member.error for text in _UNVOUCHED):
                 yield Finding(
                     check="reach",
                     level="problem",

@@ -97,7 +97,7 @@ def gateway_cluster(service: Service, service_port: int) -> XdsResource:
     """Return the cluster to which a gateway passes connections of this SNI: its existence is the export."""
     cluster = _eds_cluster(names.service_sni(service.key, service_port))
     if affinity.is_sticky(service):
-        affinity.set_ring(cluster)
+        affinity.choose_by_caller(cluster)
     return make_resource(CLUSTER, cluster.name, cluster)
 
 
@@ -178,7 +178,7 @@ def _owner_cluster(service: Service, port: EndpointPort, owner: Owner) -> Any:
         cluster.lb_policy = Cluster.ROUND_ROBIN
         _check_gateway_health(cluster, owner)
     if affinity.is_sticky(service):
-        affinity.set_ring(cluster)
+        affinity.choose_by_caller(cluster)
     return cluster
 
 

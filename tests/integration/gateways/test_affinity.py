@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ LEDGER = ServiceKey("bank", "ledger")
 LEDGER_PORT = 5432
 INSTANCES = ("one", "two", "three")
 REQUESTS = 60
+IN_A_ROW = 20
 SOURCES = 40  # That one of three endpoints gets none of them comes once in 10^6.
 TIMEOUT_S = 60.0
 
@@ -89,7 +91,9 @@ class Triplets:
         await mesh.ready(*self.members.values())
 
 
-def client_of(federation: Federation, number: int, controllers: list[Controller]) -> Member:
+def client_of(
+    federation: Federation, number: int, controllers: list[Controller], *, cluster: str = "alpha"
+) -> Member:
     """A caller by Host header, and of `ledger` at a local address."""
     address = federation.block.host(20 + number)
     outbound = (address, federation.block.port(address))
@@ -100,7 +104,7 @@ def client_of(federation: Federation, number: int, controllers: list[Controller]
         address=address,
         listen_port=federation.block.port(address),
     )
-    proxy = sidecar("alpha", id=f"web-{number}", address=address, outbound=outbound)
+    proxy = sidecar(cluster, id=f"web-{number}", address=address, outbound=outbound)
     return federation.member(msgspec.structs.replace(proxy, outbound_tcp=(local,)), CALLER, controllers)
 
 
@@ -126,13 +130,23 @@ async def greetings(web: Member, count: int) -> Counter[str]:
     return found
 
 
-async def answered_by(client: Caller, count: int) -> None:
+async def settles(found: Callable[[], Awaitable[Counter[str]]], count: int) -> None:
     """Wait until so many different instances answer."""
 
     async def so_many() -> bool:
-        return len(await answers(client, 20)) == count
+        return len(await found()) == count
 
     await eventually_async(so_many, timeout_s=TIMEOUT_S, message=f"answered by {count} instances")
+
+
+async def knows(web: Member, key: ServiceKey, port: int, count: int) -> None:
+    """Wait until a caller's Envoy has so many endpoints of a service."""
+    cluster = names.owner_cluster(key, port, "alpha").replace("|", ".")
+
+    async def so_many() -> bool:
+        return await web.counter(f"^cluster.{cluster}.membership_total$") == count
+
+    await eventually_async(so_many, timeout_s=TIMEOUT_S, message=f"{key} has {count} endpoints")
 
 
 def test_a_caller_keeps_to_one_endpoint_and_to_another_when_that_dies(federation):
@@ -151,27 +165,31 @@ def test_a_caller_keeps_to_one_endpoint_and_to_another_when_that_dies(federation
                 for each in (client, second):
                     await each.until(HOST, lambda status, _: status == 200)
                 # Without affinity they spread.
-                await answered_by(client, 3)
+                await settles(lambda: answers(client, IN_A_ROW), 3)
 
                 triplets.declare("ClientIP")
                 alpha.publish()
-                await answered_by(client, 1)
-                await answered_by(second, 1)
+                await settles(lambda: answers(client, IN_A_ROW), 1)
+                await settles(lambda: answers(second, IN_A_ROW), 1)
+                await settles(lambda: greetings(web, IN_A_ROW), 1)
                 ((chosen, _),) = (await answers(client)).items()
                 assert len(await answers(second)) == 1
-                # Connections and requests alike: they are told apart by the same address.
-                assert len(await greetings(web, 10)) == 1
+                assert len(await greetings(web, IN_A_ROW)) == 1
 
                 triplets.members[chosen].kill()
                 await mesh.stop(triplets.members[chosen])
-                ((heir, _),) = (await answers(client)).items()
-                assert heir != chosen
-                assert chosen not in await greetings(web, 10)
+                assert chosen not in await answers(client)
+                assert chosen not in await greetings(web, IN_A_ROW)
 
-                # The registration notices too; nobody moves for that.
+                # Once the registration has noticed too, nobody tries it any more.
                 triplets.declare("ClientIP", without=chosen)
                 alpha.publish()
-                assert await answers(client) == {heir: REQUESTS}
+                await knows(web, ORDERS, 8080, 2)
+                await knows(web, LEDGER, LEDGER_PORT, 2)
+                await settles(lambda: answers(client, IN_A_ROW), 1)
+                await settles(lambda: greetings(web, IN_A_ROW), 1)
+                assert len(await answers(client)) == 1
+                assert len(await greetings(web, IN_A_ROW)) == 1
 
     asyncio.run(scenario())
 
@@ -207,15 +225,19 @@ def test_behind_a_gateway_each_source_address_keeps_to_one_endpoint_and_they_spr
         async with Mesh(federation.folder) as mesh:
             _, beta = await federation.controllers(mesh)
             await triplets.start(mesh, [beta])
-            gateway = federation.gateway([beta])
-            mesh.start(gateway)
-            await mesh.ready(gateway)
+            gateway, web = federation.gateway([beta]), client_of(federation, 1, [beta], cluster="beta")
+            for member in (gateway, web):
+                mesh.start(member)
+            await mesh.ready(gateway, web)
 
-            async def chosen(number: int) -> str:
-                return await greeting_through(door, federation.block.host(100 + number), pem)
+            async def chosen(address: str) -> str:
+                return await greeting_through(door, address, pem)
 
-            first = [await chosen(number) for number in range(SOURCES)]
+            sources = [federation.block.host(100 + number) for number in range(SOURCES)]
+            first = [await chosen(source) for source in sources]
             assert set(first) == set(INSTANCES)
-            assert [await chosen(number) for number in range(SOURCES)] == first
+            assert [await chosen(source) for source in sources] == first
+            # What a sidecar says of its host counts as much as a connection's own source.
+            assert await greetings(web, 5) == {await chosen(web.proxy.address): 5}
 
     asyncio.run(scenario())

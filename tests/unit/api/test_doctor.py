@@ -80,7 +80,7 @@ def test_a_healthy_federation_has_no_finding_but_ok_for_each_check() -> None:
         pytest.param(silent("alpha", "beta"), "quorum", "alpha, beta, gamma", "no leader: 1 of 3", id="no-quorum"),
         pytest.param(silent("beta"), "reach", "beta", "connection refused", id="unreachable"),
         pytest.param(
-            seen("beta", health=None, error="SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable"),
+            seen("beta", health=None, error="SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate"),
             "reach",
             "beta",
             "with a certificate that nobody vouches for",

@@ -31,7 +31,7 @@ def a_service(affinity_asked="ClientIP", *, count=3, share_percent=100):
     ("asked", "near", "far", "behind_gateway"),
     [
         ("None", Cluster.LEAST_REQUEST, Cluster.ROUND_ROBIN, Cluster.LEAST_REQUEST),
-        ("ClientIP", Cluster.RING_HASH, Cluster.RING_HASH, Cluster.RING_HASH),
+        ("ClientIP", Cluster.MAGLEV, Cluster.MAGLEV, Cluster.MAGLEV),
     ],
 )
 def test_only_services_with_affinity_choose_by_who_calls(asked, near, far, behind_gateway):
