@@ -15,6 +15,31 @@ from tests.support.walkthrough import REPOSITORY, Walkthrough
 
 PAGES = REPOSITORY / "docs" / "how-to"
 NETWORKS = tuple(f"10.0.{number}." for number in range(1, 5))
+A_COPY_FROM_BEFORE = """
+```sh
+# beta
+cp -a /var/lib/isthmus/controller-c1 /srv/from-before
+rm /srv/from-before/removed.json
+```
+"""
+THE_COPY_STARTS_IN_VAIN = """
+```sh
+# beta
+systemctl stop isthmus-controller@c1
+mv /var/lib/isthmus/controller-c1 /srv/of-now
+mv /srv/from-before /var/lib/isthmus/controller-c1
+(isthmus controller run --config /etc/isthmus/controller-c1.toml 2>&1 || true) | grep 'was removed from the federation'
+rm -r /var/lib/isthmus/controller-c1
+mv /srv/of-now /var/lib/isthmus/controller-c1
+systemctl start isthmus-controller@c1
+```
+
+```sh
+# alpha
+until isthmus member list -o json | grep -c '"answers": true' | grep 3; do sleep 1; done
+isthmus cluster list
+```
+"""
 A_REMOTE_OF_ALPHA = """
 ```toml
 # delta: /etc/isthmus/first.toml
@@ -55,7 +80,11 @@ def test_a_cluster_is_drained_comes_back_leaves_for_good_and_joins_anew(
     walk.follow((PAGES / "drain-a-cluster.md").read_text())
     assert "100%" in walk.output
 
-    walk.follow((PAGES / "remove-a-cluster.md").read_text())
+    removal, heading, return_ = (PAGES / "remove-a-cluster.md").read_text().partition("## 4. ")
+    assert heading
+    walk.follow(removal + A_COPY_FROM_BEFORE + return_)
+    assert clusters(walk) == ["alpha", "beta", "gamma"]
+    walk.follow(THE_COPY_STARTS_IN_VAIN)
     assert clusters(walk) == ["alpha", "beta", "gamma"]
 
     walk.follow(A_REMOTE_OF_ALPHA)
