@@ -17,8 +17,10 @@ TOOLS_DONE := .tools/.tools-done
 
 # Options for one's own runs: make test PYTEST_ARGS='-k dns', make demo DEMO_ARGS='--report out.json'.
 PYTEST_ARGS ?=
-# Test processes side by side, but for the end-to-end tests.
+# Test processes side by side, but for the end-to-end tests under load.
 WORKERS ?= 2
+# End-to-end tests that follow a page of docs/: command after command, without load. First, since each takes long.
+PAGES := $(patsubst %,tests/e2e/test_%.py,operations tutorial lifecycle howto)
 DEMO_ARGS ?=
 CRASH_ARGS ?=
 LOCK_ARGS ?=
@@ -37,10 +39,10 @@ demo: $(if $(filter 0,$(shell id -u)),setup,$(PROJECT_DONE)) ## a federation of 
 
 .PHONY: test
 test: setup lint ## everything: make check, then integration and end-to-end tests (under 20 minutes)
-	@echo '==> unit, property and integration tests, 200 seeds of the log and 100 of the federation'
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=5 tests/unit tests/property tests/simulation tests/integration $(PYTEST_ARGS)
-	@echo '==> end-to-end tests, one at a time: each has the machine for itself'
-	$(BIN)/python -m pytest --durations=10 --durations-min=5 tests/e2e $(PYTEST_ARGS)
+	@echo '==> pages of docs/, unit, property and integration tests, 200 seeds of the log and 100 of the federation'
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=5 $(PAGES) tests/unit tests/property tests/simulation tests/integration $(PYTEST_ARGS)
+	@echo '==> end-to-end tests under load, one at a time: each has the machine for itself'
+	$(BIN)/python -m pytest --durations=10 --durations-min=5 tests/e2e $(PAGES:%=--ignore=%) $(PYTEST_ARGS)
 
 .PHONY: check
 check: lint ## quick: formatting, lint, types, import rule, unit and property tests (under 2 minutes)
