@@ -37,14 +37,20 @@ class Opinion(msgspec.Struct, frozen=True, kw_only=True):
     losses_ms: tuple[int, ...] = ()  # When it was lost of late.
 
     def after(
-        self, answered: bool, *, now_ms: int, strain: int, failures_min: int = FAILURES_MIN
+        self,
+        answered: bool,
+        *,
+        now_ms: int,
+        strain: int,
+        failures_min: int = FAILURES_MIN,
+        successes_min: int = SUCCESSES_MIN,
     ) -> "Opinion":
         """Return the opinion after one more probe."""
         if (self.sight == "heard") if answered else (self.sight == "lost"):
             return msgspec.structs.replace(self, contradictions=0)
         losses_ms = tuple(at for at in self.losses_ms if now_ms - at < LOSS_WINDOW_MS)
         if answered:
-            needed = SUCCESSES_MIN if self.sight == "lost" else 1
+            needed = successes_min if self.sight == "lost" else 1
         else:
             needed = failures_min + FAILURES_PER_LOSS * len(losses_ms) + strain
         contradictions = self.contradictions + 1

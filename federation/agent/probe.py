@@ -96,14 +96,10 @@ class Prober:
     async def run(self) -> None:
         """Probe until cancelled; an application that is down or answers nonsense is a result, no error."""
         loop = asyncio.get_running_loop()
-        timeout = aiohttp.ClientTimeout(total=self._target.timeout_ms / 1000)
-        # A fresh connection each time: a kept one would not notice that nobody accepts any more.
-        async with aiohttp.ClientSession(
-            timeout=timeout, connector=aiohttp.TCPConnector(force_close=True), trust_env=False
-        ) as session:
+        async with probe_session() as session:
             due_s = loop.time()
             while True:
-                self.why = await self._failure(session)
+                self.why = await failure_of(self._target, session)
                 before = self.state.ready
                 self.state = step(self.state, not self.why, self._target.thresholds)
                 if self.state.ready is not None and self.state.ready != before:
@@ -111,26 +107,34 @@ class Prober:
                 due_s = max(due_s + self._target.interval_ms / 1000, loop.time())
                 await asyncio.sleep(due_s - loop.time())
 
-    async def _failure(self, session: aiohttp.ClientSession) -> str:
-        """Probe once; return why it failed, or nothing."""
-        where = f"{self._target.host}:{self._target.port}"
-        try:
-            async with asyncio.timeout(self._target.timeout_ms / 1000):
-                if self._target.kind == "tcp":
-                    return await self._tcp_failure()
-                return await self._http_failure(session)
-        except TimeoutError:
-            return f"{where}: no answer within {self._target.timeout_ms} ms"
-        except (OSError, aiohttp.ClientError, ValueError) as error:
-            return f"{where}: {error or type(error).__name__}"
 
-    async def _tcp_failure(self) -> str:
-        _, writer = await asyncio.open_connection(self._target.host, self._target.port)
-        writer.close()
-        return ""
+def probe_session() -> aiohttp.ClientSession:
+    """Return a session for probes: a fresh connection each time, as a kept one would not notice that nobody accepts."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0), trust_env=False)
 
-    async def _http_failure(self, session: aiohttp.ClientSession) -> str:
-        async with session.get(self._target.url, allow_redirects=False) as answer:
-            if 200 <= answer.status < 400:
-                return ""
-            return f"{self._target.url}: status {answer.status}, expected 2xx or 3xx"
+
+async def failure_of(target: ProbeTarget, session: aiohttp.ClientSession) -> str:
+    """Probe once; return why it failed, or nothing. Whatever is there, or is not, is a result and no error."""
+    where = f"{target.host}:{target.port}"
+    try:
+        async with asyncio.timeout(target.timeout_ms / 1000):
+            if target.kind == "tcp":
+                return await _tcp_failure(target)
+            return await _http_failure(target, session)
+    except TimeoutError:
+        return f"{where}: no answer within {target.timeout_ms} ms"
+    except (OSError, aiohttp.ClientError, ValueError) as error:
+        return f"{where}: {error or type(error).__name__}"
+
+
+async def _tcp_failure(target: ProbeTarget) -> str:
+    _, writer = await asyncio.open_connection(target.host, target.port)
+    writer.close()
+    return ""
+
+
+async def _http_failure(target: ProbeTarget, session: aiohttp.ClientSession) -> str:
+    async with session.get(target.url, allow_redirects=False) as answer:
+        if 200 <= answer.status < 400:
+            return ""
+        return f"{target.url}: status {answer.status}, expected 2xx or 3xx"

@@ -43,6 +43,7 @@ from federation.app.drain_watch import DrainWatch
 from federation.app.draining import DrainDesk
 from federation.app.duties import LeaderDuties
 from federation.app.edges import api_routes, control_service
+from federation.app.external_checker import ExternalChecker
 from federation.app.founding import controller_of
 from federation.app.health import HealthDesk
 from federation.app.learning import learn_directory
@@ -146,6 +147,14 @@ class Controller:
         self.drains, self.drain_watch = self._drain_parts()
         self.control = control_service(self)
         self.observer = self._observer()
+        self.checker = ExternalChecker(
+            self.cluster,
+            catalog=self.catalog,
+            engine=self.engine,
+            proposer=self.proposer,
+            is_cut_off=lambda: any(self.observer.suspended),
+            clock=time.monotonic,
+        )
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
 
@@ -187,6 +196,7 @@ class Controller:
                 self._learn()
                 self._waiting_for.clear()
                 tasks.create_task(self.observer.run(), name="controller/observer")
+                tasks.create_task(self.checker.run(), name="controller/external")
                 return
             await self._serve(tasks)
 
@@ -201,6 +211,7 @@ class Controller:
         tasks.create_task(self.drain_watch.run(), name="controller/drain-watch")
         tasks.create_task(self.conditions.run(), name="controller/conditions")
         tasks.create_task(self.observer.run(), name="controller/observer")
+        tasks.create_task(self.checker.run(), name="controller/external")
         tasks.create_task(self._serve_control(), name="controller/control")
         tasks.create_task(self._serve_api(), name="controller/api")
 
@@ -210,6 +221,7 @@ class Controller:
         self.traces.tracer.committed(revision, changes)
         self.feed.changed(revision, changes)
         self.conditions.changed(changes)
+        self.checker.changed(changes)
         self.watches.notify()
         if any(_is_directory(change) for change in changes):
             self._learn()
@@ -222,6 +234,7 @@ class Controller:
         """A snapshot of the leader replaced everything."""
         self.feed.reset()
         self.conditions.reset()
+        self.checker.reset()
         self.watches.notify()
         self.served.reset()
         self.control.evict_missing()
