@@ -138,6 +138,8 @@ def _of_cluster(name: str) -> Concerns:
 def _names(row: Resource, service: str) -> bool:
     spec = _object(row.spec)
     services = spec.get("services", ())
+    if row.key.kind == "ExternalService":
+        return row.key.name == service
     return spec.get("service") == service or (
         isinstance(services, list) and (service in services or "*" in services)
     )

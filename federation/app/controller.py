@@ -146,15 +146,7 @@ class Controller:
         self.eyes = GatewayEyes(self.cluster, clock=time.monotonic)
         self.drains, self.drain_watch = self._drain_parts()
         self.control = control_service(self)
-        self.observer = self._observer()
-        self.checker = ExternalChecker(
-            self.cluster,
-            catalog=self.catalog,
-            engine=self.engine,
-            proposer=self.proposer,
-            is_cut_off=lambda: any(self.observer.suspended),
-            clock=time.monotonic,
-        )
+        self.observer, self.checker = self._observer(), self._checker()
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
         self._joined = asyncio.Event()
 
@@ -299,6 +291,16 @@ class Controller:
             round_trip_ms=duration_ms(self.config.raft.round_trip),
             clock=time.monotonic,
             eyes=self.eyes,
+        )
+
+    def _checker(self) -> ExternalChecker:
+        return ExternalChecker(
+            self.cluster,
+            catalog=self.catalog,
+            engine=self.engine,
+            proposer=self.proposer,
+            is_cut_off=lambda: any(self.observer.suspended),
+            clock=time.monotonic,
         )
 
     async def _serve_control(self) -> None:

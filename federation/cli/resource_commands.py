@@ -208,6 +208,9 @@ def _print_objects(items: list[dict[str, Any]], output: str, *, single: bool = F
         ],
     )
     for item in items if single else ():
+        for one in _addresses(item):
+            by = f", missed by {', '.join(one['missedBy'])}" if one.get("missedBy") else ""
+            say(f"{one['address']} is {one['state']}{by}")
         for one in _troubles(item):
             say(f"{one['type']}={one['status']} ({one['reason']}): {one['message']}")
 
@@ -229,7 +232,18 @@ def _troubles(item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _conditions(item: dict[str, Any]) -> str:
+    if item["kind"] == "ExternalService":
+        states = [one["state"] for one in _addresses(item)]
+        return ",".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     return ",".join(f"{one['type']}={one['status']}" for one in _troubles(item))
+
+
+def _addresses(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is held of each address of an external service; empty for all other kinds."""
+    status = item.get("status")
+    return (
+        status.get("addresses", []) if item["kind"] == "ExternalService" and isinstance(status, dict) else []
+    )
 
 
 def _get_endpoints(session: Session, namespace: str, cluster: str, output: str) -> None:

@@ -222,6 +222,14 @@ def test_every_key_of_a_configuration_is_documented_with_its_type_and_default(se
     assert all(row[3] for row in rows(REFERENCE / "config.md")[section.__name__])
 
 
+EXTERNAL = [
+    specs.ExternalServiceSpec,
+    specs.ExternalPort,
+    specs.ExternalCheck,
+    specs.ExternalObservationSpec,
+]
+
+
 @pytest.mark.parametrize(
     ("document", "spec"),
     [
@@ -230,6 +238,7 @@ def test_every_key_of_a_configuration_is_documented_with_its_type_and_default(se
             for spec in (specs.WorkloadGroupSpec, specs.GroupPort, specs.GroupProbe)
         ),
         *(("liveness.md", spec) for spec in (specs.ObservationSpec, specs.VerdictSpec, specs.LossPolicySpec)),
+        *(("external-services.md", spec) for spec in EXTERNAL),
     ],
     ids=lambda one: getattr(one, "__name__", one),
 )

@@ -1,4 +1,4 @@
-"""The page about exporting a service, as it stands."""
+"""The pages about exporting a service and about services outside of the mesh, as they stand."""
 
 import re
 import shlex
@@ -11,17 +11,30 @@ from certs.runtime.authority import RootAuthority
 from federation.cli.main import cli
 from tests.integration.controller.installation import Controller
 
-PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "export-a-service.md"
+PAGES = Path(__file__).parents[3] / "docs" / "how-to"
 BLOCK = re.compile(r"^```(sh|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.parametrize(
+    ("page", "saved", "expected"),
+    [
+        ("export-a-service.md", ("share.yaml", "all.yaml", "take.yaml"), 16),
+        ("external-services.md", ("payments.yaml", "checked.yaml"), 8),
+    ],
+)
 def test_every_file_and_command_of_the_page_works(
-    controller: Controller, beta: RootAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    controller: Controller,
+    beta: RootAuthority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str,
+    saved: tuple[str, ...],
+    expected: int,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    files = iter(("share.yaml", "all.yaml", "take.yaml"))
+    files = iter(saved)
     commands = 0
-    for kind, block in BLOCK.findall(PAGE.read_text()):
+    for kind, block in BLOCK.findall((PAGES / page).read_text()):
         if kind == "yaml":
             Path(next(files)).write_text(block)
             continue
@@ -32,4 +45,4 @@ def test_every_file_and_command_of_the_page_works(
             done = CliRunner().invoke(cli, arguments, env=environment)
             assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"
             commands += 1
-    assert (next(files, None), commands) == (None, 16)
+    assert (next(files, None), commands) == (None, expected)
