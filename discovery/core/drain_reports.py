@@ -5,8 +5,8 @@ when more fails than the drain allows. That is proportional to change: a drain u
 The state machine judges the figures again, by the drain's own limit and by federation time, and gives the whole share
 back in the same entry of the log.
 
-One cluster's word is enough: callers of one cluster that fail are reason to stop. A cluster that lies can keep others
-from being drained, is named in the reason, and is overruled by a drain by force.
+One cluster's word is enough: callers of one cluster that fail are reason to stop. A cluster that lies can keep
+others from being drained, is named in the reason, and is overruled by a drain by force.
 """
 
 from collections.abc import Iterable
