@@ -1,6 +1,10 @@
-"""What the test itself is in a federation: one that watches from a third place, and one that proposes as a mirror may."""
+"""What the test itself is in a federation: one that watches from a third place, and one that proposes as a mirror may.
+
+python -m tests.integration.mirror.bystanders TOKEN FOLDER CLUSTER HOLDER     gives HOLDER the publish lease
+"""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -74,9 +78,9 @@ async def watching(federation: Federation, folder: Path) -> AsyncIterator[Watche
 
 
 @asynccontextmanager
-async def forwarding(federation: Federation, folder: Path) -> AsyncIterator[ForwardingLog]:
-    """Be enrolled as a mirror, one that nobody connects to: what it proposes the member proposes for it."""
-    await enroll(federation.token("controller"), "controller", "test", folder)
+async def forwarding(token: str, folder: Path) -> AsyncIterator[ForwardingLog]:
+    """Enroll as a mirror of alpha, one that nobody connects to: what it proposes the member proposes for it."""
+    await enroll(token, "controller", "test", folder)
     log = ForwardingLog(
         CLUSTER,
         leaf=LeafIdentity.load(folder / IDENTITY_FOLDER),
@@ -101,3 +105,12 @@ async def give_lease(log: ForwardingLog, cluster: str, holder: str) -> None:
 
 async def _at_once(_revision: int) -> None:
     """There is no copy that has to catch up."""
+
+
+async def _main(token: str, folder: str, cluster: str, holder: str) -> None:
+    async with forwarding(token, Path(folder)) as log:
+        await give_lease(log, cluster, holder)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))

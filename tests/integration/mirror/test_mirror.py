@@ -41,7 +41,7 @@ async def test_a_write_at_a_mirror_is_the_federations_and_read_back_at_once(
     # What only a member can do is refused so that the caller tries another controller.
     assert at_mirror.call("POST", "/v1/tokens", {"purpose": "cluster", "cluster": "beta"})[0] == 503
 
-    async with forwarding(federation, tmp_path / "other") as log:
+    async with forwarding(federation.token("controller"), tmp_path / "other") as log:
         await what_may_have_happened_and_what_did_not_stay_apart(federation.member_process, log)
     assert at_mirror.call("GET", f"{POLICIES}/by-mirror")[0] == 503
     assert at_mirror.ok("GET", f"{POLICIES}/by-mirror{ANY_STATE}") == made

@@ -107,7 +107,7 @@ async def test_when_the_one_that_publishes_is_killed_or_frozen_another_goes_on_a
     def ready_are(*names: str) -> bool:
         return ready(at_home, "edge") | ready(at_home, "west") == set(names)
 
-    async with forwarding(federation, tmp_path / "placer") as log:
+    async with forwarding(federation.token("controller"), tmp_path / "placer") as log:
         await give_lease(log, "edge", "edge-m1")
         await give_lease(log, "west", "west-m1")
     async with (
