@@ -28,8 +28,10 @@ from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
 from discovery.core.view import Admission, Gateway, Owner, Service, TrustDomainRoots
 from discovery.core.visibility import consumers
 
-# Most services are asked for right after they changed; this holds what one burst changes.
-ENDPOINTS_MEMOISED_MAX = 10_000
+# Most services are asked for right after they changed; this holds what a few batches change. Decoded, an endpoint takes
+# three times the memory that it takes in the tables.
+ENDPOINTS_MEMOISED_MAX = 2_000
+OWNER_LISTS_MAX = 4_096
 GATEWAYS = ServiceKey(SYSTEM_NAMESPACE, GATEWAY_SERVICE)
 
 _encoder = msgspec.msgpack.Encoder()
@@ -44,7 +46,10 @@ class ViewIndex:
         self._policies = Policies(EMPTY_TABLES)
         self._fingerprints: dict[ServiceKey, bytes] = {}
         self._owners: dict[ServiceKey, tuple[str, ...]] = {}  # Of each visible service.
-        self._owned: dict[str, dict[str, set[ServiceKey]]] = {}  # The inverse, by cluster and namespace.
+        self._owned: dict[str, set[ServiceKey]] = {}  # The inverse.
+        self._owner_lists: dict[
+            tuple[str, ...], tuple[str, ...]
+        ] = {}  # One of each: most services have the same few.
         self._services: dict[ServiceKey, Service] = {}  # The last ones that were computed.
         self._aliases: Mapping[ServiceKey, ServiceKey] = {}
         self._other_names: dict[ServiceKey, set[ServiceKey]] = {}  # The inverse.
@@ -205,7 +210,7 @@ class ViewIndex:
 
     def _seen(self, cluster: str) -> set[ServiceKey]:
         """The visible services of which a cluster is an owner."""
-        return set().union(*self._owned.get(cluster, {}).values())
+        return set(self._owned.get(cluster, ()))
 
     def _all_of(self, cluster: str) -> set[ServiceKey]:
         """The services that a cluster shows, or may show by its export policies."""
@@ -233,22 +238,24 @@ class ViewIndex:
         """Compute a service anew; True if its view has changed."""
         service = self._compute(key)
         self._remember(key, service)
-        before = self._fingerprints.pop(key, b"")
+        before = self._fingerprints.get(key, b"")
         after = b"" if service is None else self._fingerprint(service)
         if after:
             self._fingerprints[key] = after
+        elif before:
+            del self._fingerprints[key]
         self._index(
             key, () if service is None else tuple(dict.fromkeys(owner.cluster for owner in service.owners))
         )
         return before != after
 
     def _remember(self, key: ServiceKey, service: Service | None) -> None:
-        """Keep a service as it is now; the oldest go when they have too many endpoints together."""
+        """Keep a service as it is now; the oldest go when they have too many endpoints together. The newest stays."""
         self._endpoints_memoised -= _size(self._services.pop(key, None))
         if service is not None:
             self._services[key] = service
             self._endpoints_memoised += _size(service)
-        while self._endpoints_memoised > ENDPOINTS_MEMOISED_MAX:
+        while self._endpoints_memoised > ENDPOINTS_MEMOISED_MAX and len(self._services) > 1:
             self._endpoints_memoised -= _size(self._services.pop(next(iter(self._services))))
 
     def _fingerprint(self, service: Service) -> bytes:
@@ -258,19 +265,22 @@ class ViewIndex:
         return hashlib.blake2b(_encoder.encode(seen), digest_size=16).digest()
 
     def _index(self, key: ServiceKey, owners: tuple[str, ...]) -> None:
-        before = self._owners.pop(key, ())
+        before = self._owners.get(key, ())
+        if before == owners:
+            return
         if owners:
-            self._owners[key] = owners
+            if len(self._owner_lists) >= OWNER_LISTS_MAX:
+                self._owner_lists.clear()  # Those in use stay where they are.
+            self._owners[key] = self._owner_lists.setdefault(owners, owners)
+        else:
+            del self._owners[key]
         for cluster in before:
             if cluster not in owners:
-                namespaces = self._owned[cluster]
-                namespaces[key.namespace].remove(key)
-                if not namespaces[key.namespace]:
-                    del namespaces[key.namespace]
-                if not namespaces:
+                self._owned[cluster].remove(key)
+                if not self._owned[cluster]:
                     del self._owned[cluster]
         for cluster in owners:
-            self._owned.setdefault(cluster, {}).setdefault(key.namespace, set()).add(key)
+            self._owned.setdefault(cluster, set()).add(key)
 
     def target(self, key: ServiceKey) -> ServiceKey:
         """The service that a name stands for: the first of its chain that is visible, else the last one."""

@@ -196,11 +196,12 @@ class Mirror:
             self.served.reset()
             self.control.evict_missing()
         else:
-            if update.changes:
-                self.traces.tracer.committed(update.revision, update.changes)
-            self.feed.changed(update.revision, update.changes)
-            self.served.changed(update.changes)
-            for change in update.changes:
+            changes = tuple(update.changes)
+            if changes:
+                self.traces.tracer.committed(update.revision, changes)
+            self.feed.changed(update.revision, changes)
+            self.served.changed(changes)
+            for change in changes:
                 if change.table == "resources" and change.value is None:
                     self.control.evict(change.key)
         self.watches.notify()

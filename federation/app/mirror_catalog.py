@@ -38,4 +38,4 @@ class MirrorCatalog:
         if update.listed:
             self._history = History(complete_after=update.revision)
         elif update.changes:
-            self._history.record(update.revision, update.changes)
+            self._history.record(update.revision, tuple(update.changes))

@@ -157,7 +157,7 @@ class DiskCopy:
             records: list[bytes] = []
             for update in updates:
                 payload = _encoder.encode(
-                    _Changed(revision=update.revision, changes=update.changes, own=update.own)
+                    _Changed(revision=update.revision, changes=tuple(update.changes), own=update.own)
                 )
                 if len(payload) > PAYLOAD_BYTES_MAX:
                     self._close_file()

@@ -19,8 +19,9 @@ class IncomingSnapshot:
     def __init__(self, revision: int, history: str, *, copy: Tables, cluster: str) -> None:
         self.revision = revision
         self.history = history
-        self.changes: list[Change] = []
-        self.own: list[Change] = []  # Those of `changes` that are endpoints of `cluster`.
+        self.first = len(copy.resources) == len(copy.endpoints) == 0  # There was nothing before.
+        self.changes: list[Change] = []  # Unless it is the first: then they are all rows.
+        self.own: list[Change] = []  # Endpoints of `cluster` that changed.
         self._cluster = cluster
         self._bound = ListBound("snapshot")
         self._parts: dict[TableName, _Comparison] = {
@@ -35,7 +36,7 @@ class IncomingSnapshot:
             self._took(part.add(mine))
 
     def finish(self) -> Tables:
-        """Return the new tables; `changes` then holds all that leads to them."""
+        """Return the new tables; `changes` then holds all that leads to them, if there was something before."""
         for part in self._parts.values():
             self._took(part.finish())
         return Tables(
@@ -45,7 +46,8 @@ class IncomingSnapshot:
         )
 
     def _took(self, changes: list[Change]) -> None:
-        self.changes += changes
+        if not self.first:
+            self.changes += changes
         self.own += (
             change
             for change in changes

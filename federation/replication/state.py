@@ -10,7 +10,7 @@ sees what the log agrees about it, and loses nothing that the log has not heard 
     complete --SnapshotBegin, Rows--> complete (still the old rows) --SnapshotEnd--> complete
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import assert_never
 
 import msgspec
@@ -40,11 +40,33 @@ from federation.replication.snapshot import IncomingSnapshot
 Row = tuple[bytes, bytes]
 
 
+class AllRows(Collection[Change]):
+    """All rows of tables, each as a change that sets it: made when they are looked at, since they may be a million."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def __iter__(self) -> Iterator[Change]:
+        yield from _puts("resources", self._tables.resources.items())
+        yield from _puts("endpoints", self._tables.endpoints.items())
+
+    def __len__(self) -> int:
+        return len(self._tables.resources) + len(self._tables.endpoints)
+
+    def __contains__(self, change: object) -> bool:
+        return any(one == change for one in self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Collection) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as for every container that compares by content
+
+
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """What one answer changed: rows of the global tables, and rows of `own`. Both may be empty."""
 
     revision: int
-    changes: tuple[Change, ...] = ()
+    changes: Collection[Change] = ()
     own: tuple[Change, ...] = ()
     listed: bool = (
         False  # The whole copy was replaced or restored: what led from one to the other is unknown.
@@ -121,10 +143,7 @@ class FollowerState:
         self.complete, self.history = True, image.history
         return Update(
             revision=self.revision,
-            changes=(
-                *_puts("resources", image.tables.resources.items()),
-                *_puts("endpoints", image.tables.endpoints.items()),
-            ),
+            changes=AllRows(image.tables),
             own=tuple(_puts("endpoints", image.own.items())),
             listed=True,
         )
@@ -200,7 +219,10 @@ class FollowerState:
         tables = incoming.finish()
         self._snapshot = None
         update = msgspec.structs.replace(
-            self._advance(tables, tuple(incoming.changes), incoming.own), listed=True
+            self._advance(
+                tables, AllRows(tables) if incoming.first else tuple(incoming.changes), incoming.own
+            ),
+            listed=True,
         )
         if self.complete:
             return update
@@ -230,7 +252,7 @@ class FollowerState:
         own = [change for change in changes if change.table == "endpoints" and self._is_own(change.key)]
         return self._advance(self.tables.with_changes(changes, answer.revision), changes, own)
 
-    def _advance(self, tables: Tables, changes: tuple[Change, ...], own: Iterable[Change]) -> Update:
+    def _advance(self, tables: Tables, changes: Collection[Change], own: Iterable[Change]) -> Update:
         """Go on to `tables`, which `changes` lead to; `own` are those of endpoints of the own cluster."""
         merged = () if self.local_served else tuple(self._merged_into_own(own))
         self.tables = tables
