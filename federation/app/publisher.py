@@ -22,6 +22,10 @@ LEASE_TTL_MS = 15_000
 _RETRY_MIN_S = 0.2
 _RETRY_MAX_S = 2.0
 LIMITED_RETRY_S = 2.0  # Each try is an entry of the log.
+# A batch costs all members far more than one more row in it. So a cluster that always has something new collects it for a
+# moment: its neighbours share the log with it. Who changes now and then waits for nothing.
+BATCHES_PER_S = 50
+BATCHES_BURST = 10
 
 _log = structlog.get_logger("publisher")
 
@@ -42,6 +46,7 @@ class Publisher:
         self._proposer = proposer
         self._fence: int | None = None
         self._rate: Bucket | None = None
+        self._batches = Bucket(per_second=BATCHES_PER_S, burst=BATCHES_BURST, now_s=0.0)
         self._create_again_s = (
             0.0  # By the loop's clock: when new endpoints that a limit kept out are tried again.
         )
@@ -83,7 +88,10 @@ class Publisher:
 
     async def _publish(self) -> None:
         registry = self._registry
+        clock = asyncio.get_running_loop().time
         while True:
+            if pause_s := self._batches.wait_s(1, clock()):
+                await asyncio.sleep(pause_s)
             version = registry.version
             batch = registry.difference()
             if not batch.put and not batch.remove:
@@ -94,6 +102,8 @@ class Publisher:
                 registry.delayed_s += wait_s
                 await asyncio.sleep(wait_s)
                 continue  # What changed again meanwhile goes once.
+            if batch.whole:  # What fills more than one batch goes at once.
+                self._batches.take(1, clock())
             fence = self._fence if self._fence is not None else await self._acquire()
             publish = PublishEndpoints(
                 cluster=registry.cluster, fence=fence, put=batch.put, remove=batch.remove
@@ -106,7 +116,7 @@ class Publisher:
                 # What is there already may change and go; what is new has to wait for room.
                 _log.warning("endpoints_limited", cluster=registry.cluster, reason=error.message)
                 registry.limited = error.message
-                self._create_again_s = asyncio.get_running_loop().time() + LIMITED_RETRY_S
+                self._create_again_s = clock() + LIMITED_RETRY_S
                 continue
             if batch.whole and not registry.limited:
                 # Now, not when nothing is left to do: of agents that never pause, nothing would ever be said.

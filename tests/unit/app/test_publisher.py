@@ -10,7 +10,7 @@ from discovery.core.declarations import Declaration
 from discovery.core.model import Endpoint, unpack_endpoint
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
-from federation.app.publisher import LEASE_TTL_MS, Publisher
+from federation.app.publisher import BATCHES_BURST, BATCHES_PER_S, LEASE_TTL_MS, Publisher
 from federation.kernel.errors import InvalidInputError, OutcomeUnknownError
 from tests.support.wait import eventually_async
 from tests.unit.api.logs import CatalogLog
@@ -81,6 +81,25 @@ async def test_many_endpoints_go_in_several_batches_under_one_fence() -> None:
     assert len(batches) > 2
     assert len({batch.fence for batch in batches}) == 1
     assert sum(len(batch.put) for batch in batches) == 600
+
+
+async def test_who_changes_all_the_time_sends_few_batches_and_what_is_newest() -> None:
+    world = World()
+    clock = asyncio.get_running_loop().time
+    began_s = clock()
+
+    async def change_all_the_time() -> None:
+        for sequence in range(2, 400):
+            row = endpoint(name="e0", version=(1, sequence), ready=sequence % 2 == 0)
+            world.declare(row, sequence=sequence, complete=sequence == 2)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        changing = tasks.create_task(change_all_the_time())
+        await world.publishing(lambda: changing.done() and world.settled())
+    batches = world.kinds().count(PublishEndpoints)
+    assert 1 < batches <= BATCHES_BURST + BATCHES_PER_S * (clock() - began_s) + 1
+    assert row_of(world, "e0").version == (1, 399)
 
 
 async def test_nothing_new_is_not_proposed() -> None:
