@@ -18,8 +18,15 @@ from discovery.core.publishing import publish_lease
 from federation.api.registry import ClusterRegistry
 from federation.replication.messages import Delta, FollowAnswer, LocalRows
 from federation.replication.state import FollowerState, Update
-from tests.simulation.federation import rules
+from tests.simulation.federation import lifecycle_rules, rules
 from tests.simulation.federation.parts import Parts
+from tests.simulation.federation.planted_lifecycle import (
+    AsksNobody,
+    IgnoresReports,
+    KeepsLeases,
+    SweepsTooMuch,
+    TakesAnyEpoch,
+)
 
 
 class TakesAnyFence(Catalog):
@@ -185,5 +192,16 @@ BUGS: dict[str, Bug] = {
     "merges older rows": Bug(
         parts=Parts(follower=MergesOlderRows), rules=(rules.NEWER, rules.REASON), seeds=60, first=45
     ),
+    "hands over what a cluster alone serves": Bug(
+        parts=Parts(desk=AsksNobody), rules=(lifecycle_rules.ALONE,), first=6
+    ),
+    "ignores what callers report": Bug(parts=Parts(catalog=IgnoresReports), rules=(lifecycle_rules.FAILING,)),
+    "keeps the leases of a removed cluster": Bug(
+        parts=Parts(catalog=KeepsLeases), rules=(lifecycle_rules.RETURN,), first=4
+    ),
+    "sweeps the rows of a neighbour": Bug(
+        parts=Parts(catalog=SweepsTooMuch), rules=(lifecycle_rules.REMOVAL,)
+    ),
+    "takes any epoch": Bug(parts=Parts(catalog=TakesAnyEpoch), rules=(lifecycle_rules.EPOCH,), first=4),
     "loses a change": Bug(parts=Parts(follower=LosesADelta), rules=(rules.COPY,)),
 }
