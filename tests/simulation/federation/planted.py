@@ -13,7 +13,7 @@ from discovery.core.catalog import Catalog
 from discovery.core.commands import Command, Outcome, PublishEndpoints, Write
 from discovery.core.leases import Lease
 from discovery.core.local import LocalTable
-from discovery.core.model import Change, Endpoint, pack
+from discovery.core.model import Change, Endpoint, EndpointKey, pack
 from discovery.core.publishing import publish_lease
 from federation.api.registry import ClusterRegistry
 from federation.replication.messages import Delta, FollowAnswer, LocalRows
@@ -128,8 +128,8 @@ class EndsLeasesOfTheLiving(ClusterRegistry):
 class AcknowledgesTooMuch(ClusterRegistry):
     """What was declared while a batch was under way counts as published with it."""
 
-    def published(self, version: int, revision: int) -> None:
-        super().published(self.version, revision)
+    def published(self, version: int, revision: int, refused: Iterable[tuple[EndpointKey, str]] = ()) -> None:
+        super().published(self.version, revision, refused)
 
 
 class BelievesTheFirstPart(FollowerState):
@@ -167,9 +167,11 @@ class Bug(Struct, frozen=True, kw_only=True):
 
 
 BUGS: dict[str, Bug] = {
-    "publishes without the fence": Bug(parts=Parts(catalog=TakesAnyFence), rules=(rules.FENCE,), seeds=40),
+    "publishes without the fence": Bug(
+        parts=Parts(catalog=TakesAnyFence), rules=(rules.FENCE, lifecycle_rules.RETURN), seeds=40
+    ),
     "applies a foreign row": Bug(parts=Parts(catalog=TakesForeignRows), rules=(rules.OWNER,)),
-    "lets an older row win": Bug(parts=Parts(catalog=TakesOlderRows), rules=(rules.NEWER,)),
+    "lets an older row win": Bug(parts=Parts(catalog=TakesOlderRows), rules=(rules.NEWER,), first=12),
     "finds a cluster dead by one observer": Bug(
         parts=Parts(catalog=BelievesOneObserver), rules=(rules.VERDICT,)
     ),
@@ -190,7 +192,7 @@ BUGS: dict[str, Bug] = {
         parts=Parts(follower=BelievesTheFirstPart), rules=(rules.REASON, rules.HELD)
     ),
     "merges older rows": Bug(
-        parts=Parts(follower=MergesOlderRows), rules=(rules.NEWER, rules.REASON), seeds=60, first=45
+        parts=Parts(follower=MergesOlderRows), rules=(rules.NEWER, rules.REASON), seeds=60, first=79
     ),
     "hands over what a cluster alone serves": Bug(
         parts=Parts(desk=AsksNobody), rules=(lifecycle_rules.ALONE,), first=6
