@@ -106,10 +106,11 @@ def test_an_explanation_agrees_with_what_is_seen_sent_and_answered(catalog, view
     zone.replace(view)
     for key in ALL_KEYS:
         found = explain(view, compiler, Caller(viewer, "shop", "web"), key, ())
-        check_owners(found, view.service(key), tables, view.target(key))  # Of an alias: what it stands for.
-        check_envoy(found, compiler, tables, key)
+        called = view.target(key)  # Of an alias: what it stands for.
+        check_owners(found, view.service(key), tables, called)
+        check_envoy(found, compiler, tables, called)
         check_dns(found, zone)
-        check_admission(found, tables, viewer, key)
+        check_admission(found, tables, viewer, called)
 
 
 def check_owners(found: Explanation, service: Service | None, tables: Tables, key: ServiceKey) -> None:
@@ -147,7 +148,9 @@ def outside(tables: Tables, key: ServiceKey) -> list[Endpoint]:
 def check_envoy(found: Explanation, compiler: ViewCompiler, tables: Tables, key: ServiceKey) -> None:
     """What is told of Envoy is every byte that tells it, and each endpoint's fate is that of its address."""
     told = {(port.cluster, *(member.name for member in port.members)) for port in found.envoy}
-    aggregates = {name for name in compiler.shared("sidecar", CLUSTER) if name.endswith(f"||{found.host}")}
+    aggregates = {
+        name for name in compiler.shared("sidecar", CLUSTER) if name.endswith(f"||{names.host(key)}")
+    }
     assert told == {
         (name, *members(decode(compiler.shared("sidecar", CLUSTER)[name]))) for name in aggregates
     }
