@@ -50,6 +50,7 @@ from consensus.runtime.embedded import EmbeddedEngine
 from discovery.core.specs import ControllerSpec
 from federation.agent.directory import DirectoryStore, save_directory
 from federation.api.messages import Directory, NamedController
+from federation.app.process import spare_what_lives
 from federation.app.raft import RaftSecurity, members_of
 from federation.app.telemetry import set_up_logging
 from federation.kernel.errors import IsthmusError, OutcomeUnknownError
@@ -216,6 +217,7 @@ async def serve(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(engine.run(), name="engine")
         await engine.ready.wait()
+        spare_what_lives()
         await server.start()
         await server.wait_for_termination()
 

@@ -1,6 +1,7 @@
 """A state machine that keeps the records of the benchmarks, as etcd keeps its own."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -34,9 +35,10 @@ class RecordMachine:
 
     def snapshot(self) -> Iterator[bytes]:
         """The records, some hundred in each chunk."""
-        items = list(self.records.items())
-        for first in range(0, len(items), _RECORDS_IN_CHUNK):
-            chunk = msgspec.msgpack.encode(items[first : first + _RECORDS_IN_CHUNK])
+        records = self.records.copy()
+        items = iter(records.items())
+        while some := list(islice(items, _RECORDS_IN_CHUNK)):
+            chunk = msgspec.msgpack.encode(some)
             yield len(chunk).to_bytes(_LENGTH_BYTES, "big") + chunk
 
     def restore(self, chunks: Iterable[bytes]) -> None:

@@ -53,7 +53,7 @@ from federation.app.members import MemberDesk
 from federation.app.metrics import ControllerCollector
 from federation.app.observer import Observer
 from federation.app.ports import serve_api, serve_control
-from federation.app.process import run_until_signal
+from federation.app.process import run_until_signal, spare_what_lives
 from federation.app.raft import make_engine, members_of, run_engine, snapshot_unix_ms
 from federation.app.removed import RemovalWatch, check_not_removed
 from federation.app.served_clusters import Me, ServedClusters
@@ -84,9 +84,16 @@ async def run_controller(config: ControllerConfig) -> None:
         check_not_removed(Path(config.data_dir), config.cluster.name)
         credentials = Credentials.open(config)
         try:
-            await run_until_signal(Controller(config, credentials).run())
+            await run_until_signal(_run_process(Controller(config, credentials)))
         finally:
             credentials.close()
+
+
+async def _run_process(controller: "Controller") -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(controller.run(), name="controller")
+        await controller.engine.ready.wait()
+        spare_what_lives()
 
 
 class Controller:
