@@ -24,7 +24,14 @@ pytestmark = pytest.mark.timeout(280)
 
 NETWORKS = ("alpha", "beside", "beta", "edge", "hosts", "far")
 ADDRESSES = {name: f"10.214.9.{number}" for number, name in enumerate(NETWORKS, start=1)}
-AGENTS = {"a-1": "hosts", "a-2": "hosts", "gone": "hosts", "e-1": "far", "e-2": "far"}  # And their networks.
+AGENTS = {
+    "a-1": "hosts",
+    "a-2": "hosts",
+    "gone": "hosts",
+    "late": "hosts",
+    "e-1": "far",
+    "e-2": "far",
+}  # And their networks.
 OF_ALPHA, OF_EDGE = {"a-1", "a-2", "gone"}, {"e-1", "e-2"}
 AGENT_MODULE = "tests.integration.mirror.agent_process"
 
@@ -44,13 +51,13 @@ class World:
     def found(self) -> None:
         with self._star.networks["alpha"].inside():
             self.alpha.found()
-        self._run_member("alpha", self.alpha)
+        self.run_member("alpha", self.alpha)
         token = self._folder / "beta.token"
         token.write_text(self.token("cluster", "beta"))
         join = (*ISTHMUS, "cluster", "join", "--config", self.beta.config_path, "--token-file", token)
         joining = self._start("beta-join", "beta", join)
         assert joining.wait(timeout_s=WAIT_S) == 0, joining.log()
-        self._run_member("beta", self.beta)
+        self.run_member("beta", self.beta)
         with self._star.networks["alpha"].inside():
             join_remote(self, "edge")  # type: ignore[arg-type]  # asks only for tokens and the member
 
@@ -128,6 +135,11 @@ class World:
         ]
         return sum(int(float(line.split()[-1])) for line in lines)
 
+    def journal(self) -> bytes:
+        """What alpha's member keeps of what agents told it alone."""
+        path = self.alpha.data_dir / "declared" / "declared.journal"
+        return path.read_bytes() if path.exists() else b""
+
     def history(self) -> list[tuple[str, str]]:
         """What the log saw of the service's endpoints, oldest first: which one, and what became of it."""
         with self._star.networks["alpha"].inside():
@@ -158,7 +170,7 @@ class World:
     def member(self) -> Installation:
         return self.alpha
 
-    def _run_member(self, network: str, member: Installation) -> None:
+    def run_member(self, network: str, member: Installation) -> None:
         self._start(network, network, (*ISTHMUS, "controller", "run", "--config", member.config_path))
         self.until(lambda: self.ready(member, network), f"{network} is ready")
 
@@ -187,7 +199,7 @@ def world(tmp_path: Path, processes: ProcessSet) -> Iterator[World]:
         # Agents take with them whom they may register with.
         world.until(lambda: {"alpha-m1", "edge-m1"} <= world.controllers(), "both are announced")
         for name in AGENTS:
-            world.enroll(name, "alpha" if name in OF_ALPHA else "edge")
+            world.enroll(name, "edge" if name in OF_EDGE else "alpha")
         world.give_lease("alpha", "alpha-m1")
         yield world
 
@@ -239,4 +251,20 @@ def test_a_controller_that_is_cut_off_makes_nothing_flap_and_a_remote_cluster_go
             f"{network} sees all of {cluster}",
         )
     happened = [event for event in world.history() if event[1] != "changed"]
-    assert sorted(happened) == sorted([*((name, "created") for name in AGENTS), ("gone", "removed")])
+    created = [(name, "created") for name in OF_ALPHA | OF_EDGE]
+    assert sorted(happened) == sorted([*created, ("gone", "removed")])
+
+    a_member_without_a_majority_starts_again_with_what_it_was_told(world)
+
+
+def a_member_without_a_majority_starts_again_with_what_it_was_told(world: World) -> None:
+    world.running["beta"].kill()
+    world.register("late", "alpha")
+    world.until(lambda: world.seen("alpha", "alpha") == {"a-1", "a-2", "late"}, "what is local is served")
+    world.until(lambda: b"late" in world.journal(), "and kept")
+    # Nobody is left who could say it again.
+    for name in ("a-1", "a-2", "late", "beside", "edge", "alpha"):
+        world.running[name].kill()
+    world.run_member("alpha", world.alpha)
+    assert world.seen("alpha", "alpha") == {"a-1", "a-2", "late"}
+    assert world.published("alpha") == {"a-1", "a-2"}
