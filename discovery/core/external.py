@@ -22,7 +22,7 @@ from discovery.core.kinds import decode_spec
 from discovery.core.liveness import OBSERVERS_MIN, Electorate
 from discovery.core.model import Change, Resource, ResourceKey, unpack_resource
 from discovery.core.ownership import clusters
-from discovery.core.poison import Places, address_refusal
+from discovery.core.poison import address_refusal
 from discovery.core.rules import networks
 from discovery.core.specs import (
     ClusterSpec,
@@ -35,11 +35,13 @@ from discovery.core.specs import (
 from discovery.core.tables import Tables
 from discovery.core.verdicts import complaints_of, hold_ms
 from federation.kernel.codec import MALFORMED
-from federation.kernel.errors import NotAllowedError, PreconditionError
+from federation.kernel.errors import LimitExceededError, NotAllowedError, PreconditionError
 
 KIND = "ExternalService"
 OBSERVATION = "ExternalObservation"
 LOSSES_KEPT_MAX = 8
+# Of one cluster. Every checker and every view goes through all of them when clusters come or go.
+EXTERNAL_SERVICES_MAX = 1_000
 _SETTLED_KINDS = frozenset({KIND, OBSERVATION})
 # What decides which checkers count.
 _ELECTORATE_KINDS = frozenset({"Observation", "Cluster"})
@@ -75,16 +77,24 @@ def state_of(missed_by: frozenset[str], voters: frozenset[str]) -> ExternalState
 
 
 def check_service(
-    key: ResourceKey, spec: ExternalServiceSpec, joined: Mapping[str, ClusterSpec], places: Places
+    draft: Draft, key: ResourceKey, spec: ExternalServiceSpec, joined: Mapping[str, ClusterSpec]
 ) -> None:
-    """Raise `NotAllowedError` for an address that would aim its callers and checkers at somebody else."""
+    """Raise `NotAllowedError` for an address that would aim its callers and checkers at somebody else.
+
+    `LimitExceededError` for one service too many.
+    """
+    if (
+        draft.resource(key) is None
+        and sum(1 for _ in draft.list_resources(key.scope, KIND)) >= EXTERNAL_SERVICES_MAX
+    ):
+        raise LimitExceededError(f"{key}: {key.scope} has {EXTERNAL_SERVICES_MAX} external services already")
     own = joined[key.scope].ranges
     for position, address in enumerate(spec.addresses):
         where = f"{key}: spec.addresses[{position}]: {address}"
         if (reason := address_refusal(address, own)) is not None:
             raise NotAllowedError(f"{where} {reason}")
         for port in spec.ports:
-            if (address, port.target_port or port.port) in places:
+            if (address, port.target_port or port.port) in draft.places:
                 raise NotAllowedError(f"{where}:{port.target_port or port.port} is a controller's own")
         for name, other in joined.items():
             if name != key.scope and _lies_within(address, other.ranges):

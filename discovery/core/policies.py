@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
 
 from discovery.core.conflicts import Age, Claim, Statement
+from discovery.core.external import KIND as EXTERNAL
 from discovery.core.external_part import ExternalPart, external_part
 from discovery.core.kinds import decode_spec
 from discovery.core.model import (
@@ -31,7 +32,7 @@ from discovery.core.specs import (
     TrustDomainSpec,
     VerdictSpec,
 )
-from discovery.core.tables import Tables
+from discovery.core.tables import Tables, resource_prefix
 from discovery.core.view import Admission, TrustDomainRoots
 from discovery.core.visibility import ANY, admitted_sources, covers, is_visible, on_loss, takes
 from federation.kernel.errors import InvalidInputError
@@ -102,7 +103,7 @@ class Policies:
         self.drains: Mapping[str, DrainSpec] = self._read_drains()
         self.trust_domains: Mapping[str, TrustDomainRoots] = self._read_trust_domains()
         self.dead: frozenset[str] = self._read_dead()  # By the federation's verdict.
-        self._externals = self._read_externals()
+        self._externals = self._find_externals()
 
     def move(self, tables: Tables, changed: set[ResourceKey]) -> None:
         """Go on to a later version that differs in these resources."""
@@ -129,10 +130,10 @@ class Policies:
         if "Verdict" in kinds:
             self.dead = self._read_dead()
         if "Cluster" in kinds:
-            self._externals = self._read_externals()
+            self._externals = self._find_externals()
         for key in changed:
-            if key.kind == "ExternalService":
-                self._read_external(key)
+            if key.kind == EXTERNAL:
+                self._find_external(key)
 
     def exports(self, cluster: str, namespace: str) -> tuple[ExportPolicySpec, ...]:
         """The export policies of a cluster's namespace, those of the whole cluster included."""
@@ -247,14 +248,26 @@ class Policies:
         """The loss policies of a cluster's namespace by name, read anew."""
         return self._read_all(cluster, "LossPolicy", namespace, LossPolicySpec)
 
-    def external_parts(self, key: ServiceKey) -> Mapping[str, ExternalPart]:
-        """What clusters declared of a service outside of all clusters, by cluster."""
-        return self._externals.get(key, {})
+    def external_parts(self, key: ServiceKey) -> dict[str, ExternalPart]:
+        """What clusters declared of a service outside of all clusters, by cluster; read anew."""
+        found = {}
+        for cluster in sorted(self._externals.get(key, ())):
+            row = self._tables.resource(ResourceKey(cluster, EXTERNAL, key.namespace, key.service))
+            if row is None:
+                continue
+            try:
+                spec = decode_spec(EXTERNAL, row.spec, where=str(row.key))
+            except InvalidInputError as error:
+                self.quarantined[str(row.key)] = error.message
+                continue
+            assert isinstance(spec, ExternalServiceSpec)
+            found[cluster] = external_part(row, spec)
+        return found
 
     def external_services(self, cluster: str = "", namespace: str | None = None) -> Iterator[ServiceKey]:
         """Yield the services that have such a part, of one cluster and namespace if given."""
-        for key, parts in self._externals.items():
-            if (not cluster or cluster in parts) and namespace in (None, key.namespace):
+        for key, owners in self._externals.items():
+            if (not cluster or cluster in owners) and namespace in (None, key.namespace):
                 yield key
 
     def distance(self, owner: str, viewer: str) -> Distance:
@@ -289,23 +302,22 @@ class Policies:
         drain = self.drains.get(cluster)
         return 100 if drain is None else drain.share_percent
 
-    def _read_externals(self) -> dict[ServiceKey, dict[str, ExternalPart]]:
-        found: dict[ServiceKey, dict[str, ExternalPart]] = {}
+    def _find_externals(self) -> dict[ServiceKey, frozenset[str]]:
+        """Who declared external services, by keys alone: what they say is read when it is asked for."""
+        found: dict[ServiceKey, set[str]] = {}
         for cluster in self.clusters:
-            for row, spec in self._read_rows(cluster, "ExternalService", None, ExternalServiceSpec):
-                key = ServiceKey(row.key.namespace, row.key.name)
-                found.setdefault(key, {})[cluster] = external_part(row, spec)
-        return found
+            for row in self._tables.resources.keys(resource_prefix(cluster, EXTERNAL)):
+                key = ResourceKey.decode(row)
+                found.setdefault(ServiceKey(key.namespace, key.name), set()).add(cluster)
+        return {key: frozenset(owners) for key, owners in found.items()}
 
-    def _read_external(self, key: ResourceKey) -> None:
+    def _find_external(self, key: ResourceKey) -> None:
         service = ServiceKey(key.namespace, key.name)
-        parts = {name: part for name, part in self.external_parts(service).items() if name != key.scope}
-        for row, spec in self._read_rows(key.scope, key.kind, key.namespace, ExternalServiceSpec):
-            if row.key == key and key.scope in self.clusters:
-                parts[key.scope] = external_part(row, spec)
-        self._externals.pop(service, None)
-        if parts:
-            self._externals[service] = parts
+        owners = self._externals.pop(service, frozenset()) - {key.scope}
+        if key.encode() in self._tables.resources and key.scope in self.clusters:
+            owners |= {key.scope}
+        if owners:
+            self._externals[service] = owners
 
     def _read_drains(self) -> dict[str, DrainSpec]:
         return self._read_all(FEDERATION_SCOPE, "Drain", None, DrainSpec)

@@ -119,7 +119,7 @@ def _check_external(draft: Draft, proposer: str, put: Put, spec: AnySpec | None)
         raise NotAllowedError(f"{put.key}: its status follows from observations, nobody writes it")
     match spec:
         case ExternalServiceSpec():
-            check_service(put.key, spec, clusters(draft), draft.places)
+            check_service(draft, put.key, spec, clusters(draft))
         case ExternalObservationSpec():
             check_observation(draft, proposer, put.key, clusters(draft))
         case _:

@@ -344,3 +344,16 @@ def test_a_new_incarnation_begins_without_what_was_seen():
     anew = refound(log.catalog.state(), unix_us=1, controller="alpha-1", spec=spec).state.tables
     assert anew.resource(observation_key("alpha", SERVICE)) is None
     assert read_status(anew.resource(SERVICE)) == ExternalServiceStatus()
+
+
+def test_a_cluster_has_so_many_and_changes_those_that_it_has(monkeypatch):
+    monkeypatch.setattr("discovery.core.external.EXTERNAL_SERVICES_MAX", 2)
+    log = watched()
+    log.accept("beta", put_external(name="second"))
+    refused = log.write("beta", put_external(name="third"))
+    assert (refused.code, "beta has 2 external services already" in refused.message) == (
+        Code.RESOURCE_EXHAUSTED,
+        True,
+    )
+    log.accept("beta", put_external(addresses=[TWO]))
+    log.accept("alpha", put_external("alpha"))
