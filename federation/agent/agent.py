@@ -145,6 +145,7 @@ class Agent:
             endpoints=endpoints_of(self._registrar, why),
             leaves=leaves_of(self._keepers),
             proxy=proxy,
+            heard={} if self._watch is None else dict(self._watch.seen()),
         )
 
     def _make_keepers(self, identity: LeafIdentity, data_dir: Path) -> tuple[IdentityKeeper, ...]:

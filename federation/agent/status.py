@@ -74,6 +74,7 @@ class AgentStatus(_Part, frozen=True, kw_only=True):
     endpoints: tuple[EndpointStatus, ...]
     leaves: tuple[LeafStatus, ...]
     proxy: ProxyStatus
+    heard: dict[str, bool] = {}  # Of a gateway: other clusters, and whether their gateways answer it.
 
     @property
     def ready(self) -> bool:
@@ -144,6 +145,12 @@ class StatusCollector(Collector):
         yield _gauge("isthmus_agent_controllers_connected", "Those with an open stream.", connected)
         yield from _endpoint_metrics(status)
         yield from _proxy_metrics(status.proxy)
+        heard = GaugeMetricFamily(
+            "isthmus_gateway_heard", "1 while the gateways of a cluster answer this one.", labels=["cluster"]
+        )
+        for cluster, answers in sorted(status.heard.items()):
+            heard.add_metric([cluster], answers)
+        yield heard
         expiry = GaugeMetricFamily(
             "isthmus_agent_leaf_expiry_timestamp_seconds", "When a certificate expires.", labels=["identity"]
         )

@@ -166,7 +166,7 @@ class Controller:
         """Serve until cancelled."""
         metrics = CollectorRegistry()
         metrics.register(ControllerCollector(self))
-        metrics.register(LivenessCollector(self.catalog, self.observer))
+        metrics.register(LivenessCollector(self.catalog, self.observer, self.checker))
         loop = asyncio.get_running_loop()
         # In the Raft thread: hand over and return.
         self.catalog.on_change(lambda *news: _hand_over(loop, self._changed, *news))

@@ -8,18 +8,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from discovery.core.catalog import Catalog
+from discovery.core.opinion import Sight
 from discovery.core.specs import ClusterState
 from discovery.core.verdicts import read_verdicts
 from federation.api.directory import resources
+from federation.app.external_checker import ExternalChecker
 from federation.app.observer import Observer
 
+CHECKED: tuple[Sight, ...] = ("heard", "lost", "unknown")
 STATES: tuple[ClusterState, ...] = get_args(ClusterState)
 
 
 class LivenessCollector(Collector):
-    """Reads the catalog and the observer; nothing is counted here."""
+    """Reads the catalog, the observer and the checker; nothing is counted here."""
 
-    def __init__(self, catalog: Catalog, observer: Observer) -> None:
+    def __init__(self, catalog: Catalog, observer: Observer, checker: ExternalChecker) -> None:
+        self._checker = checker
         self._catalog = catalog
         self._observer = observer
 
@@ -42,6 +46,16 @@ class LivenessCollector(Collector):
         yield state
         yield flips
         yield from self._seen()
+        yield self._checked()
+
+    def _checked(self) -> Metric:
+        opinions = [one for mind in self._checker.opinions.values() for one in mind.values()]
+        addresses = GaugeMetricFamily(
+            "isthmus_external_addresses", "Addresses of external services, as seen here", labels=("state",)
+        )
+        for sight in CHECKED:
+            addresses.add_metric((sight,), sum(one.sight == sight for one in opinions))
+        return addresses
 
     def _seen(self) -> Iterator[Metric]:
         missed = GaugeMetricFamily(
@@ -53,6 +67,14 @@ class LivenessCollector(Collector):
             for plane, opinion in (("control", mind.control), ("data", mind.data)):
                 missed.add_metric((cluster, plane), int(opinion.sight == "lost"))
         yield missed
+        told = GaugeMetricFamily(
+            "isthmus_observer_gateways",
+            "Gateways of this cluster that have a say on the data path to another",
+            labels=("cluster",),
+        )
+        for cluster in sorted(self._observer.minds):
+            told.add_metric((cluster,), len(self._observer.told_of(cluster)))
+        yield told
         suspended = GaugeMetricFamily(
             "isthmus_observer_suspended",
             "1 while so many are missed in a plane that the fault must be this cluster's own",

@@ -118,6 +118,10 @@ class Observer:
         """Whether control plane and data path look lost of so many that nothing is said."""
         return suspended_planes(self.minds)
 
+    def told_of(self, subject: str) -> tuple[bool, ...]:
+        """Whether the gateways of a cluster are heard, as each own gateway says that has an opinion."""
+        return self._eyes.told_of(subject)
+
     async def run(self) -> None:
         """Observe until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -189,7 +193,7 @@ class Observer:
         """Make up the mind about a cluster: its own gateways' word on the data path goes before ours."""
         before = self.minds[subject]
         own = self._own_data.get(subject, Opinion())
-        mind = Mind(control=control, data=data_opinion(own, self._eyes.told_of(subject)))
+        mind = Mind(control=control, data=data_opinion(own, self.told_of(subject)))
         self.minds[subject] = mind
         if (mind.control.sight, mind.data.sight) != (before.control.sight, before.data.sight):
             _log.info("sight_changed", cluster=subject, control=mind.control.sight, data=mind.data.sight)

@@ -319,7 +319,8 @@ def controller_collector() -> Collector:
 
 def liveness_collector() -> Collector:
     observer = SimpleNamespace(minds={}, suspended=(False, False))
-    return LivenessCollector(Catalog(), observer)  # type: ignore[arg-type]  # the parts that it reads
+    checker = SimpleNamespace(opinions={})
+    return LivenessCollector(Catalog(), observer, checker)  # type: ignore[arg-type]  # the parts that it reads
 
 
 def agent_collector() -> Collector:

@@ -32,6 +32,7 @@ STATUS = AgentStatus(
     ),
     leaves=(LeafStatus(identity="spiffe://alpha.example/ns/shop/sa/orders", expires=None, valid=False),),
     proxy=ProxyStatus(state="ready", ready=True, restarts=2, age_s=7.5),
+    heard={"beta": True, "gamma": False},
 )
 
 
@@ -56,6 +57,8 @@ def test_every_fact_that_an_alert_needs_is_a_metric() -> None:
     assert shown['isthmus_agent_endpoints{level="declared",ready="true"}'] == 1
     assert shown["isthmus_agent_endpoints_refused"] == 1
     assert shown["isthmus_agent_proxy_restarts_total"] == 2
+    assert shown['isthmus_gateway_heard{cluster="beta"}'] == 1
+    assert shown['isthmus_gateway_heard{cluster="gamma"}'] == 0
     assert shown["isthmus_agent_configuration_age_seconds"] == 7.5
 
 

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from discovery.core.commands import Delete, Put
 from discovery.core.opinion import Mind, Opinion
 from federation.api.gateway_eyes import GatewayEyes
+from federation.api.messages import Sightings
 from federation.app.liveness_metrics import LivenessCollector
 from federation.app.observer import Observer
 from tests.unit.discovery.builders import Log, key
@@ -16,7 +17,7 @@ from tests.unit.discovery.test_verdicts import observe, state, three
 HEARD, LOST, UNKNOWN = Opinion(sight="heard"), Opinion(sight="lost"), Opinion()
 
 
-def observer(log: Log, cluster: str = "alpha", **minds: Mind) -> Observer:
+def observer(log: Log, cluster: str = "alpha", *, eyes: GatewayEyes | None = None, **minds: Mind) -> Observer:
     absent: Any = SimpleNamespace()
     made = Observer(
         cluster,
@@ -29,7 +30,7 @@ def observer(log: Log, cluster: str = "alpha", **minds: Mind) -> Observer:
         verifier=absent,
         round_trip_ms=1,
         clock=lambda: 0.0,
-        eyes=GatewayEyes(cluster, clock=lambda: 0.0),
+        eyes=eyes or GatewayEyes(cluster, clock=lambda: 0.0),
     )
     made.minds.update(minds)
     return made
@@ -92,7 +93,11 @@ def test_verdicts_and_sights_are_figures():
     for name in ("alpha", "gamma"):
         log.accept(name, observe(name, "beta"))
     registry = CollectorRegistry()
-    registry.register(LivenessCollector(log.catalog, observer(log, beta=Mind(control=HEARD, data=LOST))))
+    eyes = GatewayEyes("alpha", clock=lambda: 0.0)
+    eyes.told(object(), Sightings(lost=("beta",)))
+    one = observer(log, eyes=eyes, beta=Mind(control=HEARD, data=LOST))
+    checker: Any = SimpleNamespace(opinions={key("ExternalService", "x"): {"a": HEARD, "b": LOST}})
+    registry.register(LivenessCollector(log.catalog, one, checker))
     lines = generate_latest(registry).decode().splitlines()
     for line in (
         'isthmus_cluster_state{cluster="beta",state="dead"} 1.0',
@@ -102,5 +107,8 @@ def test_verdicts_and_sights_are_figures():
         'isthmus_observer_missed{cluster="beta",plane="control"} 0.0',
         'isthmus_observer_missed{cluster="beta",plane="data"} 1.0',
         'isthmus_observer_suspended{plane="data"} 0.0',
+        'isthmus_observer_gateways{cluster="beta"} 1.0',
+        'isthmus_external_addresses{state="lost"} 1.0',
+        'isthmus_external_addresses{state="unknown"} 0.0',
     ):
         assert line in lines
