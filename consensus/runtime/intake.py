@@ -84,11 +84,6 @@ class Intake:
             submitted, self._submitted = self._submitted, []
         return submitted
 
-    @property
-    def has_outcomes(self) -> bool:
-        """True when `deliver` has something to tell."""
-        return bool(self._outcomes)
-
     def expect(self, count: int | None) -> bool:
         """Wake for so many new proposals from now on, None: for no number; True when there are as many already."""
         if count == self._wake_at and not self._submitted:

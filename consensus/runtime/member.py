@@ -241,17 +241,11 @@ class Member:
         for proposal in self._intake.take():
             self._proposals.submit(proposal)
         self._raft.doTick(0.0)
-        if self._intake.has_outcomes:
-            # What is committed is durable already: its callers do not wait for this turn's disk.
-            self._answer()
+        self._publish_view()  # First: whoever is told that a change is done must see it in the status.
+        self._intake.deliver()  # What is committed is durable already: callers do not wait for this turn's disk.
         self._raft.finish_cycle()
-        self._answer()
         self._raft.announce()
         self._is_called = self._intake.expect(self._raft.proposer.wanted)
-
-    def _answer(self) -> None:
-        self._publish_view()  # First: whoever is told that a change is done must see it in the status.
-        self._intake.deliver()
 
     def deliver(self, sender: str, message: Message) -> None:
         """Take a message of an authenticated peer for the next turn."""

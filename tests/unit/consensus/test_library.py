@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from pysyncobj import SyncObj
+from pysyncobj.monotonic import monotonic
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
 from consensus.runtime import hardened
+from consensus.runtime.clock import SYSTEM_CLOCK
 from consensus.runtime.library import LIBRARY_VERSION, Peer
 
 PRIVATE_LINES_MAX = 600  # Beyond it our own Raft core takes the library's place (design, section 5).
@@ -50,6 +52,11 @@ def test_the_version_is_the_pinned_one() -> None:
 @pytest.mark.parametrize("name", READ)
 def test_each_function_that_we_override_or_rely_on_is_unchanged(name: str) -> None:
     assert source_hash(name) == READ[name]
+
+
+def test_our_clock_is_the_library_s() -> None:
+    before_s, library_s, after_s = SYSTEM_CLOCK.now_s(), monotonic(), SYSTEM_CLOCK.now_s()
+    assert before_s <= library_s <= after_s
 
 
 def test_every_private_name_in_use_exists_in_the_library() -> None:
