@@ -12,12 +12,15 @@ import msgspec
 
 from discovery.core.commands import (
     AcquireLease,
+    BeginRehoming,
     Command,
+    CommitRehoming,
     Judged,
     LeaseGrant,
     Outcome,
     PublishEndpoints,
     RemoveCluster,
+    ReturnRehoming,
     SweepRemoved,
     Tick,
     Write,
@@ -35,6 +38,7 @@ from discovery.core.ownership import check_federation_writer, check_speaks_for
 from discovery.core.poison import controller_places, controllers_of
 from discovery.core.publishing import publish, publish_lease
 from discovery.core.quotas import check_growth
+from discovery.core.rehoming import rehome
 from discovery.core.removal import remove, sweep
 from discovery.core.snapshots import State, decode_snapshot, encode_snapshot
 from discovery.core.tables import EMPTY_TABLES, Tables, resource_prefix
@@ -255,6 +259,9 @@ class Catalog:
                 settle_changed(draft, self._lease_time.now_ms)
             case SweepRemoved() as batch_of_rows:
                 sweep(draft, command.proposer, batch_of_rows)
+            case BeginRehoming() | CommitRehoming() | ReturnRehoming() as move:
+                rehome(draft, command.proposer, move)
+                settle(draft, self._lease_time.now_ms)
             case AcquireLease() as request:
                 grant = self._acquire(draft, command.proposer, request)
             case Tick(now_ms=now_ms):
@@ -279,6 +286,10 @@ class Catalog:
             self._leases = {
                 name: lease for name, lease in self._leases.items() if name.partition("/")[2] not in gone
             }
+        if isinstance(command.body, CommitRehoming):
+            self._leases.pop(
+                publish_lease(command.body.cluster), None
+            )  # It may be another home's to take now.
         self._usage.take(draft.usage)
         # History first: who sees the new revision finds its changes there.
         cause = Cause(

@@ -81,13 +81,46 @@ class SweepRemoved(msgspec.Struct, frozen=True, kw_only=True, tag="sweep-removed
     rows_max: int
 
 
+class BeginRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="begin-rehoming"):
+    """A remote cluster begins to move to another home, whose operator agreed by a join token for it."""
+
+    cluster: str
+    to: str
+    secret_sha256: str  # Of the token.
+    started_by: str  # SPIFFE ID of the operator.
+    within_ms: int
+
+
+class CommitRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="commit-rehoming"):
+    """All endpoints of a cluster show the trust domain that it moves or comes back to: the other one ends."""
+
+    cluster: str
+
+
+class ReturnRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="return-rehoming"):
+    """A move is taken back: the processes that have changed already change back."""
+
+    cluster: str
+    reason: str
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
     """Federation time as a majority's clocks show it, told by the leader; never runs backwards, an older one changes nothing."""
 
     now_ms: int
 
 
-Body: TypeAlias = Write | PublishEndpoints | AcquireLease | RemoveCluster | SweepRemoved | Tick
+Body: TypeAlias = (
+    Write
+    | PublishEndpoints
+    | AcquireLease
+    | RemoveCluster
+    | SweepRemoved
+    | BeginRehoming
+    | CommitRehoming
+    | ReturnRehoming
+    | Tick
+)
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,6 +81,14 @@ def removed_spec(draft: Draft, name: str) -> RemovedClusterSpec | None:
     return spec
 
 
+def check_no_home(draft: Draft, name: str, then: str) -> None:
+    """Raise PreconditionError while a cluster is a home, or will be one; `then` says what to do first."""
+    for other, theirs in clusters(draft).items():
+        coming = theirs.rehoming is not None and theirs.rehoming.state != "done"
+        if theirs.home == name or (coming and theirs.rehoming is not None and theirs.rehoming.home == name):
+            raise PreconditionError(f"cluster {name} is the home of cluster {other}: {then} that first")
+
+
 def check_federation_writer(draft: Draft, proposer: str) -> None:
     """Raise unless the proposer is a joined primary or witness, or the one that founds the federation."""
     if draft.founding:
@@ -184,6 +192,8 @@ def check_cluster_change(name: str, old: ClusterSpec, new: ClusterSpec) -> None:
             raise AlreadyExistsError(
                 f"cluster {name} has joined with {field} {before!r}, not {after!r}: choose another name"
             )
+    if old.rehoming != new.rehoming:
+        raise NotAllowedError(f"cluster {name}: spec.rehoming is written by nobody: leave it out")
 
 
 def _check_joins_or_speaks(draft: Draft, proposer: str, cluster: str, key: ResourceKey) -> None:
@@ -207,6 +217,8 @@ def _check_epoch(draft: Draft, name: str, spec: ClusterSpec) -> None:
 
 
 def _check_new_cluster(draft: Draft, proposer: str, name: str, spec: ClusterSpec) -> None:
+    if spec.rehoming is not None:
+        raise NotAllowedError(f"cluster {name}: spec.rehoming is written by nobody: leave it out")
     _check_epoch(draft, name, spec)
     others = clusters(draft)
     if len(others) >= CLUSTERS_MAX:

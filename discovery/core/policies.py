@@ -1,6 +1,6 @@
 """The configuration that views depend on, decoded once and again only when it changes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
@@ -12,6 +12,7 @@ from discovery.core.kinds import decode_spec
 from discovery.core.model import (
     FEDERATION_SCOPE,
     SYSTEM_NAMESPACES,
+    Endpoint,
     EndpointPort,
     Resource,
     ResourceKey,
@@ -295,7 +296,23 @@ class Policies:
                 self.exports(owner, key.namespace),
                 self.grants(owner, key.namespace),
             ),
+            other_own_trust_domain=self.other_trust_domain(owner),
         )
+
+    def other_trust_domain(self, cluster: str) -> str:
+        """The second trust domain of a cluster that moves to another home, if its roots are known, else ""."""
+        other = self.clusters[cluster].trust_domains[1:]
+        return other[0] if other and other[0] in self.trust_domains else ""
+
+    def identities(self, cluster: str, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
+        """Which identities a cluster's endpoints may show, sorted: of each, the one that it changes to as well."""
+        identities = {endpoint.identity for endpoint in endpoints}
+        other = self.other_trust_domain(cluster)
+        if other:
+            paths = {identity.removeprefix("spiffe://").partition("/")[2] for identity in identities}
+            domains = (self.clusters[cluster].trust_domain, other)
+            identities = {f"spiffe://{domain}/{path}" for domain in domains for path in paths}
+        return tuple(sorted(identities))
 
     def share_percent(self, cluster: str) -> int:
         """How much a cluster gets of the traffic that it would have; less than 100 while it is drained."""

@@ -19,8 +19,8 @@ from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, EndpointKey, Resource, ResourceKey
 from discovery.core.ownership import (
     check_federation_writer,
+    check_no_home,
     cluster_spec,
-    clusters,
     drains,
     removed_key,
     removed_spec,
@@ -51,9 +51,7 @@ def remove(draft: Draft, proposer: str, command: RemoveCluster) -> None:
         raise NotFoundError(f"cluster {name} has not joined the federation, or was removed")
     if proposer == name:
         raise NotAllowedError(f"cluster {name} does not remove itself: ask a controller of another cluster")
-    for other, theirs in clusters(draft).items():
-        if theirs.home == name:
-            raise PreconditionError(f"cluster {name} is the home of cluster {other}: remove that first")
+    check_no_home(draft, name, "move or remove")
     _check_member(draft, name)
     if not command.forced:
         _check_drained(draft, name, spec)

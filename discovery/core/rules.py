@@ -100,7 +100,7 @@ def check_endpoint(endpoint: Endpoint, cluster: str, spec: ClusterSpec) -> None:
     where = f"endpoint {endpoint.key.namespace}/{endpoint.key.service}/{endpoint.key.name}"
     check_address(endpoint.address, spec.ranges, where)
     check_ports(endpoint.ports, where)
-    check_identity(endpoint.identity, spec.trust_domain, _identity_path(endpoint.key), where)
+    check_identity(endpoint.identity, spec.trust_domains, _identity_path(endpoint.key), where)
     if not 0 <= endpoint.weight <= ENDPOINT_WEIGHT_MAX:
         raise InvalidInputError(f"{where}: weight is {endpoint.weight}, expected 0 to {ENDPOINT_WEIGHT_MAX}")
     if not (0 <= endpoint.incarnation <= VERSION_MAX and 0 <= endpoint.sequence <= VERSION_MAX):
@@ -192,15 +192,16 @@ def check_ports(ports: Sequence[EndpointPort], where: str) -> None:
         raise InvalidInputError(f"{where}: two ports have the same name or service port")
 
 
-def check_identity(identity: str, trust_domain: str, begin: tuple[str, ...], where: str) -> None:
-    """Raise unless it is an identity of the trust domain whose path has four parts, the first of which are `begin`."""
+def check_identity(identity: str, trust_domains: tuple[str, ...], begin: tuple[str, ...], where: str) -> None:
+    """Raise unless it is an identity of one of these trust domains whose path has four parts, beginning with `begin`."""
     if len(identity.encode()) > SPIFFE_ID_BYTES_MAX:
         raise InvalidInputError(f"{where}: identity has more than {SPIFFE_ID_BYTES_MAX} bytes")
-    if not identity.startswith(f"spiffe://{trust_domain}/"):
+    if not identity.startswith(tuple(f"spiffe://{name}/" for name in trust_domains)):
         raise NotAllowedError(
-            f"{where}: identity is {identity[:NAME_BYTES_MAX]!r}, expected one of trust domain {trust_domain}"
+            f"{where}: identity is {identity[:NAME_BYTES_MAX]!r},"
+            f" expected one of trust domain {' or '.join(trust_domains)}"
         )
-    path = identity.split("/")[3:]
+    trust_domain, *path = identity.split("/")[2:]
     if tuple(path[: len(begin)]) != begin or len(path) != 4 or not all(path):
         raise NotAllowedError(
             f"{where}: identity is {identity[:NAME_BYTES_MAX]!r}, "

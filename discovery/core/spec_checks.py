@@ -142,6 +142,8 @@ def _check_cluster(spec: ClusterSpec, where: str) -> None:
         raise InvalidInputError(
             f"{where}: spec.home is {spec.home!r}: a remote cluster names its home, others have none"
         )
+    if spec.rehoming is not None:
+        check_name(spec.rehoming.trust_domain, f"{where}: spec.rehoming.trustDomain")
     for position, text in enumerate(spec.ranges):
         try:
             ipaddress.ip_network(text)

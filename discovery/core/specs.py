@@ -15,6 +15,8 @@ Standing: TypeAlias = Literal["voter", "learner", "removed"]
 Role: TypeAlias = Literal["primary", "remote", "witness"]
 # From best to worst; what they mean: `discovery.core.liveness`.
 ClusterState: TypeAlias = Literal["ok", "control-lost", "data-degraded", "dead"]
+# Processes change to the new home's identities; back to those of the old one; all have changed.
+RehomingState: TypeAlias = Literal["moving", "returning", "done"]
 OnLoss: TypeAlias = Literal["keep", "last-resort", "withdraw"]
 # From best to worst; what they mean: `discovery.core.external`.
 ExternalState: TypeAlias = Literal["ok", "degraded", "unhealthy"]
@@ -35,6 +37,8 @@ DRAIN_ERRORS_PER_MILLION_MAX = 10_000  # 1%
 DRAIN_FAILING_MAX = 20
 TRAFFIC_COUNT_MAX = 2**50
 SERVICE_TEXT_CHARS_MAX = 140  # Two labels and a port.
+REHOMING_WITHIN_MS_MIN, REHOMING_WITHIN_MS_MAX = 1_000, 24 * 3_600_000
+REHOMING_TEXT_CHARS_MAX = 1_000
 
 # Where no Quota says otherwise. A cluster that needs more has something to say about it.
 QUOTA_SERVICES = 25_000
@@ -63,6 +67,18 @@ class FederationSpec(Spec, frozen=True, kw_only=True):
     incarnation: int = 1
 
 
+class Rehoming(Spec, frozen=True, kw_only=True):
+    """A remote cluster's other home: the one that it moves to or comes back from or, when done, does not have (any more)."""
+
+    state: RehomingState
+    home: str
+    trust_domain: str  # That home's.
+    started_by: str  # SPIFFE ID of the operator.
+    changed_ms: int  # Federation time: since when it is in this state.
+    within_ms: int  # A move that is not finished after this time is taken back.
+    reason: str = ""  # Why it was taken back.
+
+
 class ClusterSpec(Spec, frozen=True, kw_only=True):
     """A failure domain that joined."""
 
@@ -74,6 +90,20 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     home: str = ""  # For a remote cluster: the primary whose controllers serve it.
     ranges: tuple[str, ...] = ()  # CIDRs that its endpoints and gateways may use.
     epoch: int = 1  # Grows when the name is taken again after its cluster was removed.
+    rehoming: Rehoming | None = None  # Nobody writes it: it follows from `isthmus cluster rehome`.
+
+    @property
+    def shown_trust_domain(self) -> str:
+        """The trust domain that its processes show, or change to."""
+        moving = self.rehoming is not None and self.rehoming.state == "moving"
+        return self.rehoming.trust_domain if moving and self.rehoming else self.trust_domain
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """Those that its processes may show: its own first and, on the way between two homes, the other one's."""
+        if self.rehoming is None or self.rehoming.state == "done":
+            return (self.trust_domain,)
+        return (self.trust_domain, self.rehoming.trust_domain)
 
 
 class TrustDomainSpec(Spec, frozen=True, kw_only=True):

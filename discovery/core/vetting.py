@@ -76,7 +76,7 @@ def _parts_are_good(endpoint: Endpoint, cluster: str, spec: ClusterSpec, places:
     if (
         key.cluster != cluster
         or key.namespace == SYSTEM_NAMESPACE  # Gateways are few, and have identities of their own.
-        or not _is_good_identity(endpoint.identity, spec.trust_domain)
+        or not _is_good_identity(endpoint.identity, spec.trust_domains)
         or not _are_good_ports(ports)
         or not 0 <= endpoint.weight <= ENDPOINT_WEIGHT_MAX
         or not 0 <= endpoint.incarnation <= VERSION_MAX
@@ -123,9 +123,9 @@ def _is_good_address(address: str, ranges: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=PARTS_REMEMBERED)
-def _is_good_identity(identity: str, trust_domain: str) -> bool:
+def _is_good_identity(identity: str, trust_domains: tuple[str, ...]) -> bool:
     try:
-        check_identity(identity, trust_domain, WORKLOAD_PATH, "")
+        check_identity(identity, trust_domains, WORKLOAD_PATH, "")
     except (IsthmusError, UnicodeEncodeError):
         return False
     return True

@@ -39,6 +39,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     # registered is another part.
     external: bool = False
     suspects: tuple[str, ...] = ()  # Of an external part: endpoints that are called when no other is left.
+    # While its cluster moves to another home: the other trust domain of which its endpoints' identities may be.
+    other_trust_domain: str = ""
 
     @property
     def part(self) -> str:
@@ -97,6 +99,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
 
     own_trust_domain: str
     sources: tuple["AdmittedSource", ...] = ()
+    other_own_trust_domain: str = ""  # While the cluster moves to another home: of the two, the other one.
 
 
 class AdmittedSource(msgspec.Struct, frozen=True, kw_only=True, order=True):

@@ -82,7 +82,7 @@ class ViewIndex:
         for resource in resources:
             services |= self._concerned(resource)
         for cluster, spec in self._policies.clusters.items():
-            if spec.trust_domain in roots:
+            if not roots.isdisjoint(spec.trust_domains):
                 services |= self._all_of(cluster)
         if roots:
             services |= self._seen(self._cluster)
@@ -371,10 +371,11 @@ class ViewIndex:
             local=local,
             direct=direct,
             apart=apart,
-            identities=tuple(sorted({endpoint.identity for endpoint in endpoints})),
+            identities=self._policies.identities(cluster, endpoints),
             endpoints=endpoints,
             gateways=() if direct else self.gateways(cluster),
             share_percent=self._policies.share_percent(cluster),
+            other_trust_domain=self._policies.other_trust_domain(cluster),
         )
 
 

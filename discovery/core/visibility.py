@@ -108,12 +108,11 @@ def admitted_sources(
     """
     shown_to = consumers(service, exports)
     callers = {
-        spec.trust_domain
+        trust_domain
         for name, spec in clusters.items()
-        if name != own
-        and (ANY in shown_to or name in shown_to)
-        and spec.trust_domain != clusters[own].trust_domain
-    }
+        if name != own and (ANY in shown_to or name in shown_to)
+        for trust_domain in spec.trust_domains
+    } - set(clusters[own].trust_domains)
     return tuple(
         sorted(
             {

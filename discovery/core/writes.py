@@ -15,6 +15,7 @@ from discovery.core.ownership import (
     check_cluster_change,
     check_create,
     check_federation_writer,
+    check_no_home,
     check_speaks_for,
     cluster_spec,
     clusters,
@@ -88,6 +89,11 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
     row = draft.resource(put.key)
     _check_expected(put.key, row, put.expected_revision)
     spec = None if put.spec is None else _read_spec(put.key, put.spec)
+    if row is not None and isinstance(spec, ClusterSpec) and spec.rehoming is None:
+        known = joined(draft, put.key.name).rehoming
+        if known is not None:  # Who says nothing of a move changes nothing of it.
+            spec = msgspec.structs.replace(spec, rehoming=known)
+            put = msgspec.structs.replace(put, spec=msgspec.json.encode(spec))
     if put.status is not None:
         check_status(put.status, str(put.key))
     if draft.schema >= STRICT_SCHEMA:
@@ -276,9 +282,7 @@ def _delete_cluster(draft: Draft, proposer: str, name: str) -> None:
     """
     if cluster_spec(draft, proposer) is None or proposer != name:
         check_federation_writer(draft, proposer)
-    for other, spec in clusters(draft).items():
-        if spec.home == name:
-            raise PreconditionError(f"cluster {name} is the home of cluster {other}: delete that first")
+    check_no_home(draft, name, "move or delete")
     for kind in ("Controller", "JoinToken", "TrustDomain"):
         for row in tuple(draft.list_resources(FEDERATION_SCOPE, kind)):
             if row.owner == name:
@@ -288,24 +292,30 @@ def _delete_cluster(draft: Draft, proposer: str, name: str) -> None:
 
 
 def _claim(draft: Draft, proposer: str, claim: ClaimToken) -> None:
-    row, spec = _token(draft, claim)
+    row, spec = read_token(draft, claim.secret_sha256, claim.purpose)
     check_speaks_for(draft, proposer, row.owner, str(row.key))
+    claim_token(draft, row, spec, claim.claimant)
+
+
+def claim_token(draft: Draft, row: Resource, spec: JoinTokenSpec, claimant: str) -> None:
+    """Use up a token; raises PreconditionError for one that somebody else used, or that has expired."""
     status = msgspec.json.decode(row.status, type=JoinTokenStatus)
-    if status.claimed_by not in ("", claim.claimant):
+    if status.claimed_by not in ("", claimant):
         raise PreconditionError(f"{row.key} was already used")
     if draft.now_ms >= spec.expires_ms:
         raise PreconditionError(f"{row.key} has expired: make a new one")
     if status.claimed_by:
         return
-    if _SHA256.fullmatch(claim.claimant) is None:
+    if _SHA256.fullmatch(claimant) is None:
         raise InvalidInputError(f"{row.key}: claimant is not 64 hexadecimal digits")
-    claimed = msgspec.json.encode(JoinTokenStatus(claimed_by=claim.claimant, claimed_ms=draft.now_ms))
+    claimed = msgspec.json.encode(JoinTokenStatus(claimed_by=claimant, claimed_ms=draft.now_ms))
     draft.put(msgspec.structs.replace(row, status=claimed, revision=draft.index))
 
 
-def _token(draft: Draft, claim: ClaimToken) -> tuple[Resource, JoinTokenSpec]:
-    for row, spec in tokens_with(draft, claim.secret_sha256):
-        if spec.purpose == claim.purpose:
+def read_token(draft: Draft, secret_sha256: str, purpose: str) -> tuple[Resource, JoinTokenSpec]:
+    """Return the token of this secret and purpose; raises NotAllowedError when there is none."""
+    for row, spec in tokens_with(draft, secret_sha256):
+        if spec.purpose == purpose:
             return row, spec
     # One text for a token that was forged, deleted or meant for something else: nothing to learn from it.
-    raise NotAllowedError(f"no join token for this {claim.purpose[:20]} has this secret: ask for a new one")
+    raise NotAllowedError(f"no join token for this {purpose[:20]} has this secret: ask for a new one")

@@ -16,14 +16,17 @@ import msgspec
 
 from discovery.core.commands import (
     AcquireLease,
+    BeginRehoming,
     Body,
     ClaimToken,
+    CommitRehoming,
     Judged,
     Operation,
     Outcome,
     PublishEndpoints,
     Put,
     RemoveCluster,
+    ReturnRehoming,
     SweepRemoved,
     Tick,
     Write,
@@ -223,6 +226,12 @@ def _action(body: Body) -> str:
             return "remove-cluster"
         case SweepRemoved():
             return "sweep-removed"
+        case BeginRehoming():
+            return "begin-rehoming"
+        case CommitRehoming():
+            return "commit-rehoming"
+        case ReturnRehoming():
+            return "return-rehoming"
         case Tick():
             return "tick"
 
@@ -242,6 +251,10 @@ def _objects(body: Body) -> tuple[str, ...]:
             return (f"{name[:ACTOR_CHARS_MAX]} by {holder[:ACTOR_CHARS_MAX]}",)
         case RemoveCluster(cluster=cluster) | SweepRemoved(cluster=cluster):
             return (cluster[:ACTOR_CHARS_MAX],)
+        case (
+            BeginRehoming(cluster=cluster) | CommitRehoming(cluster=cluster) | ReturnRehoming(cluster=cluster)
+        ):
+            return (cluster[:ACTOR_CHARS_MAX],)
         case Tick(now_ms=now_ms):
             return (str(now_ms),)
 
@@ -252,7 +265,7 @@ def _count(body: Body) -> int:
             return len(operations)
         case PublishEndpoints(put=put, remove=remove):
             return len(put) + len(remove)
-        case AcquireLease() | RemoveCluster() | SweepRemoved() | Tick():
+        case _:
             return 1
 
 

@@ -70,7 +70,8 @@ def admits(admission: Admission, identity: str) -> bool:
 
 def _identities(admission: Admission) -> list[tuple[bool, str]]:
     """The admitted identities as (is exact, exact text or prefix), sorted."""
-    found = {(False, f"spiffe://{admission.own_trust_domain}/")}
+    own = (admission.own_trust_domain, admission.other_own_trust_domain)
+    found = {(False, f"spiffe://{domain}/") for domain in own if domain}
     for source in admission.sources:
         found.update(_source_identities(source))
     return sorted(found)

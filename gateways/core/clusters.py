@@ -190,6 +190,7 @@ def _secure(cluster: Any, service: Service, port: EndpointPort, owner: Owner) ->
             trust_domain=owner.trust_domain,
             identities=owner.identities,
             http=port.protocol == "http",
+            other_trust_domain=owner.other_trust_domain,
         )
     )
     if port.protocol == "http":
@@ -234,7 +235,11 @@ def _check_gateway_health(cluster: Any, owner: Owner) -> None:
     cluster.transport_socket_matches.add(
         name="gateway-health",
         match=criteria,
-        transport_socket=gateway_health_tls(trust_domain=owner.trust_domain, cluster=owner.cluster),
+        transport_socket=gateway_health_tls(
+            trust_domain=owner.trust_domain,
+            cluster=owner.cluster,
+            other_trust_domain=owner.other_trust_domain,
+        ),
     )
     cluster.outlier_detection.base_ejection_time.CopyFrom(duration(GATEWAY_EJECTION_MS))
     cluster.outlier_detection.max_ejection_time.CopyFrom(duration(GATEWAY_EJECTION_MS))

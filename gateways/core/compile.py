@@ -19,6 +19,7 @@ from discovery.core.view import Admission, Service, TrustDomainRoots
 from gateways.core import clusters, endpoints, listeners, names, outbound, routes, trust
 from gateways.core.captured import CapturedListeners
 from gateways.core.proxy import Proxy, ProxyKind
+from gateways.core.root_pairs import Pair, RootPairs, pairs_of
 from gateways.core.wire import LISTENER, SECRET, XdsResource
 
 # Route configurations kept ready: one per calling namespace that has services.
@@ -54,6 +55,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[EndpointPort, ...] = ()  # Those that have clusters.
     stands_for: ServiceKey | None = None  # Of an alias: whose clusters these are.
     trust_domains: frozenset[str] = frozenset()
+    root_pairs: frozenset[Pair] = frozenset()
 
 
 Names = Mapping[str, frozenset[str]]  # Names of resources by type URL.
@@ -91,6 +93,7 @@ def compile_service(service: Service, *, exported: bool) -> Unit:
         local_hosts=routes.local_virtual_hosts(service),
         ports=ports,
         trust_domains=frozenset(owner.trust_domain for owner in service.owners),
+        root_pairs=pairs_of(service.owners),
     )
 
 
@@ -134,6 +137,7 @@ class ViewCompiler:
         self._shared: dict[ProxyKind, _Table] = {"sidecar": {}, "gateway": {}}
         self.captured = CapturedListeners()
         self._roots: Mapping[str, TrustDomainRoots] = {}
+        self._root_pairs = RootPairs()
         self._routes: dict[str, XdsResource] = {}
         self._local_services: defaultdict[str, int] = defaultdict(int)
         self.problems: dict[ServiceKey, str] = {}
@@ -154,6 +158,8 @@ class ViewCompiler:
         routes_changed = False
         for key in sorted(keys, key=lambda key: (self._target(key) is not None, key)):
             routes_changed |= self._update_service(key, touched)  # Aliases come after what they stand for.
+        secrets = self._shared["sidecar"].setdefault(SECRET, {})
+        touched["sidecar"][SECRET] |= self._root_pairs.update(secrets, self._roots, roots_names)
         if routes_changed:
             self._routes.clear()
         return Dirty(
@@ -237,6 +243,7 @@ class ViewCompiler:
             self._units.pop(key, None)
         else:
             self._units[key] = new
+        self._root_pairs.count(old.root_pairs, new.root_pairs)
         self._replace("sidecar", old.sidecar, new.sidecar, touched["sidecar"])
         self._replace("gateway", old.gateway, new.gateway, touched["gateway"])
         self._local_services[key.namespace] += bool(new.hosts) - bool(old.hosts)

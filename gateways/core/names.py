@@ -63,9 +63,10 @@ def outbound_tcp_listener(address: str, port: int) -> str:
     return f"outbound_tcp|{address}|{port}"
 
 
-def roots_secret(trust_domain: str) -> str:
-    """The validation context that judges one trust domain, and only that."""
-    return f"roots/{trust_domain}"
+def roots_secret(trust_domain: str, other_trust_domain: str = "") -> str:
+    """The validation context that judges one trust domain, and only that; or two, each by its own roots."""
+    both = sorted(domain for domain in (trust_domain, other_trust_domain) if domain)
+    return f"roots/{'|'.join(both)}"
 
 
 def gateways_health_sni(cluster: str) -> str:

@@ -4,7 +4,9 @@ Each upstream cluster trusts one trust domain and names the identities that may 
 trusts the domains that some rule admits. Roots are never pooled (invariant S1): Envoy's SPIFFE validator
 judges a certificate only by the bundle of the domain that it names. That validator reads the first URI
 of a certificate and does not insist on there being only one; a single-domain validator makes this harmless
-for upstreams, the guard of `authorization` does so for inbound calls.
+for upstreams, the guard of `authorization` does so for inbound calls. An upstream that moves from one trust domain to
+another has two for that time, and the same identities in both: whoever could add a second URI could have been certified as
+the first one.
 """
 
 from collections.abc import Iterable
@@ -35,23 +37,27 @@ _TLS_1_3 = TlsParameters(
 )
 
 
-def upstream_tls(*, sni: str, trust_domain: str, identities: Iterable[str], http: bool) -> Any:
+def upstream_tls(
+    *, sni: str, trust_domain: str, identities: Iterable[str], http: bool, other_trust_domain: str = ""
+) -> Any:
     """Return the transport socket by which a sidecar reaches one owner's endpoints.
 
-    An empty list of identities would mean "anybody" to Envoy: it becomes a name that nobody is issued.
+    An empty list of identities would mean "anybody" to Envoy: it becomes a name that nobody is issued. An owner that
+    changes its trust domain has a second one for that time, judged by its own roots; `identities` are of both.
     """
     exact = tuple(identities) or (f"spiffe://{trust_domain}/nobody",)
     matchers = [_uri(StringMatcher(exact=identity)) for identity in exact]
-    return _upstream(sni, trust_domain, matchers, alpn=("h2",) if http else ())
+    roots = names.roots_secret(trust_domain, other_trust_domain)
+    return _upstream(sni, roots, matchers, alpn=("h2",) if http else ())
 
 
-def gateway_health_tls(*, trust_domain: str, cluster: str) -> Any:
+def gateway_health_tls(*, trust_domain: str, cluster: str, other_trust_domain: str = "") -> Any:
     """Return the transport socket of health checks, which end at the gateway itself."""
-    prefix = names.gateway_identity_prefix(trust_domain, cluster)
+    domains = [domain for domain in (trust_domain, other_trust_domain) if domain]
     return _upstream(
         names.gateways_health_sni(cluster),
-        trust_domain,
-        [_uri(StringMatcher(prefix=prefix))],
+        names.roots_secret(trust_domain, other_trust_domain),
+        [_uri(StringMatcher(prefix=names.gateway_identity_prefix(domain, cluster))) for domain in domains],
         alpn=("h2",),
     )
 
@@ -81,10 +87,8 @@ def health_server_tls() -> Any:
     )
 
 
-def _upstream(sni: str, trust_domain: str, matchers: list[Any], *, alpn: tuple[str, ...]) -> Any:
-    context = UpstreamTlsContext(
-        sni=sni, common_tls_context=_common(alpn, names.roots_secret(trust_domain), matchers)
-    )
+def _upstream(sni: str, roots: str, matchers: list[Any], *, alpn: tuple[str, ...]) -> Any:
+    context = UpstreamTlsContext(sni=sni, common_tls_context=_common(alpn, roots, matchers))
     return TransportSocket(name=_TRANSPORT_SOCKET, typed_config=pack_any(context))
 
 

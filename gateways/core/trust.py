@@ -24,6 +24,12 @@ def roots_secret(roots: TrustDomainRoots) -> XdsResource:
     return _validation(names.roots_secret(roots.trust_domain), [roots])
 
 
+def pair_secret(one: TrustDomainRoots, other: TrustDomainRoots) -> XdsResource:
+    """Return the validation context that believes two trust domains, each by its own roots."""
+    pair = sorted((one, other), key=lambda roots: roots.trust_domain)
+    return _validation(names.roots_secret(one.trust_domain, other.trust_domain), pair)
+
+
 def inbound_roots_secret(
     admissions: Sequence[Admission], known: Mapping[str, TrustDomainRoots]
 ) -> XdsResource | None:
@@ -35,6 +41,7 @@ def inbound_roots_secret(
     admitted = {admission.own_trust_domain for admission in admissions}
     if not admitted & known.keys():
         return None
+    admitted |= {admission.other_own_trust_domain for admission in admissions}
     admitted |= {source.trust_domain for admission in admissions for source in admission.sources}
     return _validation(names.INBOUND_ROOTS, [known[name] for name in sorted(admitted & known.keys())])
 
