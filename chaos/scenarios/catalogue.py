@@ -8,6 +8,7 @@ from chaos.scenarios.gateways import gateway_kill
 from chaos.scenarios.impostor import IMPOSTOR
 from chaos.scenarios.network import flapping_link, partition
 from chaos.scenarios.one_way import one_way_partition
+from chaos.scenarios.rehome import REHOME
 from chaos.scenarios.stage import Scenario
 
 # Names of the demo's disasters here: what is lost.
@@ -37,6 +38,7 @@ CATALOGUE = (
     ),
     Entry("drain", False, DRAIN),
     Entry("impostor", False, IMPOSTOR),
+    Entry("rehome", False, REHOME),
     Entry(
         "partition",
         True,

@@ -12,9 +12,9 @@ import msgspec
 
 from discovery.core.commands import (
     AcquireLease,
+    AdvanceRehoming,
     BeginRehoming,
     Command,
-    CommitRehoming,
     Judged,
     LeaseGrant,
     Outcome,
@@ -259,7 +259,7 @@ class Catalog:
                 settle_changed(draft, self._lease_time.now_ms)
             case SweepRemoved() as batch_of_rows:
                 sweep(draft, command.proposer, batch_of_rows)
-            case BeginRehoming() | CommitRehoming() | ReturnRehoming() as move:
+            case BeginRehoming() | AdvanceRehoming() | ReturnRehoming() as move:
                 rehome(draft, command.proposer, move)
                 settle(draft, self._lease_time.now_ms)
             case AcquireLease() as request:
@@ -286,7 +286,7 @@ class Catalog:
             self._leases = {
                 name: lease for name, lease in self._leases.items() if name.partition("/")[2] not in gone
             }
-        if isinstance(command.body, CommitRehoming):
+        if isinstance(command.body, AdvanceRehoming):
             self._leases.pop(
                 publish_lease(command.body.cluster), None
             )  # It may be another home's to take now.

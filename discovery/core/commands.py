@@ -91,10 +91,11 @@ class BeginRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="begin-rehomi
     within_ms: int
 
 
-class CommitRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="commit-rehoming"):
-    """All endpoints of a cluster show the trust domain that it moves or comes back to: the other one ends."""
+class AdvanceRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="advance-rehoming"):
+    """The next step: callers have learnt of a move, or all endpoints show the trust domain of the home that the cluster gets."""
 
     cluster: str
+    state: str  # Which the step leaves: proposed twice, it is taken once.
 
 
 class ReturnRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="return-rehoming"):
@@ -117,7 +118,7 @@ Body: TypeAlias = (
     | RemoveCluster
     | SweepRemoved
     | BeginRehoming
-    | CommitRehoming
+    | AdvanceRehoming
     | ReturnRehoming
     | Tick
 )

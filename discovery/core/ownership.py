@@ -1,7 +1,7 @@
 """Who may write what (invariant F3). The state machine asks here; no interface can go around it.
 
 A proposer is the cluster of the controller that proposed a command, stamped from its certificate. It
-speaks for its own cluster and for the remote clusters whose home it is. What belongs to no cluster is
+speaks for its own cluster and for the remote clusters whose home it is, or will be. What belongs to no cluster is
 written by any primary or witness that has joined.
 """
 
@@ -105,9 +105,9 @@ def check_federation_writer(draft: Draft, proposer: str) -> None:
 
 
 def check_speaks_for(draft: Draft, proposer: str, cluster: str, what: str) -> None:
-    """Raise unless the proposer is `cluster` or its home; `what` names the record for the message."""
+    """Raise unless the proposer is `cluster` or one of its homes; `what` names the record for the message."""
     spec = joined(draft, cluster)
-    if proposer != cluster and proposer != spec.home:
+    if proposer != cluster and proposer not in spec.homes:
         raise NotAllowedError(f"{what} belongs to cluster {cluster}: cluster {proposer} may not change it")
 
 
@@ -253,9 +253,21 @@ def _trust_domain_owner(draft: Draft, trust_domain: str) -> str:
 
 
 def _check_controller(key: ResourceKey, spec: ControllerSpec, cluster: ClusterSpec) -> None:
-    expected = f"spiffe://{cluster.trust_domain}/isthmus/{spec.cluster}/controller/"
-    if not spec.identity.startswith(expected):
-        raise NotAllowedError(f"{key}: identity is {spec.identity[:300]!r}, expected {expected}...")
+    expected = [f"spiffe://{name}/isthmus/{spec.cluster}/controller/" for name in cluster.trust_domains]
+    if not spec.identity.startswith(tuple(expected)):
+        raise NotAllowedError(
+            f"{key}: identity is {spec.identity[:300]!r}, expected {' or '.join(expected)}..."
+        )
+
+
+def check_controller_change(
+    key: ResourceKey, old: ControllerSpec, new: ControllerSpec, home: ClusterSpec
+) -> None:
+    """Raise AlreadyExistsError for another controller under the same name: what moves changes its trust domain at most."""
+    same_path = old.identity.split("/", 3)[3:] == new.identity.split("/", 3)[3:]
+    moved = same_path and new.identity.startswith(tuple(f"spiffe://{name}/" for name in home.trust_domains))
+    if new.cluster != old.cluster or (new.identity != old.identity and not moved):
+        raise AlreadyExistsError(f"{key} is {old.identity} of cluster {old.cluster}: choose another name")
 
 
 def _token_owner(draft: Draft, proposer: str, key: ResourceKey, spec: JoinTokenSpec) -> str:

@@ -1,13 +1,13 @@
 """Moving a remote cluster to another home: one that its processes change their identities for, without a gap.
 
-    at home --BeginRehoming--> moving --CommitRehoming--> at the new home (done)
-                                 |
-                                 +--ReturnRehoming--> returning --CommitRehoming--> at the old home (done)
+    at home --Begin--> announced --Advance--> moving --Advance--> at the new home (done)
+                           |                    |
+                           +------Return--------+----> returning --Advance--> at the old home (done)
 
 A remote cluster has the trust domain of its home. So everything in it needs new certificates, from the new home. While they
 are changed, identities of both trust domains are the cluster's, each judged by its own roots: rows may name either, callers
-accept either, and whoever admits the one for a reason of its own admits the other for a reason of its own, or not at all. The
-old home goes on serving. Only when every endpoint shows an identity of the new trust domain is the new home the home.
+accept either, and whoever admits the one for a reason of its own admits the other for a reason of its own, or not at all.
+First callers learn of it, then processes change (make before break). The old home goes on serving. Only when every endpoint shows an identity of the new trust domain is the new home the home.
 
 The row of the Cluster says all of it, so a move outlives whoever began it. What has not changed by the end may still prove
 itself by its old identity to change it, for as long as such a certificate lives.
@@ -18,8 +18,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from discovery.core.commands import BeginRehoming, CommitRehoming, ReturnRehoming
+from discovery.core.commands import AdvanceRehoming, BeginRehoming, ReturnRehoming
 from discovery.core.draft import Draft
+from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Endpoint, Resource, unpack_endpoint
 from discovery.core.ownership import cluster_key, cluster_spec, clusters, joined
 from discovery.core.specs import (
@@ -27,6 +28,7 @@ from discovery.core.specs import (
     REHOMING_WITHIN_MS_MAX,
     REHOMING_WITHIN_MS_MIN,
     ClusterSpec,
+    ControllerSpec,
     Rehoming,
 )
 from discovery.core.tables import Tables, endpoint_prefix
@@ -39,7 +41,7 @@ SCHEMA = 2
 # How long an old identity is good for a new one after the move: as long as a leaf lives.
 CHANGE_LATE_MS = 24 * 3_600_000
 
-Command = BeginRehoming | CommitRehoming | ReturnRehoming
+Command = BeginRehoming | AdvanceRehoming | ReturnRehoming
 
 
 def rehome(draft: Draft, proposer: str, command: Command) -> None:
@@ -53,8 +55,8 @@ def rehome(draft: Draft, proposer: str, command: Command) -> None:
     match command:
         case BeginRehoming():
             after = _begin(draft, proposer, command, spec)
-        case CommitRehoming(cluster=cluster):
-            after = _commit(draft, cluster, _under_way(proposer, cluster, spec), spec)
+        case AdvanceRehoming(cluster=cluster, state=state):
+            after = _advance(draft, cluster, _under_way(proposer, cluster, spec), state, spec)
         case ReturnRehoming(cluster=cluster, reason=reason):
             after = _return(draft, cluster, _under_way(proposer, cluster, spec), reason, spec)
     row = draft.resource(cluster_key(command.cluster))
@@ -72,7 +74,7 @@ def is_under_way(spec: ClusterSpec) -> bool:
 
 
 def is_overdue(spec: ClusterSpec, now_ms: int) -> bool:
-    """True when a move has taken too long: it is to be taken back."""
+    """True when processes have changed for too long without an end: the move is to be taken back."""
     move = spec.rehoming
     return move is not None and move.state == "moving" and now_ms >= move.changed_ms + move.within_ms
 
@@ -82,7 +84,9 @@ def may_change(spec: ClusterSpec, trust_domain: str, now_ms: int) -> bool:
     move = spec.rehoming
     if move is None or trust_domain not in (spec.trust_domain, move.trust_domain):
         return False
-    return move.state != "done" or now_ms < move.changed_ms + CHANGE_LATE_MS
+    if move.state == "done":
+        return now_ms < move.changed_ms + CHANGE_LATE_MS
+    return move.state != "announced"
 
 
 def was_of(spec: ClusterSpec, trust_domain: str) -> bool:
@@ -101,7 +105,12 @@ def endpoints_of(tables: Tables, cluster: str) -> Iterator[Endpoint]:
 
 def has_changed(endpoint: Endpoint, spec: ClusterSpec) -> bool:
     """True when an endpoint shows the trust domain that its cluster moves or comes back to."""
-    return endpoint.identity.startswith(f"spiffe://{spec.shown_trust_domain}/")
+    return shows(endpoint.identity, spec)
+
+
+def shows(identity: str, spec: ClusterSpec) -> bool:
+    """True for an identity of the trust domain that the cluster moves or comes back to."""
+    return identity.startswith(f"spiffe://{spec.shown_trust_domain}/")
 
 
 def check_target(cluster: str, to: str, spec: ClusterSpec, known: dict[str, ClusterSpec]) -> ClusterSpec:
@@ -130,7 +139,6 @@ def _begin(draft: Draft, proposer: str, command: BeginRehoming, spec: ClusterSpe
         raise InvalidInputError(
             f"rehome: within_ms is {command.within_ms}, expected {REHOMING_WITHIN_MS_MIN} to {REHOMING_WITHIN_MS_MAX}"
         )
-    _check_no_controllers(draft, name)
     row, token = read_token(draft, command.secret_sha256, "cluster")
     if token.cluster != name or row.owner != command.to:
         raise NotAllowedError(
@@ -139,7 +147,7 @@ def _begin(draft: Draft, proposer: str, command: BeginRehoming, spec: ClusterSpe
     # Each move is another claimant: no leave is good twice.
     claim_token(draft, row, token, hashlib.sha256(f"rehome/{name}/{draft.index}".encode()).hexdigest())
     move = Rehoming(
-        state="moving",
+        state="announced",
         home=command.to,
         trust_domain=home.trust_domain,
         started_by=command.started_by[:REHOMING_TEXT_CHARS_MAX],
@@ -149,12 +157,24 @@ def _begin(draft: Draft, proposer: str, command: BeginRehoming, spec: ClusterSpe
     return msgspec.structs.replace(spec, rehoming=move)
 
 
-def _commit(draft: Draft, name: str, move: Rehoming, spec: ClusterSpec) -> ClusterSpec:
+def _advance(draft: Draft, name: str, move: Rehoming, state: str, spec: ClusterSpec) -> ClusterSpec:
+    if move.state != state:
+        raise PreconditionError(f"cluster {name} is {move.state}, no longer {state[:20]!r}")
+    if move.state == "announced":
+        begun = msgspec.structs.replace(move, state="moving", changed_ms=draft.now_ms)
+        return msgspec.structs.replace(spec, rehoming=begun)
     late = next((one for one in endpoints_of(draft.base, name) if not has_changed(one, spec)), None)
     if late is not None:
         raise PreconditionError(
             f"cluster {name}: endpoint {late.key.service_key}/{late.key.name} still shows {late.identity}"
         )
+    for controller in draft.list_resources(FEDERATION_SCOPE, "Controller"):
+        mirror = decode_spec("Controller", controller.spec, where=str(controller.key))
+        assert isinstance(mirror, ControllerSpec)
+        if mirror.cluster == name and not shows(mirror.identity, spec):
+            raise PreconditionError(
+                f"cluster {name}: controller {controller.key.name} still is {mirror.identity}"
+            )
     if move.state == "returning":
         ended = msgspec.structs.replace(move, state="done", changed_ms=draft.now_ms)
         return msgspec.structs.replace(spec, rehoming=ended)
@@ -184,12 +204,3 @@ def _under_way(proposer: str, name: str, spec: ClusterSpec) -> Rehoming:
             f"cluster {name} moves between {spec.home} and {move.home}: cluster {proposer} has no say in it"
         )
     return move
-
-
-def _check_no_controllers(draft: Draft, name: str) -> None:
-    for row in draft.list_resources(FEDERATION_SCOPE, "Controller"):
-        if row.owner == name:
-            raise PreconditionError(
-                f"cluster {name} has a mirror, {row.key.name}, which cannot change its identity: stop it, delete"
-                f" controller {row.key.name}, and enroll it anew when the cluster has moved"
-            )

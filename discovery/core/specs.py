@@ -15,8 +15,8 @@ Standing: TypeAlias = Literal["voter", "learner", "removed"]
 Role: TypeAlias = Literal["primary", "remote", "witness"]
 # From best to worst; what they mean: `discovery.core.liveness`.
 ClusterState: TypeAlias = Literal["ok", "control-lost", "data-degraded", "dead"]
-# Processes change to the new home's identities; back to those of the old one; all have changed.
-RehomingState: TypeAlias = Literal["moving", "returning", "done"]
+# Callers learn to accept both homes' identities; processes change to those of the new home; or back; all have changed.
+RehomingState: TypeAlias = Literal["announced", "moving", "returning", "done"]
 OnLoss: TypeAlias = Literal["keep", "last-resort", "withdraw"]
 # From best to worst; what they mean: `discovery.core.external`.
 ExternalState: TypeAlias = Literal["ok", "degraded", "unhealthy"]
@@ -97,6 +97,13 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
         """The trust domain that its processes show, or change to."""
         moving = self.rehoming is not None and self.rehoming.state == "moving"
         return self.rehoming.trust_domain if moving and self.rehoming else self.trust_domain
+
+    @property
+    def homes(self) -> tuple[str, ...]:
+        """Those whose controllers serve it: its own first and, on the way between two homes, the other one."""
+        if self.rehoming is None or self.rehoming.state == "done":
+            return (self.home,) if self.home else ()
+        return (self.home, self.rehoming.home)
 
     @property
     def trust_domains(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, pack
 from discovery.core.ownership import (
     check_change,
     check_cluster_change,
+    check_controller_change,
     check_create,
     check_federation_writer,
     check_no_home,
@@ -240,13 +241,8 @@ def _check_replace(draft: Draft, proposer: str, row: Resource, put: Put, spec: A
             raise StaleRevisionError(
                 f"{row.key}: sequence is {spec.sequence}, expected more than {old.sequence}, that of the roots in force"
             )
-        case ControllerSpec(), ControllerSpec() if (spec.cluster, spec.identity) != (
-            old.cluster,
-            old.identity,
-        ):
-            raise AlreadyExistsError(
-                f"{row.key} is {old.identity} of cluster {old.cluster}: choose another name"
-            )
+        case ControllerSpec(), ControllerSpec():
+            check_controller_change(row.key, old, spec, joined(draft, old.cluster))
         case _ if row.key.kind in ("Federation", "RemovedCluster"):
             raise PreconditionError(f"{row.key} never changes")
         case _:

@@ -81,6 +81,7 @@ class Agent:
             drain_s=-(-drain_ms // 1000),
         )
         self._keepers = self._make_keepers(identity, data_dir)
+        self._known_as = self._keepers[0].spiffe_id  # To the controllers.
         self._verdicts: dict[EndpointKey, bool] = {}
         self._probers = {
             workload.endpoint.key: Prober(workload.probe, on_verdict=self._verdict_of(workload.endpoint.key))
@@ -137,7 +138,7 @@ class Agent:
             purpose=self.enrollment.purpose,
             id=self.enrollment.id,
             cluster=self.enrollment.cluster,
-            identity=self.enrollment.identity,
+            identity=str(self._keepers[0].spiffe_id),
             incarnation=self._registrar.incarnation,
             leaving=self._registrar.leaving,
             missing=tuple(missing),
@@ -158,17 +159,26 @@ class Agent:
             IdentityKeeper(
                 leaf,
                 spiffe.parse(text),
+                cluster=self.enrollment.cluster,
                 directory=self._directory,
                 sign=sign,
-                on_renewed=self._show_certificate,
+                on_renewed=self._renewed,
             )
             for leaf, text in leaves
         )
 
+    def _renewed(self) -> None:
+        """Show a new certificate; one of another trust domain to the controllers too, which wait for it."""
+        self._show_certificate()
+        known_as, self._known_as = self._known_as, self._keepers[0].spiffe_id
+        if known_as != self._known_as:
+            self._registrar.reopen()
+
     def _show_certificate(self) -> None:
-        leaf = self._keepers[-1].leaf
-        if leaf.installed:
-            self._proxy.set_certificate(leaf)
+        shown = self._keepers[-1]
+        if shown.leaf.installed:
+            self._proxy.set_certificate(shown.leaf)
+            self._registrar.set_identity(str(shown.spiffe_id))
 
     def _verdict_of(self, key: EndpointKey) -> "_Verdict":
         return _Verdict(self._verdicts, key)

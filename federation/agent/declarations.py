@@ -62,6 +62,16 @@ def with_ready(declarations: Declarations, ready: Mapping[EndpointKey, bool]) ->
     return msgspec.structs.replace(declarations, rows=rows, sequence=sequence)
 
 
+def with_identity(declarations: Declarations, identity: str) -> Declarations:
+    """Return the declarations of an agent whose endpoints show `identity`: only rows that had another get a new version."""
+    rows, sequence = dict(declarations.rows), declarations.sequence
+    for key, row in sorted(declarations.rows.items()):
+        if row.identity != identity:
+            sequence += 1
+            rows[key] = msgspec.structs.replace(row, identity=identity, sequence=sequence)
+    return msgspec.structs.replace(declarations, rows=rows, sequence=sequence)
+
+
 def without_rows(declarations: Declarations) -> Declarations:
     """Return the declarations of an agent that leaves: every row has ended, each at a new version."""
     ended, sequence = dict(declarations.ended), declarations.sequence

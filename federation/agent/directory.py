@@ -101,10 +101,17 @@ def read_bundles(directory: Directory) -> Bundles:
 def own_controllers(directory: Directory, cluster: str) -> tuple[NamedController, ...]:
     """Return the controllers that `cluster` registers with and that sign for it, most preferred first.
 
-    Those of the cluster itself, then those of its home, each group by name. Witnesses have no control port.
+    Those of the cluster itself, then those of its home and, while it moves, of the other one, each group by name.
+    Witnesses have no control port.
     """
-    own = _controllers_of(directory, cluster)
-    return (*own, *_controllers_of(directory, directory.homes.get(cluster, "")))
+    places = (cluster, directory.homes.get(cluster, ""), directory.next_homes.get(cluster, ""))
+    return tuple(one for place in places for one in _controllers_of(directory, place))
+
+
+def signing_controllers(directory: Directory, cluster: str, trust_domain: str) -> tuple[NamedController, ...]:
+    """Return the controllers of `own_controllers` that may be asked for a certificate of `trust_domain`."""
+    own = own_controllers(directory, cluster)
+    return tuple(one for one in own if one.spec.identity.startswith(f"spiffe://{trust_domain}/"))
 
 
 def members_preferred(directory: Directory, cluster: str) -> tuple[NamedController, ...]:

@@ -62,14 +62,28 @@ class Enrollment(msgspec.Struct, frozen=True, kw_only=True):
 def load_enrollment(data_dir: Path) -> Enrollment | None:
     """Return what an earlier enrollment left in `data_dir`, None when there was none or it was not finished.
 
-    Raises `CorruptError` when a file is damaged.
+    Its identities are those of now: a cluster that moved to another home has another trust domain. Raises `CorruptError` when a file is damaged.
     """
-    if not LeafIdentity.load(data_dir / IDENTITY_FOLDER).installed:
+    leaf = LeafIdentity.load(data_dir / IDENTITY_FOLDER)
+    if not leaf.installed:
         return None
     try:
-        return read_state(data_dir / ENROLLMENT_FILE, _KIND, Enrollment)
+        enrollment = read_state(data_dir / ENROLLMENT_FILE, _KIND, Enrollment)
     except NotFoundError:
         return None
+    domain = leaf.spiffe_id.trust_domain
+    return msgspec.structs.replace(
+        enrollment,
+        identity=_within(enrollment.identity, domain),
+        workload_identity=_within(enrollment.workload_identity, domain),
+    )
+
+
+def _within(identity: str, trust_domain: str) -> str:
+    """Return the same identity of another trust domain; "" stays."""
+    if not identity:
+        return ""
+    return str(msgspec.structs.replace(spiffe.parse(identity), trust_domain=trust_domain))
 
 
 async def ensure_enrolled(token_text: str | None, purpose: str, id: str, data_dir: Path) -> Enrollment:  # noqa: A002

@@ -9,7 +9,7 @@ import ssl
 
 import structlog
 
-from certs.core.bundle import TrustBundle
+from certs.core.bundle import Bundles
 from certs.core.verifier import Verifier
 from certs.runtime.tls import client_context, verify_peer
 from discovery.core.view import Gateway
@@ -34,16 +34,19 @@ class GatewaysProbe:
         self._verifier = verifier
         self._first = 0  # Where the next round begins.
         self._connections: dict[tuple[str, int], _Connection] = {}
-        self._context: tuple[TrustBundle, ssl.SSLContext] | None = None
+        self._context: tuple[Bundles, ssl.SSLContext] | None = None
 
-    async def ask(self, gateways: tuple[Gateway, ...], bundle: TrustBundle, *, timeout_s: float) -> bool:
-        """Return whether one of the `gateways` answers within the time."""
+    async def ask(self, gateways: tuple[Gateway, ...], bundles: Bundles, *, timeout_s: float) -> bool:
+        """Return whether one of the `gateways` answers within the time.
+
+        `bundles` are those of the cluster alone: one, or two while it moves from one home to another.
+        """
         count = len(gateways)
         asked = [gateways[(self._first + offset) % count] for offset in range(min(count, GATEWAYS_ASKED_MAX))]
         self._forget({(one.address, one.port) for one in asked})
         async with asyncio.TaskGroup() as tasks:
             answers = [
-                tasks.create_task(self._ask_one(one, bundle, timeout_s), name=f"observe/{self._cluster}")
+                tasks.create_task(self._ask_one(one, bundles, timeout_s), name=f"observe/{self._cluster}")
                 for one in asked
             ]
         answered = any(task.result() for task in answers)
@@ -59,13 +62,13 @@ class GatewaysProbe:
         for place in self._connections.keys() - wanted:
             self._connections.pop(place).close()
 
-    async def _ask_one(self, gateway: Gateway, bundle: TrustBundle, timeout_s: float) -> bool:
+    async def _ask_one(self, gateway: Gateway, bundles: Bundles, timeout_s: float) -> bool:
         place = (gateway.address, gateway.port)
         connection = self._connections.pop(place, None)
         try:
             async with asyncio.timeout(timeout_s):
                 if connection is None:
-                    connection = await self._connect(gateway, bundle)
+                    connection = await self._connect(gateway, bundles)
                 keep = await connection.ask(self._cluster)
         except (OSError, EOFError, TimeoutError, ssl.SSLError, IsthmusError) as error:
             _log.debug("gateway_silent", gateway=gateway.name, cluster=self._cluster, reason=str(error))
@@ -78,10 +81,10 @@ class GatewaysProbe:
             connection.close()
         return True
 
-    async def _connect(self, gateway: Gateway, bundle: TrustBundle) -> "_Connection":
-        if self._context is None or self._context[0] is not bundle:
-            # Only the roots of its own trust domain, and no certificate of ours: nobody asks for one.
-            self._context = (bundle, client_context(None, {bundle.trust_domain: bundle}))
+    async def _connect(self, gateway: Gateway, bundles: Bundles) -> "_Connection":
+        if self._context is None or self._context[0] != bundles:
+            # Only the roots of its own trust domains, and no certificate of ours: nobody asks for one.
+            self._context = (bundles, client_context(None, bundles))
         reader, writer = await asyncio.open_connection(
             gateway.address,
             gateway.port,
@@ -91,7 +94,8 @@ class GatewaysProbe:
         )
         try:
             peer = verify_peer(writer.get_extra_info("ssl_object"), self._verifier, "server")
-            if not str(peer).startswith(names.gateway_identity_prefix(bundle.trust_domain, self._cluster)):
+            expected = tuple(names.gateway_identity_prefix(domain, self._cluster) for domain in bundles)
+            if not str(peer).startswith(expected):
                 raise BadIdentityError(
                     f"{gateway.address}:{gateway.port} is {peer}, no gateway of {self._cluster}"
                 )

@@ -93,6 +93,7 @@ class GatewayWatch:
         return ProbeTarget(
             cluster=cluster,
             trust_domain=found[0].trust_domain,
+            other_trust_domain=found[0].other_trust_domain,
             gateways=tuple(gateways),
             timeout_ms=max(target.timeout_ms for target in found),
         )
@@ -119,8 +120,10 @@ class GatewayWatch:
         self._strain = strained(self._strain, 1000 * (self._clock() - began_s - pause_s))
 
     async def _look(self, target: ProbeTarget, probe: GatewaysProbe) -> None:
-        bundle = self._directory.bundles().get(target.trust_domain)
-        if bundle is None:
+        known = self._directory.bundles()
+        domains = (target.trust_domain, target.other_trust_domain)
+        bundles = {name: known[name] for name in domains if name in known}
+        if not bundles:
             return  # Nobody could check who answers.
         gateways = tuple(
             Gateway(name=name, address=address, port=port, identity="", ready=True)
@@ -129,7 +132,7 @@ class GatewayWatch:
         timeout_s = min(max(target.timeout_ms, TIMEOUT_MS_MIN), TIMEOUT_MS_MAX) / 1000
         async with self._at_once:
             began_s = self._clock()
-            answered = await probe.ask(gateways, bundle, timeout_s=timeout_s)
+            answered = await probe.ask(gateways, bundles, timeout_s=timeout_s)
         self._strain = strained(self._strain, 1000 * (self._clock() - began_s - timeout_s))
         before = self._opinions[target.cluster]
         after = before.after(answered, now_ms=int(self._clock() * 1000), strain=self._strain)

@@ -7,6 +7,7 @@ is said is decided in `declarations`; here is the wire, the clock and the trying
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
+import msgspec
 import structlog
 
 from certs.runtime.identity import LeafIdentity
@@ -123,6 +124,17 @@ class Registrar:
         """Some controller asks for other drains than before."""
         self.on_watch(frozenset(drain for stream in self.streams.values() for drain in stream.watched))
 
+    def set_identity(self, identity: str) -> None:
+        """Take what Envoy shows from now on as the identity of every endpoint."""
+        self.endpoints = tuple(msgspec.structs.replace(one, identity=identity) for one in self.endpoints)
+        if self.declared is not None:
+            self._say(said.with_identity(self.declared, identity))
+
+    def reopen(self) -> None:
+        """Open every stream again: by the identity of now."""
+        for stream in self.streams.values():
+            stream.reopen.set()
+
     async def declare_unready(self, *, timeout_s: float) -> bool:
         """Begin to leave: no endpoint is ready from now on. Return whether a controller holds that in time."""
         self.leaving = True
@@ -194,6 +206,7 @@ class ControllerStream:
         self.news = asyncio.Event()  # There may be something to say.
         self.watched: tuple[WatchedDrain, ...] = ()  # What fails under these the controller wants to know.
         self.reports: tuple[TrafficReport, ...] = ()
+        self.reopen = asyncio.Event()  # The identity that it was opened by is another one now.
         self._registrar = registrar
         self._identity = identity
         self._directory = directory
@@ -226,6 +239,7 @@ class ControllerStream:
             await self._progress.wait()
 
     async def _connection(self, backoff: Backoff) -> None:
+        self.reopen.clear()
         async with open_channel(self.controller, self._identity, self._directory) as channel:
             call = register(channel)
             try:
@@ -240,11 +254,16 @@ class ControllerStream:
             self.cursor, self.refusals, self._sighted = said.Cursor(), {}, {}
             self.connected, self.error = True, ""
             _log.info("registration_open", controller=self.controller.name, lease_ms=lease_ms)
-            await run_together(self._hear(call), self._tell(call, lease_ms), self._retry_refused())
+            await run_together(
+                self._hear(call), self._tell(call, lease_ms), self._retry_refused(), self._reopened()
+            )
 
     async def _welcome(self, call: RegisterCall) -> int:
         """Return the lease in milliseconds."""
         message = await receive(call)
+        if isinstance(message, DirectoryUpdate):  # Our cluster has moved: its controllers are others now.
+            self._take(message)
+            message = await receive(call)
         if not isinstance(message, Welcome):
             raise InvalidInputError(
                 f"register: expected a welcome, the controller sent {type(message).__name__}"
@@ -332,6 +351,9 @@ class ControllerStream:
         if news is not None:
             await send(call, news)
         return True
+
+    async def _reopened(self) -> None:
+        await self.reopen.wait()
 
     async def _retry_refused(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from discovery.core.commands import ClaimToken, Put
 from discovery.core.join_forecast import Forecast, Newcomer, foresee_join
 from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey, pack, unpack_resource
+from discovery.core.rehoming import may_change
 from discovery.core.specs import AgentSpec, ControllerSpec, JoinTokenSpec, JoinTokenStatus, WorkloadGroupSpec
 from federation.api.directory import build_directory, cluster_spec
 from federation.api.joining import check_proof, check_same, forecast_records, primary_records
@@ -306,18 +307,19 @@ class Admission:
 class Signer:
     """Signs further leaves for whoever enrolled; needs no quorum (12 h of its outage are survived)."""
 
-    def __init__(self, *, catalog: CatalogReader, authority: Authority) -> None:
+    def __init__(self, *, catalog: CatalogReader, authority: Authority, now_ms: Callable[[], int]) -> None:
         self._catalog = catalog
         self._authority = authority
+        self._now_ms = now_ms  # Federation time.
 
     async def sign(self, caller: SpiffeId, csr: bytes, identity: str) -> tuple[tuple[bytes, ...], int]:
         """Return a new chain for `identity` and its end (Unix ms): the caller's own, or its workloads'."""
         system = system_identity(caller)
         if system is None or system.role not in SIGNED_FOR:
             raise NotAllowedError(f"{caller} may not ask for certificates")
-        if caller.trust_domain != self._authority.trust_domain:
-            raise NotAllowedError(f"{caller}: this controller signs for {self._authority.trust_domain} only")
         wanted = parse(identity)
+        if caller.trust_domain != self._authority.trust_domain:
+            caller = self._after_move(caller, system.cluster)
         key = agent_key(system.cluster, system.role, system.id)
         value = self._catalog.tables.resources.get(key.encode())
         if value is None:
@@ -349,6 +351,21 @@ class Signer:
         if mirror.cluster not in (system.cluster, cluster_spec(tables, system.cluster).home):
             raise NotAllowedError(f"{peer} does not serve cluster {system.cluster}, of which {caller} is")
         return await self.sign(caller, csr, identity)
+
+    def _after_move(self, caller: SpiffeId, cluster: str) -> SpiffeId:
+        """Return the caller's identity in our trust domain, if its cluster moves to it; raises NotAllowedError."""
+        domain = self._authority.trust_domain
+        try:
+            spec = cluster_spec(self._catalog.tables, cluster)
+        except NotFoundError:
+            spec = None
+        if (
+            spec is None
+            or spec.shown_trust_domain != domain
+            or not may_change(spec, caller.trust_domain, self._now_ms())
+        ):
+            raise NotAllowedError(f"{caller}: this controller signs for {domain} only")
+        return msgspec.structs.replace(caller, trust_domain=domain)
 
     @staticmethod
     def _workload(caller: SpiffeId, value: bytes) -> SpiffeId | None:

@@ -1,7 +1,7 @@
 """One registration stream of an agent, and what an agent may declare on it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol, TypeAlias
 
 import grpc
@@ -63,14 +63,23 @@ class DrainWatcher(Protocol):
 class AgentRules:
     """Which endpoints one agent may declare: its own, under the identity that its enrollment gave."""
 
-    def __init__(self, peer: SpiffeId, system: SystemIdentity, spec: AgentSpec) -> None:
+    def __init__(
+        self,
+        peer: SpiffeId,
+        system: SystemIdentity,
+        spec: AgentSpec,
+        domains: Callable[[], tuple[str, ...]],
+    ) -> None:
+        """`domains` are the trust domains of the cluster's identities, as of each call."""
         self.agent = agent_name(system.role, system.id)
+        self.trust_domain = peer.trust_domain
         self._cluster = system.cluster
         if system.role == "gateway":
-            self._namespace, self._identity = SYSTEM_NAMESPACE, str(peer)
+            self._namespace, self._identity = SYSTEM_NAMESPACE, peer
         else:
             self._namespace = spec.namespace
-            self._identity = str(workload_id(peer.trust_domain, spec.namespace, spec.service_account))
+            self._identity = workload_id(peer.trust_domain, spec.namespace, spec.service_account)
+        self._domains = domains
         self._gateway = system.role == "gateway"
 
     def refusal(self, endpoint: Endpoint) -> str:
@@ -84,8 +93,11 @@ class AgentRules:
                 f"{SYSTEM_NAMESPACE}/{GATEWAY_SERVICE}" if self._gateway else f"namespace {self._namespace}"
             )
             return f"{where}: the agent was enrolled for {expected}"
-        if endpoint.identity != self._identity:
-            return f"{where} has identity {endpoint.identity}, the agent's workloads have {self._identity}"
+        identities = [
+            str(msgspec.structs.replace(self._identity, trust_domain=domain)) for domain in self._domains()
+        ]
+        if endpoint.identity not in identities:
+            return f"{where} has identity {endpoint.identity}, the agent's workloads have {' or '.join(identities)}"
         if endpoint.agent != self.agent:
             return f"{where} names agent {endpoint.agent}, expected {self.agent}"
         return ""
@@ -109,6 +121,7 @@ class AgentStream:
         drains: DrainWatcher,
     ) -> None:
         self.agent = rules.agent
+        self.trust_domain = rules.trust_domain  # Of the identity that it proved.
         self._rules = rules
         self._registry = registry
         self._incarnation = hello.incarnation
@@ -134,6 +147,12 @@ class AgentStream:
     def list_again(self) -> None:
         """End `read`, so that the agent comes back with its whole list."""
         self._end(UnavailableError(f"{self.agent} left out most of what it had: list again"))
+
+    def dismiss(self) -> None:
+        """End `read`: the cluster is served here no longer."""
+        self._end(
+            UnavailableError(f"{self.agent}: cluster {self._registry.cluster} is served here no longer")
+        )
 
     def _end(self, why: IsthmusError) -> None:
         self._why = why

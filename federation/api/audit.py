@@ -16,10 +16,10 @@ import msgspec
 
 from discovery.core.commands import (
     AcquireLease,
+    AdvanceRehoming,
     BeginRehoming,
     Body,
     ClaimToken,
-    CommitRehoming,
     Judged,
     Operation,
     Outcome,
@@ -228,8 +228,8 @@ def _action(body: Body) -> str:
             return "sweep-removed"
         case BeginRehoming():
             return "begin-rehoming"
-        case CommitRehoming():
-            return "commit-rehoming"
+        case AdvanceRehoming():
+            return "advance-rehoming"
         case ReturnRehoming():
             return "return-rehoming"
         case Tick():
@@ -252,7 +252,9 @@ def _objects(body: Body) -> tuple[str, ...]:
         case RemoveCluster(cluster=cluster) | SweepRemoved(cluster=cluster):
             return (cluster[:ACTOR_CHARS_MAX],)
         case (
-            BeginRehoming(cluster=cluster) | CommitRehoming(cluster=cluster) | ReturnRehoming(cluster=cluster)
+            BeginRehoming(cluster=cluster)
+            | AdvanceRehoming(cluster=cluster)
+            | ReturnRehoming(cluster=cluster)
         ):
             return (cluster[:ACTOR_CHARS_MAX],)
         case Tick(now_ms=now_ms):

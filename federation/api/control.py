@@ -1,7 +1,8 @@
 """The Control service of a controller: agents register what they run, everybody renews certificates."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 import grpc
@@ -10,7 +11,8 @@ import structlog
 
 from certs.core.spiffe import SpiffeId, SystemIdentity, system_identity
 from certs.runtime.grpc_security import peer_identity
-from discovery.core.model import ResourceKey
+from discovery.core.rehoming import was_of
+from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key, read_agent
 from federation.api.agent_stream import AgentRules, AgentStream, Context, DrainWatcher, receive, send_targets
@@ -69,7 +71,7 @@ class ControlService:
         catalog: CatalogReader,
         signer: SignsFor,
         registry: Callable[[str], ClusterRegistry | None],
-        directories: Callable[[], AsyncIterator[Directory]],
+        directories: Callable[[], AsyncGenerator[Directory]],
         health: Callable[[], Awaitable[Message]],
         trace: Callable[[bytes], bytes],
         audit: AuditTrail,
@@ -164,8 +166,10 @@ class ControlService:
         if system is None or system.role not in ("agent", "gateway"):
             raise NotAllowedError(f"{peer} may not register endpoints: expected an agent or a gateway")
         registry = self._registry(system.cluster)
-        if registry is None:
-            raise NotAllowedError(_why_unserved(self._catalog.tables, system.cluster))
+        spec = self._catalog.tables.cluster(system.cluster)
+        if registry is None or spec is None or peer.trust_domain not in spec.trust_domains:
+            await self._redirect(peer, system, spec, context)
+            raise NotAllowedError(_why_unserved(self._catalog.tables, peer, system.cluster))
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 hello = await receive(requests)
@@ -178,9 +182,8 @@ class ControlService:
                 f"the agent speaks protocol {hello.protocol}, this controller {PROTOCOL_VERSION}"
             )
         record = agent_key(system.cluster, system.role, system.id).encode()
-        stream = AgentStream(
-            self._rules(peer, system, record), registry, hello, context, self._audit, self._drains
-        )
+        rules = self._rules(peer, system, record)
+        stream = AgentStream(rules, registry, hello, context, self._audit, self._drains)
         if system.role == "gateway" and hello.protocol >= PROTOCOL_PROBES:
             stream.eyes = self._eyes if self._eyes and self._eyes.cluster == system.cluster else None
         registry.open(stream.agent, hello.incarnation, stream)
@@ -223,17 +226,36 @@ class ControlService:
         async for directory in self._directories():
             await stream.put(DirectoryUpdate(directory=directory))
 
+    async def _redirect(
+        self, peer: SpiffeId, system: SystemIdentity, spec: ClusterSpec | None, context: Context
+    ) -> None:
+        """Tell an agent whose cluster has moved to another home meanwhile where its controllers are now."""
+        record = agent_key(system.cluster, system.role, system.id).encode()
+        known = record in self._catalog.tables.resources
+        if spec is None or not known or not was_of(spec, peer.trust_domain):
+            return
+        async with contextlib.aclosing(self._directories()) as directories:
+            directory = await anext(directories)
+        await context.write(_encoder.encode(DirectoryUpdate(directory=directory)))
+
     def _rules(self, peer: SpiffeId, system: SystemIdentity, record: bytes) -> "AgentRules":
         value = self._catalog.tables.resources.get(record)
         if value is None:
             raise NotAllowedError(f"{peer} is not enrolled, or was evicted")
-        return AgentRules(peer, system, read_agent(value))
+        return AgentRules(peer, system, read_agent(value), lambda: self._domains(system.cluster))
+
+    def _domains(self, cluster: str) -> tuple[str, ...]:
+        """The trust domains of a cluster's identities: two while it moves from one home to another."""
+        spec = self._catalog.tables.cluster(cluster)
+        return () if spec is None else spec.trust_domains
 
 
-def _why_unserved(tables: Tables, cluster: str) -> str:
-    key = ResourceKey("", "Cluster", "", cluster)
-    if tables.resource(key) is None and next_epoch(tables, cluster) > 1:
+def _why_unserved(tables: Tables, peer: SpiffeId, cluster: str) -> str:
+    spec = tables.cluster(cluster)
+    if spec is None and next_epoch(tables, cluster) > 1:
         return f"cluster {cluster} was removed from the federation: stop what runs there"
+    if spec is not None and peer.trust_domain not in spec.trust_domains:
+        return f"{peer}: the trust domain of its cluster is {' or '.join(spec.trust_domains)}"
     return f"cluster {cluster} is not served here: register with its own controllers"
 
 

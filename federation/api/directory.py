@@ -52,6 +52,8 @@ def build_directory(tables: Tables) -> Directory:
     controllers: list[NamedController] = []
     bundles: dict[str, tuple[str, ...]] = {}
     homes: dict[str, str] = {}
+    next_homes: dict[str, str] = {}
+    trust_domains: dict[str, str] = {}
     standings: dict[str, Standing] = {}
     for kind in sorted(DIRECTORY_KINDS):
         for row, spec in resources(tables, kind):
@@ -67,6 +69,9 @@ def build_directory(tables: Tables) -> Directory:
                     standings[row.key.name] = spec.standing
                 case ClusterSpec() if spec.home:
                     homes[row.key.name] = spec.home
+                    trust_domains[row.key.name] = spec.shown_trust_domain
+                    if len(spec.homes) > 1:
+                        next_homes[row.key.name] = spec.homes[1]
                 case _:
                     pass
     return Directory(
@@ -77,4 +82,6 @@ def build_directory(tables: Tables) -> Directory:
         homes=homes,
         incarnation=incarnation,
         standings=standings,
+        next_homes=next_homes,
+        trust_domains=trust_domains,
     )

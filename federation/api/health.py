@@ -150,7 +150,7 @@ def check_asker(peer: SpiffeId, tables: Tables) -> None:
         spec = cluster_spec(tables, system.cluster)
     except IsthmusError as error:
         raise NotAllowedError(f"{peer} is of cluster {system.cluster}, which has not joined") from error
-    if spec.trust_domain != peer.trust_domain:
+    if peer.trust_domain not in spec.trust_domains:
         raise NotAllowedError(
             f"{peer} is not of trust domain {spec.trust_domain!r} of cluster {system.cluster}"
         )

@@ -37,10 +37,10 @@ def check_fellow(peer: SpiffeId, tables: Tables, cluster: str) -> None:
     system = system_identity(peer)
     assert system is not None  # As `check_asker` found.
     try:
-        home = cluster_spec(tables, cluster).home
+        homes = cluster_spec(tables, cluster).homes
     except IsthmusError as error:
         raise NotAllowedError(f"cluster {cluster[:80]!r} has not joined") from error
-    if system.cluster not in (cluster, home):
+    if system.cluster not in (cluster, *homes):
         raise NotAllowedError(f"{peer} does not serve cluster {cluster}")
     if tables.resource(ResourceKey("", "Controller", "", f"{system.cluster}-{system.id}")) is None:
         raise NotAllowedError(f"{peer} is no controller of cluster {system.cluster}, or was evicted")

@@ -46,6 +46,10 @@ class Directory(Message, frozen=True, kw_only=True):
     homes: dict[str, str]  # Remote cluster to its home.
     incarnation: int = 1  # Grows with each restore: FederationSpec.incarnation.
     standings: dict[str, Standing] = {}  # Clusters of which an operator said whether they vote.
+    # Remote cluster that moves between two homes to the one that it is not at,
+    next_homes: dict[str, str] = {}
+    # and every remote cluster to the trust domain that its processes show, or change to.
+    trust_domains: dict[str, str] = {}
 
 
 class EnrollRequest(Message, frozen=True, kw_only=True):
@@ -204,6 +208,7 @@ class ProbeTarget(Message, frozen=True, kw_only=True):
 
     cluster: str
     trust_domain: str = ""
+    other_trust_domain: str = ""  # While it moves from one home to another: whose they may be as well.
     gateways: tuple[tuple[str, str, int], ...] = ()  # Name, address, port.
     timeout_ms: int = 1_000
 

@@ -21,6 +21,7 @@ from federation.api.lifecycle import drain_object, drains
 from federation.api.liveness import ALWAYS_WELL, states
 from federation.api.messages import EnrollReply, EnrollRequest, ForecastRequest, JoinReply, JoinRequest
 from federation.api.reading import CatalogReader
+from federation.api.rehomings import rehoming_of
 from federation.api.rest import json_response, read_body
 from federation.api.tokens import TokenReply, TokenRequest
 from federation.kernel.codec import MALFORMED
@@ -235,6 +236,7 @@ async def _clusters(tables: Tables) -> list[dict[str, object]]:
                 "drain": drain_object(row.key.name, drained[row.key.name])
                 if row.key.name in drained
                 else None,
+                "rehoming": rehoming_of(spec),
                 **verdicts.get(row.key.name, ALWAYS_WELL),
             }
         )

@@ -35,6 +35,18 @@ class Lister(Protocol):
         """End the stream: an agent begins the next one with its list."""
 
 
+@runtime_checkable
+class Guest(Protocol):
+    """A session of a proven identity, which can be told to go elsewhere."""
+
+    @property
+    def trust_domain(self) -> str:
+        """Of that identity."""
+
+    def dismiss(self) -> None:
+        """End the stream: the cluster is served here no longer."""
+
+
 LocalChanged = Callable[[str, tuple[Change, ...]], None]
 
 
@@ -60,7 +72,7 @@ class ClusterRegistry:
         self.published_version = 0  # The log's quorum holds everything up to this version...
         self.published_revision = 0  # ... and this is the newest revision that said so.
         self.dirty = asyncio.Event()  # There may be something to publish.
-        self.retired = False  # The cluster was removed: there is nobody to publish for.
+        self.retired = False  # The cluster was removed, or is another one's to publish for.
         self._published = asyncio.Event()
         self._catalog = catalog
         self._clock = clock
@@ -101,9 +113,12 @@ class ClusterRegistry:
         return self._table.unsettled(key, theirs)
 
     def retire(self) -> None:
-        """The cluster was removed: whoever publishes for it ends."""
+        """The cluster was removed, or has another home: whoever publishes for it, or is registered here, ends."""
         self.retired = True
         self.dirty.set()
+        for session in self._sessions.values():
+            if isinstance(session, Guest):
+                session.dismiss()
 
     def rows(self) -> Iterable[tuple[bytes, bytes]]:
         """The merged rows of now."""
@@ -112,6 +127,14 @@ class ClusterRegistry:
     def agents(self) -> dict[str, str]:
         """Every known agent and its phase."""
         return {name: phase.value for name, phase in self._table.agents().items()}
+
+    def connected_otherwise(self, trust_domain: str) -> list[str]:
+        """Return the agents whose streams were opened by an identity of another trust domain, sorted."""
+        return sorted(
+            agent
+            for agent, session in self._sessions.items()
+            if isinstance(session, Guest) and session.trust_domain != trust_domain
+        )
 
     def open(self, agent: str, incarnation: int, session: object) -> None:
         """A stream of `agent` begins; an older one of the same agent no longer speaks for it.

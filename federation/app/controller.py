@@ -10,7 +10,7 @@ and isthmus dns, mirrors
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
@@ -42,7 +42,7 @@ from federation.app.credentials import Credentials
 from federation.app.drain_watch import DrainWatch
 from federation.app.draining import DrainDesk
 from federation.app.duties import LeaderDuties
-from federation.app.edges import api_routes, control_service
+from federation.app.edges import api_routes, control_service, rehome_desk
 from federation.app.external_checker import ExternalChecker
 from federation.app.founding import controller_of
 from federation.app.health import HealthDesk
@@ -152,6 +152,7 @@ class Controller:
         )
         self.eyes = GatewayEyes(self.cluster, clock=time.monotonic)
         self.drains, self.drain_watch = self._drain_parts()
+        self.rehomings = rehome_desk(self)
         self.control = control_service(self)
         self.observer, self.checker = self._observer(), self._checker()
         self._waiting_for = {"control", "api"}  # Until they listen, or there is nothing to listen for.
@@ -208,6 +209,7 @@ class Controller:
         tasks.create_task(self._announce(), name="controller/announce")
         tasks.create_task(self.drains.run(), name="controller/drains")
         tasks.create_task(self.drain_watch.run(), name="controller/drain-watch")
+        tasks.create_task(self.rehomings.run(), name="controller/rehomings")
         tasks.create_task(self.conditions.run(), name="controller/conditions")
         tasks.create_task(self.observer.run(), name="controller/observer")
         tasks.create_task(self.checker.run(), name="controller/external")
@@ -390,7 +392,7 @@ class Controller:
             ],
         }
 
-    async def directories(self) -> AsyncIterator[Directory]:
+    async def directories(self) -> AsyncGenerator[Directory]:
         """Yield the directory as it is now, and each newer one."""
         directory = self.directory.current
         yield directory

@@ -91,6 +91,7 @@ class DnsProcess:
         self.keeper = IdentityKeeper(
             leaf,
             spiffe.parse(enrollment.identity),
+            cluster=enrollment.cluster,
             directory=directory,
             sign=signer(directory, enrollment.cluster, leaf),
         )

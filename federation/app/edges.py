@@ -11,12 +11,14 @@ from federation.api.control import ControlService
 from federation.api.lifecycle import ClusterOperations
 from federation.api.member_operations import MemberOperations
 from federation.api.operations import Operations, raft_standing
+from federation.api.rehomings import RehomeOperations
 from federation.api.rest import ResourceApi
 from federation.api.tokens import TokenReply, TokenRequest, create_token
 from federation.api.tracing import Tracing
 from federation.api.understanding import Understanding
 from federation.app.mirror_desk import MirrorDesk
 from federation.app.proxies import describe_proxies
+from federation.app.rehoming import RehomeDesk
 from federation.app.removing import RemovalDesk
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ def control_service(controller: "Controller") -> ControlService:
     return ControlService(
         name=controller.name,
         catalog=controller.catalog,
-        signer=Signer(catalog=controller.catalog, authority=controller.credentials.authority),
+        signer=Signer(
+            catalog=controller.catalog,
+            authority=controller.credentials.authority,
+            now_ms=lambda: controller.catalog.now_ms,
+        ),
         registry=controller.registries.get,
         directories=controller.directories,
         health=controller.health.own,
@@ -49,6 +55,7 @@ def api_routes(controller: "Controller") -> tuple[web.RouteDef, ...]:
         *_tracing(controller).routes(),
         *_accounts(controller).routes(),
         *_cluster_operations(controller).routes(),
+        *_rehome_operations(controller).routes(),
     )
 
 
@@ -134,6 +141,26 @@ def _cluster_operations(controller: "Controller") -> ClusterOperations:
             status=controller.engine.status,
             change_member=controller.members.change,
         ),
+    )
+
+
+def rehome_desk(controller: "Controller") -> RehomeDesk:
+    """Return what moves remote clusters to and from this one."""
+    return RehomeDesk(
+        cluster=controller.cluster,
+        proposer=controller.proposer,
+        catalog=controller.catalog,
+        registries=controller.registries,
+        trace=controller.traces.gather,
+    )
+
+
+def _rehome_operations(controller: "Controller") -> RehomeOperations:
+    return RehomeOperations(
+        cluster=controller.cluster,
+        catalog=controller.catalog,
+        verifier=controller.verifier,
+        rehomings=controller.rehomings,
     )
 
 

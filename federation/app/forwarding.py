@@ -13,12 +13,12 @@ from typing import Any
 import grpc
 import msgspec
 
-from certs.core.spiffe import SpiffeId
+from certs.core.spiffe import SpiffeId, parse
 from certs.runtime.identity import LeafIdentity
 from discovery.core.commands import decode_outcome
 from federation.agent.control import from_rpc_error, open_channel, sign
 from federation.agent.controller_choice import connect
-from federation.agent.directory import DirectoryStore, members_preferred, own_controllers
+from federation.agent.directory import DirectoryStore, members_preferred, signing_controllers
 from federation.api.forwarding import (
     FORWARD_SERVICE,
     ForwardReply,
@@ -229,7 +229,8 @@ class ForwardingSigner:
     async def sign(self, request: SignRequest) -> SignReply:
         """Ask the members that sign here, one after the other; a refusal is an answer."""
         problems: list[str] = []
-        for controller in own_controllers(self._directory.current, self._cluster):
+        domain = parse(request.identity).trust_domain
+        for controller in signing_controllers(self._directory.current, self._cluster, domain):
             if controller.spec.role != "member":
                 continue
             try:

@@ -12,7 +12,7 @@ on registering, resolving and calling meanwhile, and what changed is published w
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +89,6 @@ class Mirror:
         self.config = config
         self.cluster = enrollment.cluster
         self.name = f"{self.cluster}-{config.id}"
-        self.identity = enrollment.identity
         self.directory = directory
         self.leaf = leaf
         self.verifier = Verifier(directory.bundles, clock=utc_now)
@@ -122,7 +121,12 @@ class Mirror:
         self.watches = WatchHub(self.catalog.history)
         signer = ForwardingSigner(self.cluster, leaf=leaf, directory=directory)
         self.keeper = IdentityKeeper(
-            leaf, spiffe.parse(enrollment.identity), directory=directory, sign=signer.sign
+            leaf,
+            spiffe.parse(enrollment.identity),
+            cluster=self.cluster,
+            directory=directory,
+            sign=signer.sign,
+            on_renewed=lambda: self._renewed.set(),
         )
         self.drain_watch = DrainWatch(
             catalog=self.catalog,
@@ -141,6 +145,7 @@ class Mirror:
             drains=self.drain_watch,
             audit=self.audit,
         )
+        self._renewed = asyncio.Event()
         self._waiting_for = {"control", "api"}
         self.started_unix_ms = time.time_ns() // 1_000_000
 
@@ -211,16 +216,19 @@ class Mirror:
                 self.views.want(cluster)
 
     async def _announce(self) -> None:
-        """Tell the federation where this mirror is now, and which protocol it speaks."""
-        wanted = ControllerSpec(
-            cluster=self.cluster,
-            role="mirror",
-            identity=self.identity,
-            control=self.config.listen.control,
-            api=self.config.listen.api,
-            protocol=PROTOCOL_VERSION,
-        )
-        await announce(self.name, wanted, catalog=self.catalog, proposer=self.proposer)
+        """Tell the federation where and who this mirror is now, and which protocol it speaks; again after each renewal."""
+        while True:
+            self._renewed.clear()
+            wanted = ControllerSpec(
+                cluster=self.cluster,
+                role="mirror",
+                identity=str(self.keeper.spiffe_id),
+                control=self.config.listen.control,
+                api=self.config.listen.api,
+                protocol=PROTOCOL_VERSION,
+            )
+            await announce(self.name, wanted, catalog=self.catalog, proposer=self.proposer)
+            await self._renewed.wait()
 
     # -- ports -------------------------------------------------------------------------------------
 
@@ -265,7 +273,7 @@ class Mirror:
         self._waiting_for.discard(port)
         _log.info("listening", controller=self.name, port=port, address=getattr(self.config.listen, port))
 
-    async def _directories(self) -> AsyncIterator[Directory]:
+    async def _directories(self) -> AsyncGenerator[Directory]:
         directory = self.directory.current
         yield directory
         while True:

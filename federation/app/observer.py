@@ -230,14 +230,16 @@ class Observer:
             ProbeTarget(
                 cluster=subject,
                 trust_domain=spec.trust_domain,
+                other_trust_domain="".join(spec.trust_domains[1:]),
                 gateways=tuple((one.name, one.address, one.port) for one in gateways),
                 timeout_ms=int(self._timeout_s * 1000),
             )
         )
-        bundle = self._directory.bundles().get(spec.trust_domain)
-        if not gateways or bundle is None:
+        known = self._directory.bundles()
+        bundles = {name: known[name] for name in spec.trust_domains if name in known}
+        if not gateways or not bundles:
             return None
-        return await probe.ask(gateways, bundle, timeout_s=self._timeout_s)
+        return await probe.ask(gateways, bundles, timeout_s=self._timeout_s)
 
     def _controllers(self, subject: str) -> tuple[NamedController, ...]:
         """The controllers of a cluster that have a control port."""

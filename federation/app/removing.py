@@ -55,7 +55,7 @@ class RemovalDesk:
         for row, spec in resources(tables, "Cluster"):
             if isinstance(spec, ClusterSpec) and spec.home == cluster:
                 raise PreconditionError(
-                    f"cluster {cluster} is the home of cluster {row.key.name}: remove that first"
+                    f"cluster {cluster} is the home of cluster {row.key.name}: remove or move that first"
                     " (docs/how-to/rehome-a-remote.md)"
                 )
         await self._take_vote(cluster, force=force)

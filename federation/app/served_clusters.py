@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from certs.runtime.identity import LeafIdentity
 from discovery.core.model import Change, EndpointKey
-from discovery.core.ownership import cluster_key
 from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from federation.agent.directory import DirectoryStore
@@ -37,7 +36,7 @@ class Me(NamedTuple):
 
 
 class ServedClusters:
-    """Serves the own cluster and the remote ones whose home it is; `run` ends only by cancellation."""
+    """Serves the own cluster and the remote ones whose home it is, or will be; `run` ends only by cancellation."""
 
     def __init__(
         self, me: Me, *, catalog: CatalogReader, proposer: Proposer, feed: Feed, tracer: Tracer
@@ -55,17 +54,21 @@ class ServedClusters:
     def learn(self) -> Iterator[str]:
         """Serve the clusters that the catalog shows now, and no others; yield every cluster that has views."""
         tables = self._catalog.tables
-        for gone in [name for name in self.registries if tables.resource(cluster_key(name)) is None]:
+        for gone in [name for name in self.registries if not self._is_ours(tables.cluster(name), name)]:
             registry = self.registries.pop(gone)
             registry.retire()
             self._fellows.leave(registry)
+            self._feed.leave_local(gone)
         for row, spec in resources(tables, "Cluster"):
             assert isinstance(spec, ClusterSpec)
             name = row.key.name
             if spec.role != "witness":
                 yield name
-            if name not in self.registries and self._me.cluster in (name, spec.home):
+            if name not in self.registries and self._is_ours(spec, name):
                 self._serve(name)
+
+    def _is_ours(self, spec: ClusterSpec | None, name: str) -> bool:
+        return spec is not None and self._me.cluster in (name, *spec.homes)
 
     def changed(self, changes: tuple[Change, ...]) -> None:
         """Follow what the catalog says of the served clusters."""

@@ -14,6 +14,7 @@ from federation.cli.join_forecast import show_forecast
 from federation.cli.lifecycle_commands import drain, remove, traffic, undrain
 from federation.cli.liveness_output import observers, print_history, since, state_of
 from federation.cli.output import print_json, print_table, say
+from federation.cli.rehome_command import home_of, rehome
 from federation.cli.session import (
     Session,
     config_option,
@@ -175,6 +176,7 @@ def cluster_status(name: str | None, context_directory: str, output: str) -> Non
 cluster.add_command(drain)
 cluster.add_command(undrain)
 cluster.add_command(remove)
+cluster.add_command(rehome)
 
 
 def _print_clusters(clusters: list[dict[str, object]]) -> None:
@@ -202,7 +204,7 @@ def _print_clusters(clusters: list[dict[str, object]]) -> None:
                 observers(one),
                 one["trustDomain"],
                 one["region"],
-                one["home"],
+                home_of(one),
                 ",".join(map(str, one["controllers"])),  # type: ignore[call-overload]
                 f"{one['readyEndpoints']}/{one['endpoints']}",
                 one["gateways"],

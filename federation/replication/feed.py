@@ -133,8 +133,19 @@ class Feed:
             if subscriber.cluster == cluster:
                 subscriber.lag()
 
+    def leave_local(self, cluster: str) -> None:
+        """Serve the local list of `cluster` no longer: its followers go on with what the catalog says."""
+        if self._local.pop(cluster, None) is None:
+            return
+        for subscriber in self._subscribers:
+            if subscriber.cluster == cluster:
+                subscriber.opening = True
+                subscriber.lag()
+
     def local_changed(self, cluster: str, changes: Iterable[Change]) -> None:
-        """Take what changed in the local list of a cluster that is served."""
+        """Take what changed in the local list of a cluster, if it is served still."""
+        if cluster not in self._local:
+            return
         changed = tuple(changes)
         self._local[cluster] = self._local[cluster].set([(change.key, change.value) for change in changed])
         for part in chunks(changed):
@@ -192,7 +203,9 @@ class Feed:
                 heartbeat_at_s = loop.time() + HEARTBEAT_S
                 yield self._heartbeat()
             if subscriber.lagging:
-                async with contextlib.aclosing(self._catch_up(subscriber, history, opening=False)) as answers:
+                async with contextlib.aclosing(
+                    self._catch_up(subscriber, history, opening=subscriber.opening)
+                ) as answers:
                     async for answer in answers:
                         yield answer
             elif (queued := subscriber.take()) is not None:
@@ -207,6 +220,7 @@ class Feed:
         """Yield what leads from the subscriber's revision to the newest, and the local list."""
         # No await until the first yield: queue, tables, history and list belong to one moment.
         subscriber.caught_up()
+        subscriber.opening = False
         tables = self._catalog.tables
         local = self._local.get(subscriber.cluster)
         missing = self._missing(subscriber.revision, tables)
@@ -261,6 +275,7 @@ class _Subscriber:
         self.name = name
         self.revision = revision
         self.lagging = False
+        self.opening = False  # It is to begin anew: without the local list that it was given.
         self.behind_unix_ms: int | None = unix_ms()  # Since when it has something to take.
         self._unix_ms = unix_ms
         self._queue: deque[Delta | LocalRows] = deque()

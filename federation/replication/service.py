@@ -15,6 +15,7 @@ from certs.core.spiffe import SpiffeId, SystemIdentity, system_identity
 from certs.runtime.grpc_security import peer_identity
 from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
+from discovery.core.rehoming import was_of
 from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Tables
 from federation.kernel.errors import IsthmusError, NotAllowedError, UnavailableError
@@ -34,7 +35,11 @@ _log = structlog.get_logger(__name__)
 
 
 def check_follower(peer: SpiffeId, tables: Tables) -> SystemIdentity:
-    """Return who follows; raises `NotAllowedError` for anyone but a process of a cluster that joined."""
+    """Return who follows; raises `NotAllowedError` for anyone but a process of a cluster that joined.
+
+    One that was away while its cluster moved to another home still shows the old one's trust domain: it learns here whom
+    to ask for a new identity. It is told no more than its old home, which holds the whole log.
+    """
     identity = system_identity(peer)
     if identity is None or identity.role not in FOLLOWERS:
         raise NotAllowedError(
@@ -44,7 +49,7 @@ def check_follower(peer: SpiffeId, tables: Tables) -> SystemIdentity:
     if row is None:
         raise NotAllowedError(f"{peer} is of cluster {identity.cluster!r}, which has not joined")
     spec = cast("ClusterSpec", decode_spec("Cluster", row.spec, where=str(row.key)))
-    if spec.trust_domain != peer.trust_domain:
+    if not was_of(spec, peer.trust_domain):
         raise NotAllowedError(
             f"{peer} is not of trust domain {spec.trust_domain!r} of cluster {identity.cluster!r}"
         )

@@ -36,6 +36,7 @@ async def test_a_first_leaf_is_asked_for_and_a_renewed_one_has_a_new_key(
         keeper = IdentityKeeper(
             leaf,
             WORKLOAD,
+            cluster="alpha",
             directory=store,
             sign=signer(store, "alpha", domain.agent("alpha")),
             on_renewed=lambda: renewed.append(leaf.not_after),
@@ -59,7 +60,10 @@ async def test_a_leaf_is_due_between_two_and_three_fifths_of_its_life(
     leaf = domain.agent("alpha")
     life = leaf.current.not_after - leaf.current.not_before
     dues = {
-        (IdentityKeeper(leaf, leaf.spiffe_id, directory=store, sign=never).due - leaf.current.not_before)
+        (
+            IdentityKeeper(leaf, leaf.spiffe_id, cluster="alpha", directory=store, sign=never).due
+            - leaf.current.not_before
+        )
         / life
         for _ in range(50)
     }
@@ -81,6 +85,7 @@ async def test_a_leaf_stays_while_every_attempt_to_renew_it_fails(
         keeper = IdentityKeeper(
             leaf,
             leaf.spiffe_id,
+            cluster="alpha",
             directory=store,
             sign=signer(store, "alpha", domain.agent("alpha")),
             clock=lambda: overdue,
@@ -101,7 +106,9 @@ async def test_the_next_controller_signs_where_the_first_is_away(
     async with FakeController(domain, "alpha", block.host(2), id="c2") as there:
         store = store_of(directory_of(away, there))
         leaf = domain.agent("alpha")
-        keeper = IdentityKeeper(leaf, leaf.spiffe_id, directory=store, sign=signer(store, "alpha", leaf))
+        keeper = IdentityKeeper(
+            leaf, leaf.spiffe_id, cluster="alpha", directory=store, sign=signer(store, "alpha", leaf)
+        )
         await keeper.renew()
     assert there.signed == [str(leaf.spiffe_id)]
 
@@ -112,7 +119,7 @@ async def test_a_foreign_controller_is_never_asked_to_sign(
     async with FakeController(domain, "beta", loopback().host(1)) as foreign:
         store = store_of(directory_of(foreign))
         leaf = domain.agent("alpha")
-        with pytest.raises(UnavailableError, match="no controller signs for alpha"):
+        with pytest.raises(UnavailableError, match="signs for alpha"):
             await signer(store, "alpha", leaf)(
                 SignRequest(csr=leaf.create_csr(), identity=str(leaf.spiffe_id))
             )
@@ -139,7 +146,7 @@ async def test_a_wrong_answer_never_replaces_a_leaf(
         }
         return SignReply(chain=chains[kind](), not_after_ms=0)
 
-    keeper = IdentityKeeper(leaf, leaf.spiffe_id, directory=store, sign=answer)
+    keeper = IdentityKeeper(leaf, leaf.spiffe_id, cluster="alpha", directory=store, sign=answer)
     with pytest.raises(BadIdentityError):
         await keeper.renew()
     assert leaf.pem() == held
@@ -149,7 +156,12 @@ def test_an_expired_leaf_is_not_valid(domain: TestDomain, store_of: StoreOf, loo
     store = store_of(directory_of(FakeController(domain, "alpha", loopback().host(1))))
     leaf = domain.agent("alpha")
     keeper = IdentityKeeper(
-        leaf, leaf.spiffe_id, directory=store, sign=never, clock=lambda: datetime.now(UTC) + timedelta(days=2)
+        leaf,
+        leaf.spiffe_id,
+        cluster="alpha",
+        directory=store,
+        sign=never,
+        clock=lambda: datetime.now(UTC) + timedelta(days=2),
     )
     assert not keeper.valid
 

@@ -38,7 +38,7 @@ class Domains:
             Gateway(name=f"gw-{port}", address="127.0.0.1", port=port, identity="", ready=True)
             for port in ports
         )
-        return await probe.ask(gateways, self.beta.bundle, timeout_s=timeout_s)
+        return await probe.ask(gateways, self.beta.bundles, timeout_s=timeout_s)
 
 
 @pytest.fixture

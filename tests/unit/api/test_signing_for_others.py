@@ -32,7 +32,7 @@ def signer(tmp_path: Path) -> Signer:
     root = RootAuthority.create("alpha.test")
     authority = Authority.open(tmp_path / "authority")
     authority.enroll(root)
-    return Signer(catalog=enrolled().catalog, authority=authority)
+    return Signer(catalog=enrolled().catalog, authority=authority, now_ms=lambda: 0)
 
 
 @pytest.fixture

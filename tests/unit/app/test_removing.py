@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from certs.core.spiffe import parse
 from consensus.core.contract import Status
 from discovery.core.commands import RemoveCluster
 from discovery.core.model import EndpointKey
@@ -223,5 +224,6 @@ async def test_while_nobody_answers_it_goes_on(tmp_path: Path) -> None:
 
 def test_an_agent_of_a_removed_cluster_is_told_so() -> None:
     tables = removed_log(1).catalog.tables
-    assert "was removed from the federation" in _why_unserved(tables, "beta")
-    assert "is not served here" in _why_unserved(tables, "gamma")
+    agent = parse("spiffe://beta.test/isthmus/beta/agent/a1")
+    assert "was removed from the federation" in _why_unserved(tables, agent, "beta")
+    assert "is not served here" in _why_unserved(tables, agent, "gamma")

@@ -17,6 +17,7 @@ NEED_NONE = {
     "gateway-kill",
     "drain",
     "impostor",
+    "rehome",
 }
 HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "chaos.md"
 

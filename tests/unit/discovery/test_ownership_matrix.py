@@ -219,7 +219,12 @@ def test_an_agent_declares_nothing_but_its_own(changes, words):
     peer = parse("spiffe://alpha.test/isthmus/alpha/agent/a1")
     system = system_identity(peer)
     assert system is not None
-    rules = AgentRules(peer, system, AgentSpec(role="agent", namespace="shop", service_account="orders"))
+    rules = AgentRules(
+        peer,
+        system,
+        AgentSpec(role="agent", namespace="shop", service_account="orders"),
+        lambda: (peer.trust_domain,),
+    )
     row = msgspec.structs.replace(endpoint("alpha", agent="a1"), **changes)
     message = rules.refusal(row)
     assert (words in message) if words else message == ""

@@ -6,11 +6,12 @@ import msgspec
 import pytest
 
 from discovery.core.commands import (
+    AdvanceRehoming,
     BeginRehoming,
     Body,
     Command,
-    CommitRehoming,
     Delete,
+    Put,
     RemoveCluster,
     ReturnRehoming,
     encode_command,
@@ -22,6 +23,7 @@ from discovery.core.specs import ClusterSpec
 from discovery.core.view import Owner
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import Code
+from federation.kernel.versions import PROTOCOL_VERSION
 from tests.unit.discovery.builders import (
     Log,
     endpoint,
@@ -74,7 +76,9 @@ def begin(**other: object) -> BeginRehoming:
     return BeginRehoming(**{**wanted, **other})  # type: ignore[arg-type]
 
 
-COMMIT = CommitRehoming(cluster="delta")
+ADVANCE, COMMIT, RETURNED = (
+    AdvanceRehoming(cluster="delta", state=state) for state in ("announced", "moving", "returning")
+)
 BACK = ReturnRehoming(cluster="delta", reason="the operator asked for it")
 
 
@@ -94,6 +98,7 @@ def accept(log: Log, proposer: str, body: Body) -> None:
 def moving() -> Log:
     log = federation()
     accept(log, "alpha", begin())
+    accept(log, "alpha", ADVANCE)
     return log
 
 
@@ -125,6 +130,26 @@ def test_a_cluster_moves_once_every_endpoint_shows_the_new_trust_domain():
     assert log.write("alpha", put_grant("delta", "shop", "*", name="less")).code == Code.PERMISSION_DENIED
 
 
+def test_callers_learn_of_a_move_before_any_process_changes():
+    log = federation()
+    accept(log, "alpha", begin())
+    spec = spec_of(log)
+    assert (spec.shown_trust_domain, spec.trust_domains) == ("alpha.test", ("alpha.test", "beta.test"))
+    assert not may_change(spec, "alpha.test", log.catalog.now_ms)
+    assert owner_seen_by("beta", log).other_trust_domain == "beta.test"
+    accept(log, "alpha", ADVANCE)
+    assert spec_of(log).shown_trust_domain == "beta.test"
+
+
+def test_a_move_that_is_only_announced_is_taken_back_at_once():
+    log = federation()
+    accept(log, "alpha", begin())
+    accept(log, "alpha", BACK)
+    accept(log, "alpha", RETURNED)
+    spec = spec_of(log)
+    assert (spec.home, spec.trust_domain, spec.trust_domains) == (*BEFORE, ("alpha.test",))
+
+
 def test_a_move_that_is_taken_back_ends_when_all_show_the_old_trust_domain_again():
     log = moving()
     assert log.publish("delta", orders("beta.test", 2), proposer="alpha").code == OK
@@ -133,10 +158,10 @@ def test_a_move_that_is_taken_back_ends_when_all_show_the_old_trust_domain_again
     assert (spec.shown_trust_domain, spec.trust_domains) == ("alpha.test", ("alpha.test", "beta.test"))
     assert spec.rehoming is not None
     assert spec.rehoming.reason == BACK.reason
-    assert log.send("alpha", COMMIT).code == Code.FAILED_PRECONDITION
+    assert log.send("alpha", RETURNED).code == Code.FAILED_PRECONDITION
     assert log.send("alpha", BACK).code == Code.FAILED_PRECONDITION
     assert log.publish("delta", orders("alpha.test", 3), proposer="alpha").code == OK
-    accept(log, "alpha", COMMIT)
+    accept(log, "alpha", RETURNED)
     spec = spec_of(log)
     assert (spec.home, spec.trust_domain, spec.trust_domains) == (*BEFORE, ("alpha.test",))
     log.accept("beta", put_token("again", "delta", "d" * 64, purpose="cluster", expires_ms=10_000))
@@ -199,6 +224,7 @@ def test_a_view_that_follows_the_move_is_the_one_that_is_made_anew():
         view.reset(log.catalog.tables)
     steps = [
         lambda: accept(log, "alpha", begin()),
+        lambda: accept(log, "alpha", ADVANCE),
         lambda: log.publish("delta", orders("beta.test", 2), changed_gateway(), proposer="alpha"),
         lambda: accept(log, "beta", COMMIT),
     ]
@@ -227,7 +253,7 @@ def test_a_view_that_follows_the_move_is_the_one_that_is_made_anew():
         ("alpha", begin(secret_sha256="b" * 64), Code.PERMISSION_DENIED, "for cluster omega"),
         ("alpha", begin(within_ms=0), Code.INVALID_ARGUMENT, "within_ms is 0, expected 1000 to"),
         ("alpha", begin(cluster="Delta"), Code.INVALID_ARGUMENT, "cluster"),
-        ("alpha", COMMIT, Code.FAILED_PRECONDITION, "delta is not moving"),
+        ("alpha", ADVANCE, Code.FAILED_PRECONDITION, "delta is not moving"),
         ("alpha", BACK, Code.FAILED_PRECONDITION, "delta is not moving"),
     ],
 )
@@ -248,7 +274,7 @@ def test_the_leave_of_the_new_home_is_good_once_and_for_a_time():
     log = moving()
     accept(log, "alpha", BACK)
     assert log.publish("delta", orders(version=3), proposer="alpha").code == OK
-    accept(log, "alpha", COMMIT)
+    accept(log, "alpha", RETURNED)
     assert "was already used" in log.send("alpha", begin()).message
 
 
@@ -257,16 +283,43 @@ def test_a_third_cluster_has_no_say_in_a_move():
     log.accept(
         "alpha", put_cluster("gamma"), put_trust_domain("gamma.test"), put_controller("gamma-1", "gamma")
     )
-    for command in (COMMIT, BACK):
+    for command in (ADVANCE, BACK):
         assert log.send("gamma", command).code == Code.PERMISSION_DENIED
 
 
-def test_a_cluster_with_a_mirror_does_not_move():
+def mirror(trust_domain: str) -> Put:
+    identity = f"spiffe://{trust_domain}/isthmus/delta/controller/m1"
+    spec = {"cluster": "delta", "role": "mirror", "identity": identity, "protocol": PROTOCOL_VERSION}
+    return put(key("Controller", "delta-m1"), spec)
+
+
+def test_a_mirror_of_the_cluster_changes_with_it():
     log = federation()
-    log.accept("alpha", put_controller("delta-m1", "delta"))
-    outcome = log.send("alpha", begin())
-    assert outcome.code == Code.FAILED_PRECONDITION
-    assert "has a mirror, delta-m1" in outcome.message
+    log.accept("delta", mirror("alpha.test"))
+    assert log.write("delta", mirror("beta.test")).code == Code.ALREADY_EXISTS
+    accept(log, "alpha", begin())
+    accept(log, "alpha", ADVANCE)
+    rows = (orders("beta.test", 2), changed_gateway())
+    assert log.publish("delta", *rows, proposer="alpha").code == OK
+    late = log.send("alpha", COMMIT)
+    assert (late.code, "controller delta-m1 still is" in late.message) == (Code.FAILED_PRECONDITION, True)
+    assert log.write("delta", mirror("gamma.test")).code == Code.ALREADY_EXISTS
+    log.accept("delta", mirror("beta.test"))
+    accept(log, "alpha", COMMIT)
+
+
+def test_both_homes_publish_for_a_cluster_between_them_and_nobody_else():
+    log = moving()
+    log.accept("alpha", put_cluster("gamma"), put_trust_domain("gamma.test"))
+    assert log.publish("delta", orders("beta.test", 2), proposer="alpha").code == OK
+    log.wait(2_000)  # The lease ends.
+    assert log.publish("delta", changed_gateway(), proposer="gamma").code == Code.PERMISSION_DENIED
+    assert log.publish("delta", changed_gateway(), proposer="beta").code == OK
+    accept(log, "beta", BACK)
+    rows = (orders("alpha.test", 3), gateway("delta", version=(1, 3)))
+    assert log.publish("delta", *rows, proposer="beta").code == OK
+    accept(log, "beta", RETURNED)
+    assert log.publish("delta", orders("alpha.test", 4), proposer="beta").code == Code.PERMISSION_DENIED
 
 
 def test_neither_home_is_removed_during_the_move():

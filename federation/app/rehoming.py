@@ -1,0 +1,222 @@
+"""Moving remote clusters to another home: what operators ask for, and the steps that follow.
+
+The row of the Cluster says how far a move is (`discovery.core.rehoming`). The controllers of both homes look at it: the
+home proposes the step that is due, and where it does not, the other one. So a move outlives whoever began it. Callers come
+first: no process changes its identity before the proxies of all controllers that answer have taken both.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from discovery.core.catalog import Catalog
+from discovery.core.commands import AdvanceRehoming, BeginRehoming, ReturnRehoming
+from discovery.core.model import unpack_endpoint
+from discovery.core.ownership import cluster_key
+from discovery.core.rehome_forecast import RehomeForecast, foresee
+from discovery.core.rehoming import has_changed, is_overdue, is_under_way, shows
+from discovery.core.specs import ClusterSpec, ControllerSpec
+from discovery.core.tables import endpoint_prefix
+from federation.api.directory import cluster_spec, resource, resources
+from federation.api.proposer import Proposer
+from federation.api.registry import ClusterRegistry
+from federation.api.rehomings import Progress, RehomeRequest
+from federation.api.tracing import ControllerTrace
+from federation.kernel.errors import IsthmusError, PreconditionError
+from federation.kernel.names import check_label
+
+TURN_S = 0.5
+# Callers get at least the first, and whoever does not say that it has taken a move holds it up for the second at most.
+ANNOUNCE_MS, ANNOUNCE_MS_MAX = 1_000, 15_000
+# So long the other home leaves each step to the one that the cluster has.
+OTHER_WAITS_MS = 20_000
+# One look at the endpoints of a service each; then the loop serves others.
+SERVICES_PER_SLICE = 200
+NAMED_MAX = 10
+
+_log = structlog.get_logger("rehome")
+
+
+class RehomeDesk:
+    """Begins and takes back moves for operators, and takes the steps of those between whose homes this cluster is."""
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        proposer: Proposer,
+        catalog: Catalog,
+        registries: Mapping[str, ClusterRegistry],
+        trace: Callable[[int], Awaitable[tuple[ControllerTrace, ...]]],
+    ) -> None:
+        self._cluster = cluster
+        self._proposer = proposer
+        self._catalog = catalog
+        self._registries = registries
+        self._trace = trace
+
+    async def forecast(self, cluster: str, to: str) -> RehomeForecast:
+        """Return what a move of `cluster` to home `to` would change. Raises as `foresee`."""
+        check_label(cluster, "cluster")
+        check_label(to, "to")
+        await self._proposer.barrier()
+        return foresee(self._catalog.tables, cluster, to)
+
+    async def begin(self, cluster: str, request: RehomeRequest, operator: str) -> Progress:
+        """Begin to move `cluster`, and return at once; one that is on its way there already goes on.
+
+        Raises NotFoundError for a cluster that has not joined; PreconditionError where it cannot move there and,
+        unless forced, while somebody would see or call less than before; NotAllowedError for a token that is not one of
+        the new home for this cluster.
+        """
+        found = await self.progress(cluster)
+        if found.state in ("announced", "moving") and found.other_home == request.to:
+            return found
+        forecast = await self.forecast(cluster, request.to)
+        if self._cluster != forecast.home:
+            raise PreconditionError(
+                f"cluster {cluster} is let go by its home {forecast.home}: ask a controller there"
+            )
+        if forecast.losses and not request.force:
+            raise PreconditionError(
+                f"cluster {cluster}: {_some(forecast.losses, '; ')}: add the Grants first, or use --force"
+            )
+        await self._proposer.propose(
+            BeginRehoming(
+                cluster=cluster,
+                to=request.to,
+                secret_sha256=request.secret_sha256,
+                started_by=operator,
+                within_ms=request.within_ms,
+            )
+        )
+        _log.info("rehoming_began", cluster=cluster, to=request.to, operator=operator, forced=request.force)
+        return await self.progress(cluster)
+
+    async def abort(self, cluster: str, operator: str) -> Progress:
+        """Take a move back: what has changed changes back. Raises PreconditionError where none is under way."""
+        check_label(cluster, "cluster")
+        await self._proposer.barrier()
+        cluster_spec(self._catalog.tables, cluster)
+        await self._proposer.propose(ReturnRehoming(cluster=cluster, reason=f"{operator} asked for it"))
+        _log.info("rehoming_returns", cluster=cluster, operator=operator)
+        return await self.progress(cluster)
+
+    async def progress(self, cluster: str) -> Progress:
+        """Return how far a move of `cluster` is. Raises NotFoundError for a cluster that has not joined."""
+        check_label(cluster, "cluster")
+        await self._proposer.barrier()
+        spec = cluster_spec(self._catalog.tables, cluster)
+        found = Progress(cluster=cluster, home=spec.home, trust_domain=spec.trust_domain)
+        move = spec.rehoming
+        if move is None:
+            return found
+        count, late = await self._late(cluster, spec)
+        return Progress(
+            cluster=cluster,
+            home=spec.home,
+            trust_domain=spec.trust_domain,
+            state=move.state,
+            other_home=move.home,
+            other_trust_domain=move.trust_domain,
+            endpoints=count,
+            changed=count - sum("/" in name for name in late),
+            late=tuple(late[:NAMED_MAX]),
+            agents=tuple(self._late_agents(cluster, spec)[:NAMED_MAX]),
+            changed_unix_ms=move.changed_ms,
+            within_ms=move.within_ms,
+            started_by=move.started_by,
+            reason=move.reason,
+        )
+
+    async def run(self) -> None:
+        """Take the steps that are due until cancelled."""
+        while True:
+            await asyncio.sleep(TURN_S)
+            try:
+                await self._turn()
+            except IsthmusError as error:
+                _log.info("rehoming_postponed", reason=error.message)
+
+    async def _turn(self) -> None:
+        """Look once at every move between this cluster and another one; costs a look at the clusters where there is none."""
+        moves = [
+            (row.key.name, spec)
+            for row, spec in resources(self._catalog.tables, "Cluster")
+            if isinstance(spec, ClusterSpec)
+            and is_under_way(spec)
+            and spec.rehoming is not None
+            and self._cluster in (spec.home, spec.rehoming.home)
+        ]
+        for cluster, spec in moves:
+            await self._step(cluster, spec)
+
+    async def _step(self, cluster: str, spec: ClusterSpec) -> None:
+        assert spec.rehoming is not None
+        state = spec.rehoming.state
+        if state == "announced":
+            due = await self._callers_know(cluster, self._catalog.now_ms - spec.rehoming.changed_ms)
+        else:
+            _, late = await self._late(cluster, spec)
+            due = not late and not self._late_agents(cluster, spec)
+            if not due and is_overdue(spec, self._catalog.now_ms) and self._is_turn(spec):
+                reason = f"not finished within {spec.rehoming.within_ms} ms: {_some(late, ', ') or 'agents are late'}"
+                await self._proposer.propose(ReturnRehoming(cluster=cluster, reason=reason))
+                _log.warning("rehoming_returns", cluster=cluster, reason=reason)
+                return
+        if due and self._is_turn(spec):
+            await self._proposer.propose(AdvanceRehoming(cluster=cluster, state=state))
+            _log.info("rehoming_advanced", cluster=cluster, after=state)
+
+    def _is_turn(self, spec: ClusterSpec) -> bool:
+        """The home goes first: it has known the cluster's agents for longer."""
+        assert spec.rehoming is not None
+        waited_ms = self._catalog.now_ms - spec.rehoming.changed_ms
+        return self._cluster == spec.home or waited_ms >= OTHER_WAITS_MS
+
+    async def _callers_know(self, cluster: str, since_ms: int) -> bool:
+        """Whether all proxies that are to be seen have taken what the row of the Cluster says now."""
+        if since_ms < ANNOUNCE_MS:
+            return False
+        if since_ms >= ANNOUNCE_MS_MAX:
+            return True  # Who is away comes back with both in its first configuration.
+        revision = resource(self._catalog.tables, cluster_key(cluster)).revision
+        return all(_has_taken(one) for one in await self._trace(revision))
+
+    async def _late(self, cluster: str, spec: ClusterSpec) -> tuple[int, list[str]]:
+        """Return how many endpoints a cluster has, and the names of those that show another trust domain than they should."""
+        tables = self._catalog.tables
+        count, late = 0, []
+        for number, service in enumerate(tables.list_services(), start=1):
+            for _, value in tables.endpoints.items(endpoint_prefix(service, cluster)):
+                endpoint = unpack_endpoint(value)
+                count += 1
+                if not has_changed(endpoint, spec):
+                    late.append(f"{endpoint.key.service_key}/{endpoint.key.name}")
+            if number % SERVICES_PER_SLICE == 0:
+                await asyncio.sleep(0)
+        for row, mirror in resources(tables, "Controller"):
+            if (
+                isinstance(mirror, ControllerSpec)
+                and mirror.cluster == cluster
+                and not shows(mirror.identity, spec)
+            ):
+                late.append(f"controller {row.key.name}")
+        return count, late
+
+    def _late_agents(self, cluster: str, spec: ClusterSpec) -> list[str]:
+        """Agents, also those without endpoints, that are connected here by another trust domain than they should be."""
+        registry = self._registries.get(cluster)
+        return [] if registry is None else registry.connected_otherwise(spec.shown_trust_domain)
+
+
+def _has_taken(found: ControllerTrace) -> bool:
+    if found.trace is None:
+        return found.state == "forgotten"  # So many writes later it has.
+    return not any(way.waiting for way in found.trace.proxies)
+
+
+def _some(names: tuple[str, ...] | list[str], separator: str) -> str:
+    more = len(names) - NAMED_MAX
+    return separator.join(names[:NAMED_MAX]) + (f"{separator}{more} more" if more > 0 else "")
