@@ -120,14 +120,8 @@ class Mirror:
         self.views = LiveViews(self.feed, self.source, self.traces.tracer)
         self.watches = WatchHub(self.catalog.history)
         signer = ForwardingSigner(self.cluster, leaf=leaf, directory=directory)
-        self.keeper = IdentityKeeper(
-            leaf,
-            spiffe.parse(enrollment.identity),
-            cluster=self.cluster,
-            directory=directory,
-            sign=signer.sign,
-            on_renewed=lambda: self._renewed.set(),
-        )
+        self._renewed = asyncio.Event()
+        self.keeper = self._keeper(enrollment.identity, signer)
         self.drain_watch = DrainWatch(
             catalog=self.catalog,
             proposer=self.proposer,
@@ -145,7 +139,6 @@ class Mirror:
             drains=self.drain_watch,
             audit=self.audit,
         )
-        self._renewed = asyncio.Event()
         self._waiting_for = {"control", "api"}
         self.started_unix_ms = time.time_ns() // 1_000_000
 
@@ -214,6 +207,16 @@ class Mirror:
             learn_directory(self.directory, self.catalog.tables)
             for cluster in self.served.learn():
                 self.views.want(cluster)
+
+    def _keeper(self, identity: str, signer: ForwardingSigner) -> IdentityKeeper:
+        return IdentityKeeper(
+            self.leaf,
+            spiffe.parse(identity),
+            cluster=self.cluster,
+            directory=self.directory,
+            sign=signer.sign,
+            on_renewed=self._renewed.set,
+        )
 
     async def _announce(self) -> None:
         """Tell the federation where and who this mirror is now, and which protocol it speaks; again after each renewal."""

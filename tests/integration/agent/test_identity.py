@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 
 from certs.core.spiffe import parse
@@ -168,3 +169,97 @@ def test_an_expired_leaf_is_not_valid(domain: TestDomain, store_of: StoreOf, loo
 
 async def never(_request: SignRequest) -> SignReply:
     raise IsthmusError("nobody signs here")
+
+
+class TwoHomes:
+    """The authorities of alpha and beta, of which beta's may be away, and a process that asks whichever it has to."""
+
+    def __init__(self, alpha: TestDomain, beta: TestDomain, store: DirectoryStore) -> None:
+        self.domains = {"alpha.example": alpha, "beta.example": beta}
+        self.store = store
+        self.away: set[str] = set()
+        self.signed: list[str] = []
+
+    async def sign(self, request: SignRequest) -> SignReply:
+        wanted = parse(request.identity)
+        if wanted.trust_domain in self.away:
+            raise UnavailableError(f"{wanted.trust_domain} is away")
+        self.signed.append(request.identity)
+        issued = self.domains[wanted.trust_domain].authority.sign_leaf(request.csr, wanted)
+        return SignReply(chain=tuple(issued.chain_der), not_after_ms=0)
+
+    def move_to(self, trust_domain: str) -> None:
+        """The directory says by which trust domain the processes of delta are known from now on."""
+        held = self.store.current
+        newer = msgspec.structs.replace(
+            held, revision=held.revision + 1, trust_domains={"delta": trust_domain}
+        )
+        assert self.store.offer(newer)
+
+
+@pytest.fixture
+def two_homes(domain: TestDomain, store_of: StoreOf, loopback: Loopback, tmp_path: Path) -> TwoHomes:
+    beta = TestDomain("beta.example", tmp_path / "beta")
+    one = directory_of(FakeController(domain, "alpha", loopback().host(1)))
+    roots = {
+        name: (each.root.bundle().pem().decode(),)
+        for name, each in (("alpha.example", domain), ("beta.example", beta))
+    }
+    return TwoHomes(domain, beta, store_of(msgspec.structs.replace(one, bundles=roots)))
+
+
+async def test_a_process_changes_its_identity_at_once_when_its_cluster_moves_and_back(
+    two_homes: TwoHomes, tmp_path: Path
+) -> None:
+    leaf = LeafIdentity.load(tmp_path / "workload")
+    keeper = IdentityKeeper(leaf, WORKLOAD, cluster="delta", directory=two_homes.store, sign=two_homes.sign)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(keeper.run())
+        for domain in ("alpha.example", "beta.example", "alpha.example"):
+            two_homes.move_to(domain)
+            await eventually_async(
+                lambda domain=domain: leaf.installed and leaf.spiffe_id.trust_domain == domain,
+                timeout_s=WAIT_S,
+            )
+            assert keeper.spiffe_id == leaf.spiffe_id
+        running.cancel()
+    assert leaf.spiffe_id == WORKLOAD
+    assert len(two_homes.signed) == 3
+
+
+async def test_a_process_that_starts_after_a_move_goes_on_with_what_it_shows(
+    two_homes: TwoHomes, tmp_path: Path
+) -> None:
+    leaf = LeafIdentity.load(tmp_path / "workload")
+    two_homes.move_to("beta.example")
+    first = IdentityKeeper(leaf, WORKLOAD, cluster="delta", directory=two_homes.store, sign=two_homes.sign)
+    await first.renew()
+    again = IdentityKeeper(
+        LeafIdentity.load(tmp_path / "workload"),
+        WORKLOAD,
+        cluster="delta",
+        directory=two_homes.store,
+        sign=two_homes.sign,
+    )
+    assert str(again.spiffe_id) == "spiffe://beta.example/ns/shop/sa/orders"
+    assert again.wanted == again.spiffe_id
+
+
+async def test_while_the_new_home_is_away_the_old_identity_is_renewed_in_its_time(
+    two_homes: TwoHomes, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    leaf = LeafIdentity.load(tmp_path / "workload")
+    keeper = IdentityKeeper(
+        leaf, WORKLOAD, cluster="delta", directory=two_homes.store, sign=two_homes.sign, clock=lambda: now
+    )
+    await keeper.renew()
+    two_homes.away = {"beta.example"}
+    two_homes.move_to("beta.example")
+    with pytest.raises(UnavailableError):
+        await keeper.renew()
+    now += (leaf.not_after - now) * RENEW_TO
+    before = leaf.pem()
+    await keeper.renew()
+    assert leaf.pem() != before
+    assert keeper.spiffe_id == leaf.spiffe_id == WORKLOAD

@@ -379,3 +379,25 @@ async def test_other_controllers_are_told_the_newest_of_each_agent_that_is_live_
     world.registry.close("agent-1", session)
     assert await anext(answers) == AgentHeard(agent="agent-1")
     await answers.aclose()
+
+
+class Guest:
+    """A session of a proven identity."""
+
+    def __init__(self, trust_domain: str) -> None:
+        self.trust_domain = trust_domain
+        self.dismissed = 0
+
+    def dismiss(self) -> None:
+        self.dismissed += 1
+
+
+def test_a_cluster_that_is_served_no_longer_sends_its_agents_away() -> None:
+    world = World()
+    changed, late = Guest("beta.test"), Guest("alpha.test")
+    world.registry.open("agent-1", 1, changed)
+    world.registry.open("agent-2", 1, late)
+    assert world.registry.connected_otherwise("beta.test") == ["agent-2"]
+    world.registry.retire()
+    assert world.registry.retired
+    assert (changed.dismissed, late.dismissed) == (1, 1)

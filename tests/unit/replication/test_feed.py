@@ -262,6 +262,25 @@ async def test_a_list_that_begins_to_be_served_reaches_those_who_follow_already(
     await answers.aclose()
 
 
+async def test_who_followed_a_list_that_is_served_no_longer_goes_on_with_what_the_catalog_says() -> None:
+    catalog = SourceCatalog()
+    feed = feed_of(catalog)
+    catalog.commit([endpoint("one")])
+    feed.serve_local("alpha", rows([endpoint("one"), endpoint("local")]))
+    state = FollowerState("alpha")
+    answers = feed.subscribe("alpha", state.request())
+    await until(answers, state, lambda: state.local_served)
+    feed.leave_local("alpha")
+    feed.leave_local("alpha")
+    feed.local_changed("alpha", [endpoint("late")])
+    await until(answers, state, lambda: not state.local_served)
+    assert {key for key, _ in state.own.items()} == {endpoint("one").key, endpoint("local").key}
+    catalog.commit([endpoint("two")])
+    await until(answers, state, lambda: state.revision == catalog.tables.revision)
+    assert endpoint("two").key in dict(state.own.items())
+    await answers.aclose()
+
+
 async def test_heartbeats_say_how_new_the_controllers_knowledge_is() -> None:
     catalog = SourceCatalog()
     answers = feed_of(catalog).subscribe("alpha", FollowRequest(history=HISTORY, revision=1))
