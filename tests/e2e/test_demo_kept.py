@@ -1,4 +1,4 @@
-"""`isthmus demo --keep` on a terminal and on loopback: a disaster passes, what it says to try works, Ctrl-C ends it all.
+"""`isthmus demo --keep` on a terminal and on loopback: a disaster passes, a remote cluster moves, what it says to try works, Ctrl-C ends it all.
 
 The other half of `tests/e2e/test_demo.py`, which as root takes place in network namespaces.
 """
@@ -25,11 +25,11 @@ from chaos.report import Report
 from tests.support.tools import tool
 from tests.support.wait import NeverHappenedError, eventually
 
-SCENARIO = "local-instances-die"
+SCENARIOS = ["local-instances-die", "rehome"]
 COLUMNS, ROWS = 300, 30  # No command is broken into two lines.
 READY = "Everything runs until Ctrl-C"
 LAST_HINT = "kill -9 "
-SETUP_TIMEOUT_S = 150
+SETUP_TIMEOUT_S = 240
 COMMAND_TIMEOUT_S = 30
 
 pytestmark = pytest.mark.timeout(SETUP_TIMEOUT_S + 120)
@@ -43,7 +43,7 @@ class Demo:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
         os.set_blocking(self._ours, False)
         demo = [sys.executable, "-m", "federation.cli.main", "demo", "--keep", "--place", "loopback"]
-        load = ["--scenario", SCENARIO, "--seconds", "1"]
+        load = ["--seconds", "1", *(part for name in SCENARIOS for part in ("--scenario", name))]
         files = ["--work-dir", str(work_dir), "--report", str(report)]
         self.child = subprocess.Popen(
             # Interruptible also where the test run ignores SIGINT, as background commands of a shell do.
@@ -98,7 +98,7 @@ def test_a_disaster_passes_what_is_said_to_try_works_and_ctrl_c_leaves_nothing(
 
     eventually(hinted, timeout_s=SETUP_TIMEOUT_S, message=lambda: f"it says what to try:\n{demo.shown()}")
     report = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report)
-    assert [one.name for one in report.scenarios] == [SCENARIO]
+    assert [one.name for one in report.scenarios] == SCENARIOS
     assert report.problems == []
 
     lines = demo.shown().partition(READY)[2].splitlines()
