@@ -62,6 +62,7 @@ class Application:
         self.host = host
         self.port = port
         self.address = f"{host}:{port}"
+        self.status = 200  # Of its answers.
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -77,7 +78,8 @@ class Application:
             await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.Response:
-        return web.Response(text=f"{self.address} {request.headers.get('x-forwarded-client-cert', '')}")
+        text = f"{self.address} {request.headers.get('x-forwarded-client-cert', '')}"
+        return web.Response(status=self.status, text=text)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import pytest
 
 from chaos.lab.tools import REPOSITORY
 from discovery.core.model import EndpointKey
+from federation.api.messages import WatchDrains, WatchedDrain
 from gateways.runtime.relay_cache import read_cache
 from tests.integration.agent.fake_api import FakeApi
 from tests.integration.agent.fake_controller import FakeController, directory_of
@@ -169,6 +170,27 @@ async def test_an_agent_enrolls_registers_and_serves_and_leaves_in_order(site: S
         assert await terminated == 0, agent.log()
         assert site.controller.rows == {}
         assert [ready for _, ready in site.controller.history] == [True, False, True, False]
+
+
+async def test_an_agent_tells_what_fails_beside_it_while_a_cluster_is_drained(site: Site) -> None:
+    async with open_site(site), application(site.block.host(11)) as app:
+        agent = site.start("agent", site.agent_config(), site.api.token())
+        await site.serving(agent)
+        reports = site.controller.reports
+        assert reports == []
+        drains = tuple(WatchedDrain(cluster=cluster, started_ms=7) for cluster in ("alpha", "beta"))
+        site.controller.say(WatchDrains(drains=drains))
+
+        async def told(failing: bool) -> bool:
+            await call(site.outbound, "orders.shop:8080")
+            return any((report.services[0].errors > 0) is failing for report in reports)
+
+        await eventually_async(lambda: told(False), timeout_s=WAIT_S, message=agent.log)
+        app.status = 500
+        await eventually_async(lambda: told(True), timeout_s=WAIT_S, message=agent.log)
+        # Nobody here is served by beta.
+        assert {(report.drained, report.started_ms) for report in reports} == {("alpha", 7)}
+        assert {one.service for report in reports for one in report.services} == {"", "shop/orders:8080"}
 
 
 async def test_an_agent_without_controllers_serves_from_disk_and_says_how_old_it_is(site: Site) -> None:
