@@ -30,13 +30,17 @@ def start(
     now_ms: int,
     errors_per_million_max: int = DRAIN_ERRORS_PER_MILLION_MAX,
     capacity_percent_min: int = 0,
+    after_ms: int = -1,
 ) -> DrainSpec:
-    """Return a drain that begins now: the first step is due at once."""
+    """Return a drain that begins now: the first step is due at once.
+
+    `after_ms` is when the last one began: what was said of that must not be taken for this one, if no time has passed.
+    """
     return DrainSpec(
         share_percent=100,
         step_percent=step_percent,
         every_ms=every_ms,
-        started_ms=now_ms,
+        started_ms=max(now_ms, after_ms + 1),
         stepped_ms=now_ms - every_ms,
         started_by=started_by,
         forced=forced,

@@ -66,11 +66,13 @@ class DrainDesk:
         cluster_spec(self._catalog.tables, cluster)
         row = self._catalog.tables.resource(_key(cluster))
         operations: list[Operation] = []
+        after_ms = -1
         if row is not None:
             known = _decode(row.spec)
             if not known.rolled_back:
                 return known
             operations.append(Delete(key=row.key, expected_revision=row.revision))
+            after_ms = known.started_ms
         if not request.force:
             await self._check_capacity(cluster, request.min_capacity)
             await self._check_quorum(cluster)
@@ -80,6 +82,7 @@ class DrainDesk:
             forced=request.force,
             started_by=operator,
             now_ms=self._catalog.now_ms,
+            after_ms=after_ms,
             capacity_percent_min=request.min_capacity,
             errors_per_million_max=round(request.max_error_rate * PER_PERCENT),
         )

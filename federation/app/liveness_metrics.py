@@ -12,6 +12,7 @@ from discovery.core.opinion import Sight
 from discovery.core.specs import ClusterState
 from discovery.core.verdicts import read_verdicts
 from federation.api.directory import resources
+from federation.api.lifecycle import drains
 from federation.app.external_checker import ExternalChecker
 from federation.app.observer import Observer
 
@@ -45,6 +46,7 @@ class LivenessCollector(Collector):
             flips.add_metric((row.key.name,), 0 if verdict is None else verdict.status.flips)
         yield state
         yield flips
+        yield from self._shares()
         yield from self._seen()
         yield self._checked()
 
@@ -56,6 +58,26 @@ class LivenessCollector(Collector):
         for sight in CHECKED:
             addresses.add_metric((sight,), sum(one.sight == sight for one in opinions))
         return addresses
+
+    def _shares(self) -> Iterator[Metric]:
+        tables = self._catalog.tables
+        handed_over = drains(tables)
+        share = GaugeMetricFamily(
+            "isthmus_cluster_share_percent",
+            "How much a cluster gets of the traffic that it would have",
+            labels=("cluster",),
+        )
+        given_up = GaugeMetricFamily(
+            "isthmus_cluster_drain_rolled_back",
+            "1 while the last drain of a cluster was given up",
+            labels=("cluster",),
+        )
+        for row, _ in resources(tables, "Cluster"):
+            drain = handed_over.get(row.key.name)
+            share.add_metric((row.key.name,), 100 if drain is None else drain.share_percent)
+            given_up.add_metric((row.key.name,), int(drain is not None and bool(drain.rolled_back)))
+        yield share
+        yield given_up
 
     def _seen(self) -> Iterator[Metric]:
         missed = GaugeMetricFamily(

@@ -141,6 +141,14 @@ async def test_a_drain_is_rolled_back_when_nobody_else_can_serve_any_longer() ->
     federation.publish("alpha", endpoint("alpha", version=(1, 3)))
     again = await federation.drain("beta")
     assert (again.share_percent, again.rolled_back) == (100, "")
+    assert again.started_ms > given_up.started_ms
+
+
+async def test_a_drain_that_follows_at_once_is_told_apart_from_the_one_that_was_given_up() -> None:
+    federation = Federation()
+    first = await federation.drain("beta")
+    federation.log.accept("alpha", put_drain("beta", startedMs=first.started_ms, rolledBack="why"))
+    assert (await federation.drain("beta")).started_ms == first.started_ms + 1
 
 
 async def test_a_drain_goes_on_when_the_others_serve_again() -> None:

@@ -11,7 +11,7 @@ from federation.api.gateway_eyes import GatewayEyes
 from federation.api.messages import Sightings
 from federation.app.liveness_metrics import LivenessCollector
 from federation.app.observer import Observer
-from tests.unit.discovery.builders import Log, key
+from tests.unit.discovery.builders import Log, key, put_drain
 from tests.unit.discovery.test_verdicts import observe, state, three
 
 HEARD, LOST, UNKNOWN = Opinion(sight="heard"), Opinion(sight="lost"), Opinion()
@@ -92,6 +92,7 @@ def test_verdicts_and_sights_are_figures():
     log = three()
     for name in ("alpha", "gamma"):
         log.accept(name, observe(name, "beta"))
+    log.accept("alpha", put_drain("gamma", 50), put_drain("beta", rolledBack="why"))
     registry = CollectorRegistry()
     eyes = GatewayEyes("alpha", clock=lambda: 0.0)
     eyes.told(object(), Sightings(lost=("beta",)))
@@ -104,6 +105,10 @@ def test_verdicts_and_sights_are_figures():
         'isthmus_cluster_state{cluster="beta",state="ok"} 0.0',
         'isthmus_cluster_state{cluster="delta",state="ok"} 1.0',
         'isthmus_cluster_state_changes_total{cluster="beta"} 2.0',
+        'isthmus_cluster_share_percent{cluster="alpha"} 100.0',
+        'isthmus_cluster_share_percent{cluster="gamma"} 50.0',
+        'isthmus_cluster_drain_rolled_back{cluster="beta"} 1.0',
+        'isthmus_cluster_drain_rolled_back{cluster="gamma"} 0.0',
         'isthmus_observer_missed{cluster="beta",plane="control"} 0.0',
         'isthmus_observer_missed{cluster="beta",plane="data"} 1.0',
         'isthmus_observer_suspended{plane="data"} 0.0',
