@@ -65,6 +65,11 @@ class LocalMemory:
         if self._touched:
             self._something.set()
 
+    def leave(self, cluster: str) -> None:
+        """A cluster was removed: another one that comes under its name has nothing of this."""
+        self._recalled.pop(cluster, None)
+        self.touched([key for key in self._held if EndpointKey.decode(key).cluster == cluster])
+
     async def run(self) -> None:
         """Write until cancelled."""
         while True:

@@ -59,7 +59,7 @@ class ServedClusters:
             registry.retire()
             self._fellows.leave(registry)
             self._feed.leave_local(gone)
-            self._memory.touched(key for key, _ in registry.rows())  # They are another one's to remember.
+            self._memory.leave(gone)  # Its rows are another one's to remember, if it is not removed.
         for row, spec in resources(tables, "Cluster"):
             assert isinstance(spec, ClusterSpec)
             name = row.key.name

@@ -26,9 +26,9 @@ class World:
     def __init__(self, folder: Path, log: Log | None = None) -> None:
         self.folder = folder
         self.log = log or founded()
-        registries: dict[str, ClusterRegistry] = {}
+        self.registries: dict[str, ClusterRegistry] = {}
         self.memory = LocalMemory(
-            self.journal(), tables=lambda: self.log.catalog.tables, registries=registries
+            self.journal(), tables=lambda: self.log.catalog.tables, registries=self.registries
         )
         self.registry = ClusterRegistry(
             "alpha",
@@ -37,7 +37,7 @@ class World:
             clock=lambda: 0.0,
             changed=lambda _cluster, changes: self.memory.touched(change.key for change in changes),
         )
-        registries["alpha"] = self.registry
+        self.registries["alpha"] = self.registry
         self.registry.recall(*self.memory.recall("alpha"))
 
     def journal(self) -> LocalJournal:
@@ -116,6 +116,16 @@ async def test_of_a_cluster_that_is_served_no_longer_nothing_is_held(tmp_path: P
         world.journal(), tables=lambda: world.log.catalog.tables, registries=registries
     )
     async with world.running():
+        await world.holds()
+
+
+async def test_a_cluster_that_joins_under_the_name_of_a_removed_one_has_nothing_of_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.running():
+        world.declare(ROW)
+        await world.holds("one")
+        world.registries.clear()
+        world.memory.leave("alpha")
         await world.holds()
 
 
