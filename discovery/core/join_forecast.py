@@ -146,7 +146,8 @@ def _merges(tables: Tables, policies: Policies, newcomer: Newcomer) -> Iterator[
     """Services that others have under the same name: callers see one service."""
     for expected in newcomer.services:
         ports: dict[str, dict[int, EndpointPort]] = {}
-        for endpoint in tables.list_endpoints(expected.key):
+        outside = [one for part in policies.external_parts(expected.key).values() for one in part.endpoints]
+        for endpoint in (*tables.list_endpoints(expected.key), *outside):
             for port in endpoint.ports:
                 ports.setdefault(endpoint.key.cluster, {}).setdefault(port.service_port, port)
         for owner, theirs in ports.items():

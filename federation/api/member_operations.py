@@ -9,7 +9,8 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
 from federation.api.caller import caller_identity, require_operator
-from federation.api.doctor import Finding, examine, problems, worst_first
+from federation.api.doctor import Finding, examine, problems
+from federation.api.external import examine_external
 from federation.api.health import Facts, MemberHealth
 from federation.api.liveness import examine_clusters
 from federation.api.mirrors import MirrorFound, examine_mirrors, mirror_object
@@ -55,7 +56,8 @@ class MemberOperations:
             facts = await self._facts()
         mirrors = asked.result()
         of_mirrors = examine_mirrors(mirrors, asked=facts.asked)
-        findings = examine_clusters(self._catalog.tables, worst_first((*examine(facts), *of_mirrors)))
+        others = examine_external(self._catalog.tables, (*examine(facts), *of_mirrors))
+        findings = examine_clusters(self._catalog.tables, others)
         return json_response(
             {
                 "healthy": not problems(findings),

@@ -1,0 +1,54 @@
+"""External services for people: what the doctor says of addresses that checkers miss."""
+
+from collections.abc import Iterator, Sequence
+
+from discovery.core.external import KIND, read_status
+from discovery.core.model import ResourceKey
+from discovery.core.specs import ExternalAddressStatus
+from discovery.core.tables import Tables
+from federation.api.directory import resources
+from federation.api.doctor import Finding, nothing_found, worst_first
+
+CHECK = "external services"
+# Of as many services findings are told one by one.
+SERVICES_TOLD_MAX = 20
+
+
+def examine_external(tables: Tables, others: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the doctor's other findings and those on external services, worst first."""
+    found = list(_findings(tables))
+    told = worst_first(found)[:SERVICES_TOLD_MAX]
+    if len(told) < len(found):
+        more = Finding(
+            check=CHECK,
+            level="warning",
+            subject="others",
+            message=f"addresses of {len(found) - len(told)} more services are missed",
+            next_step="isthmus get externalobservations",
+        )
+        told = (*told, more)
+    return worst_first([*(told or (nothing_found(CHECK),)), *others])
+
+
+def _findings(tables: Tables) -> Iterator[Finding]:
+    for cluster, _ in resources(tables, "Cluster"):
+        for row in tables.list_resources(cluster.key.name, KIND):
+            addresses = read_status(row).addresses
+            if any(one.state != "ok" for one in addresses):
+                yield _finding(row.key, addresses)
+
+
+def _finding(key: ResourceKey, addresses: Sequence[ExternalAddressStatus]) -> Finding:
+    missed = [
+        f"{one.address} is {one.state}, missed by {', '.join(one.missed_by)}"
+        for one in addresses
+        if one.state != "ok"
+    ]
+    name = f"{key.name}.{key.namespace} of cluster {key.scope}"
+    return Finding(
+        check=CHECK,
+        level="problem" if all(one.state == "unhealthy" for one in addresses) else "warning",
+        subject=name,
+        message=f"external service {name}: {'; '.join(missed)}",
+        next_step="look at the address and at the way to it from who misses it: there the log says why (sight_changed)",
+    )
