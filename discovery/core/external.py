@@ -42,9 +42,9 @@ OBSERVATION = "ExternalObservation"
 LOSSES_KEPT_MAX = 8
 # Of one cluster. Every checker and every view goes through all of them when clusters come or go.
 EXTERNAL_SERVICES_MAX = 1_000
-_SETTLED_KINDS = frozenset({KIND, OBSERVATION})
+_SETTLED_KINDS = frozenset({KIND.encode(), OBSERVATION.encode()})
 # What decides which checkers count.
-_ELECTORATE_KINDS = frozenset({"Observation", "Cluster"})
+_ELECTORATE_KINDS = frozenset({b"Observation", b"Cluster"})
 
 
 def observation_key(checker: str, service: ResourceKey) -> ResourceKey:
@@ -128,12 +128,11 @@ def settle_changed(draft: Draft, lease_ms: int) -> None:
     found: set[ResourceKey] = set()
     is_electorate = False
     for change in draft.changes():
-        if change.table != "resources":
-            continue
-        key = ResourceKey.decode(change.key)
-        if key.kind in _SETTLED_KINDS:
+        kind = change.key.split(b"\0", 2)[1] if change.table == "resources" else b""
+        if kind in _SETTLED_KINDS:
+            key = ResourceKey.decode(change.key)
             found.add(key if key.kind == KIND else observed_service(key))
-        is_electorate |= key.kind in _ELECTORATE_KINDS
+        is_electorate |= kind in _ELECTORATE_KINDS
     if is_electorate:
         for name in clusters(draft):
             found |= {observed_service(row.key) for row in draft.list_resources(name, OBSERVATION)}

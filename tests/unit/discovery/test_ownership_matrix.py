@@ -29,6 +29,7 @@ from tests.unit.discovery.builders import (
     put_cluster,
     put_controller,
     put_export,
+    put_external,
     put_grant,
     put_token,
     put_trust_domain,
@@ -64,6 +65,7 @@ def attempts(owner: str) -> dict[str, Body]:
     return {
         "create": write(put_export(owner, "bank", "*")),
         "change": write(put_export(owner, "shop", "orders")),
+        "declare-outside": write(put_external(owner)),
         "relabel": write(put(key("ExportPolicy", "export", scope=owner, namespace="shop"), labels=(("a", "b"),))),
         "set-status": write(put(key("Grant", "grant", scope=owner, namespace="shop"), status=b'{"a":1}')),
         "delete": write(Delete(key=key("Grant", "grant", scope=owner, namespace="shop"))),
