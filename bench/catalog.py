@@ -50,21 +50,17 @@ AnswerT = TypeVar("AnswerT")
 
 def measure(session: Session) -> Measured:
     """Grow, watch, load."""
-    growths = [
-        _child("bench.catalog_growth", Growth, str(size), str(FEW_CLUSTERS)) for size in _sizes(session)
-    ]
-    many = _child("bench.catalog_growth", Growth, str(MANY_SIZE), str(MANY_CLUSTERS))
+    session.say(f"catalog: {', '.join(f'{size:,}' for size in SIZES)} endpoints")
+    growths = [_child("bench.catalog_growth", Growth, str(size), str(FEW_CLUSTERS)) for size in SIZES]
+    many = []
+    for size in (MANY_SIZE, LONG_SIZE) if session.long else (MANY_SIZE,):
+        session.say(f"catalog: {size:,} endpoints of {MANY_CLUSTERS} clusters")
+        many.append(_child("bench.catalog_growth", Growth, str(size), str(MANY_CLUSTERS)))
     session.say("catalog: watches")
     watchers = _child("bench.catalog_watchers", Watchers, str(WATCHES))
     figures = [*_growth_figures(growths, many), *_watch_figures(watchers)]
     figures += _load_figures(session)
-    return Measured(figures=tuple(figures), notes=_notes(growths[-1], session))
-
-
-def _sizes(session: Session) -> Sequence[int]:
-    sizes = (*SIZES, LONG_SIZE) if session.long else SIZES
-    session.say(f"catalog: {', '.join(f'{size:,}' for size in sizes)} endpoints")
-    return sizes
+    return Measured(figures=tuple(figures), notes=_notes(many[-1] if session.long else growths[-1], session))
 
 
 def _child(module: str, answer: type[AnswerT], *arguments: str) -> AnswerT:
@@ -90,18 +86,19 @@ _COSTS: dict[str, tuple[str, Callable[[Growth], float]]] = {
 }
 
 
-def _growth_figures(growths: Sequence[Growth], many: Growth) -> list[Figure]:
+def _growth_figures(growths: Sequence[Growth], many: Sequence[Growth]) -> list[Figure]:
     figures = []
     for name, (unit, cost) in _COSTS.items():
         costs = [cost(growth) for growth in growths]
         for growth, value in zip(growths, costs, strict=True):
             figures.append(of_rounds(f"{name}, {growth.endpoints:,} endpoints", [value], unit))
-        figures.append(
-            of_rounds(f"{name}, {many.endpoints:,} endpoints of {many.clusters} clusters", [cost(many)], unit)
-        )
+        figures += [
+            of_rounds(f"{name}, {one.endpoints:,} endpoints of {one.clusters} clusters", [cost(one)], unit)
+            for one in many
+        ]
         steepness = slope([growth.endpoints for growth in growths], costs)
         figures.append(of_rounds(f"{name}, slope", [steepness], "exponent"))
-    for growth in (*growths[-2:], many):
+    for growth in (*growths[-2:], *many):
         of = f"{growth.endpoints:,} endpoints of {growth.clusters} clusters"
         figures += [
             of_rounds(f"state machine, {of}", [growth.machine_bytes], "bytes an endpoint"),
@@ -194,6 +191,6 @@ def _notes(largest: Growth, session: Session) -> tuple[str, ...]:
     notes = [sizes, small]
     if not session.long:
         notes.append(
-            f"`python -m bench --long catalog` adds {LONG_SIZE:,} endpoints, and loads for {LONG_LOAD_S:g} s."
+            f"`python -m bench --long catalog` adds {LONG_SIZE:,} endpoints of {MANY_CLUSTERS} clusters, and loads for {LONG_LOAD_S:g} s."
         )
     return tuple(notes)
