@@ -54,6 +54,7 @@ from federation.app.metrics import ControllerCollector
 from federation.app.observer import Observer
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal, spare_what_lives
+from federation.app.proxies import proxy_peer
 from federation.app.raft import make_engine, members_of, run_engine, snapshot_unix_ms
 from federation.app.removed import RemovalWatch, check_not_removed
 from federation.app.served_clusters import Me, ServedClusters
@@ -124,7 +125,7 @@ class Controller:
         self.served = self._clusters()
         self.registries = self.served.registries
         self.source = CompiledSource()
-        self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
+        self.xds = XdsService(self.source, peer_of=lambda _context: self._proxy_peer())
         self.views = LiveViews(self.feed, self.source, self.traces.tracer)
         self.watches = WatchHub(self.catalog.history)
         self.conditions = ConditionsKeeper(self.cluster, catalog=self.catalog, proposer=self.proposer)
@@ -399,6 +400,9 @@ class Controller:
         while True:
             directory = await self.directory.newer_than(directory.revision)
             yield directory
+
+    def _proxy_peer(self) -> str:
+        return proxy_peer(peer_identity(), self.catalog.tables)
 
     def _command_schema(self) -> int:
         return command_schema(one.spec.protocol for one in self.directory.current.controllers)

@@ -49,6 +49,7 @@ from federation.app.mirror_catalog import MirrorCatalog
 from federation.app.mirror_health import MirrorCollector, own_health
 from federation.app.ports import serve_api, serve_control
 from federation.app.process import run_until_signal
+from federation.app.proxies import proxy_peer
 from federation.app.served_clusters import Me, ServedClusters
 from federation.app.telemetry import Facts, MetricsEndpoint, set_up_logging
 from federation.app.tracing import TraceDesk
@@ -116,7 +117,7 @@ class Mirror:
             me, catalog=self.catalog, proposer=self.proposer, feed=self.feed, tracer=self.traces.tracer
         )
         self.source = CompiledSource()
-        self.xds = XdsService(self.source, peer_of=lambda _context: str(peer_identity()))
+        self.xds = XdsService(self.source, peer_of=lambda _context: self._proxy_peer())
         self.views = LiveViews(self.feed, self.source, self.traces.tracer)
         self.watches = WatchHub(self.catalog.history)
         signer = ForwardingSigner(self.cluster, leaf=leaf, directory=directory)
@@ -285,6 +286,9 @@ class Mirror:
 
     async def _health(self) -> MirrorHealth:
         return own_health(self)
+
+    def _proxy_peer(self) -> str:
+        return proxy_peer(peer_identity(), self.catalog.tables)
 
     def _command_schema(self) -> int:
         return command_schema(one.spec.protocol for one in self.directory.current.controllers)

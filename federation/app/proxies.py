@@ -1,5 +1,8 @@
-"""The proxies that are connected to this controller, for `isthmus proxy status`."""
+"""The proxies that are connected to this controller: who they may be, and what `isthmus proxy status` says of them."""
 
+from certs.core.spiffe import SpiffeId, system_identity
+from discovery.core.tables import Tables
+from federation.kernel.errors import NotAllowedError
 from gateways.runtime.xds_service import XdsService
 
 
@@ -24,3 +27,17 @@ def describe_proxies(xds: XdsService) -> list[dict[str, object]]:
         }
         for proxy in xds.status()
     ]
+
+
+def proxy_peer(peer: SpiffeId, tables: Tables) -> str:
+    """Return who asks for configuration; raises NotAllowedError for a trust domain that is none of its cluster's.
+
+    Which proxy it may speak for follows from the rest of its identity (`gateways.core.proxy.check_peer`).
+    """
+    system = system_identity(peer)
+    spec = None if system is None else tables.cluster(system.cluster)
+    if spec is None or peer.trust_domain not in spec.trust_domains:
+        raise NotAllowedError(
+            f"{peer} is not of a cluster that has joined, or of another trust domain than that"
+        )
+    return str(peer)
