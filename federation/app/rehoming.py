@@ -17,7 +17,7 @@ from discovery.core.ownership import cluster_key
 from discovery.core.rehome_forecast import RehomeForecast, foresee
 from discovery.core.rehoming import has_changed, is_overdue, is_under_way, shows
 from discovery.core.specs import ClusterSpec, ControllerSpec
-from discovery.core.tables import endpoint_prefix
+from discovery.core.tables import Table, endpoint_prefix
 from federation.api.directory import cluster_spec, resource, resources
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
@@ -55,6 +55,7 @@ class RehomeDesk:
         self._catalog = catalog
         self._registries = registries
         self._trace = trace
+        self._without_moves: Table | None = None  # Resources of which it is known that no cluster moves.
 
     async def forecast(self, cluster: str, to: str) -> RehomeForecast:
         """Return what a move of `cluster` to home `to` would change. Raises as `foresee`."""
@@ -140,15 +141,19 @@ class RehomeDesk:
                 _log.info("rehoming_postponed", reason=error.message)
 
     async def _turn(self) -> None:
-        """Look once at every move between this cluster and another one; costs a look at the clusters where there is none."""
+        """Look once at every move between this cluster and another one; costs nothing while there is none."""
+        tables = self._catalog.tables
+        if tables.resources is self._without_moves:
+            return
         moves = [
             (row.key.name, spec)
-            for row, spec in resources(self._catalog.tables, "Cluster")
+            for row, spec in resources(tables, "Cluster")
             if isinstance(spec, ClusterSpec)
             and is_under_way(spec)
             and spec.rehoming is not None
             and self._cluster in (spec.home, spec.rehoming.home)
         ]
+        self._without_moves = None if moves else tables.resources
         for cluster, spec in moves:
             await self._step(cluster, spec)
 

@@ -14,7 +14,7 @@ from federation.cli.join_forecast import show_forecast
 from federation.cli.lifecycle_commands import drain, remove, traffic, undrain
 from federation.cli.liveness_output import observers, print_history, since, state_of
 from federation.cli.output import print_json, print_table, say
-from federation.cli.rehome_command import home_of, rehome
+from federation.cli.rehome_command import home_of, rehome, show_move
 from federation.cli.session import (
     Session,
     config_option,
@@ -160,8 +160,9 @@ def list_clusters(context_directory: str, output: str) -> None:
 @context_option
 @output_option
 def cluster_status(name: str | None, context_directory: str, output: str) -> None:
-    """Show clusters with their state, controllers, endpoints and gateways; of one also its last states."""
-    answer = Session(context_directory).get("/v1/status")
+    """Show clusters with their state, controllers, endpoints and gateways; of one also its last states, and its move."""
+    session = Session(context_directory)
+    answer = session.get("/v1/status")
     clusters = [one for one in answer["clusters"] if name in (None, one["name"])]
     if not clusters:
         raise NotFoundError(f"cluster {name} has not joined: isthmus cluster list names those that have")
@@ -171,6 +172,7 @@ def cluster_status(name: str | None, context_directory: str, output: str) -> Non
     _print_clusters(clusters)
     if name is not None:
         print_history(clusters[0])
+        show_move(session, clusters[0])
 
 
 cluster.add_command(drain)

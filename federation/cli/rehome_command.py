@@ -59,7 +59,7 @@ def rehome(
     Its processes get identities of the new home's trust domain, one by one, while they serve: nothing is restarted, no
     connection is cut. Repeat the command to watch a move that is under way.
     """
-    session, path = Session(context_directory), f"/v1/clusters/{quote(name, safe='')}/rehome"
+    session, path = Session(context_directory), _path(name)
     if abort:
         if to or dry_run:
             raise InvalidInputError("--abort: takes neither --to nor --dry-run")
@@ -127,19 +127,30 @@ def home_of(cluster: dict[str, Any]) -> str:
     return f"{cluster['home']} (moves to {move['home']})"
 
 
+def show_move(session: Session, cluster: dict[str, Any]) -> None:
+    """Print how far a cluster of the status is on its way to another home; nothing where it is at home."""
+    if cluster.get("rehoming") is not None:
+        name = str(cluster["name"])
+        click.echo(f"{name}: {progress(session.get(_path(name)))}")
+
+
+def _path(name: str) -> str:
+    return f"/v1/clusters/{quote(name, safe='')}/rehome"
+
+
 def progress(answer: dict[str, Any]) -> str:
     """How far a move is, in words."""
     home, other = answer["home"], answer["otherHome"]
-    counted = f"{answer['changed']} of {answer['endpoints']} endpoints show the new identity"
+    counted = f"{answer['changed']} of {answer['endpoints']} endpoints show the"
     late = [*answer["late"], *(f"agent {name}" for name in answer["agents"])]
     waiting = f", waiting for {', '.join(late)}" if late else ""
     match answer["state"]:
         case "announced":
             return f"moves from {home} to {other}: callers learn of it"
         case "moving":
-            return f"moves from {home} to {other}: {counted}{waiting}"
+            return f"moves from {home} to {other}: {counted} new identity{waiting}"
         case "returning":
-            return f"returns to {home}: {counted}{waiting} ({answer['reason']})"
+            return f"returns to {home}: {counted} old identity again{waiting} ({answer['reason']})"
         case _:
             return f"at home in {home}, trust domain {answer['trustDomain']}"
 
