@@ -11,7 +11,7 @@ from certs.core.token import parse_token
 from federation.api.tokens import TokenRequest, check_request
 from federation.app.config import ControllerConfig, JoinConfig
 from federation.cli.join_forecast import show_forecast
-from federation.cli.lifecycle_commands import drain, remove, traffic, undrain
+from federation.cli.lifecycle_commands import drain, print_drain, remove, traffic, undrain
 from federation.cli.liveness_output import observers, print_history, since, state_of
 from federation.cli.output import print_json, print_table, say
 from federation.cli.rehome_command import home_of, rehome, show_move
@@ -171,6 +171,7 @@ def cluster_status(name: str | None, context_directory: str, output: str) -> Non
         return
     _print_clusters(clusters)
     if name is not None:
+        print_drain(clusters[0]["drain"])
         print_history(clusters[0])
         show_move(session, clusters[0])
 

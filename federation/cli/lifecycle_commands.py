@@ -124,6 +124,12 @@ def traffic(drain: dict[str, Any] | None) -> str:
     return f"{drain['sharePercent']}% ({drain['state']})"
 
 
+def print_drain(drain: dict[str, Any] | None) -> None:
+    """Say why the last drain was given up, if it was."""
+    if drain is not None and drain["reason"]:
+        click.echo(f"its drain was rolled back: {drain['reason']}")
+
+
 def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any]:
     """Say each step, until there are no more and the last one has had the time of the others to show errors."""
     every_s = answer["everyMs"] / 1000

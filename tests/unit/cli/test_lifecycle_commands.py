@@ -1,0 +1,60 @@
+"""How long `isthmus cluster drain` watches: to the last step and through its time, or until the drain is given up."""
+
+from typing import Any
+
+import pytest
+
+from federation.cli.lifecycle_commands import _watch, print_drain
+from federation.kernel.errors import UnavailableError
+
+
+def drain(
+    share_percent: int, state: str = "draining", reason: str = "", *, every_ms: int = 0
+) -> dict[str, Any]:
+    return {
+        "cluster": "beta",
+        "state": state,
+        "sharePercent": share_percent,
+        "everyMs": every_ms,
+        "reason": reason,
+    }
+
+
+class Answers:
+    """A session whose answers the test gives; the last one stays."""
+
+    def __init__(self, *answers: dict[str, Any] | UnavailableError) -> None:
+        self.left = list(answers)
+
+    def get(self, _path: str) -> dict[str, Any]:
+        answer = self.left.pop(0) if len(self.left) > 1 else self.left[0]
+        if isinstance(answer, UnavailableError):
+            raise answer
+        return answer
+
+
+DONE, GIVEN_UP = drain(0, "drained"), drain(100, "rolled back", "why")
+
+
+@pytest.mark.parametrize(
+    ("first", "answers", "last"),
+    [
+        pytest.param(drain(100), [DONE], DONE, id="to-the-last-step"),
+        pytest.param(drain(50), [UnavailableError("no leader"), DONE], DONE, id="whoever-does-not-answer-is-asked-again"),
+        pytest.param(drain(50), [GIVEN_UP], GIVEN_UP, id="until-it-is-given-up"),
+        pytest.param(drain(50, every_ms=60_000), [DONE, GIVEN_UP], GIVEN_UP, id="the-last-step-is-watched-as-long-as-the-others"),
+        pytest.param(DONE, [GIVEN_UP], DONE, id="what-was-drained-before-is-not-watched"),
+    ],
+)  # fmt: skip
+def test_the_command_returns_when_it_is_known_what_came_of_the_drain(first, answers, last, capsys):
+    session: Any = Answers(*answers)
+    assert _watch(session, "path", first) == last
+    assert f"beta: {last['sharePercent']}%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"), [(None, ""), (DONE, ""), (GIVEN_UP, "its drain was rolled back: why\n")]
+)
+def test_a_status_says_why_a_drain_was_given_up(shown, said, capsys):
+    print_drain(shown)
+    assert capsys.readouterr().out == said
