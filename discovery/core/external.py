@@ -40,6 +40,7 @@ from federation.kernel.errors import LimitExceededError, NotAllowedError, Precon
 KIND = "ExternalService"
 OBSERVATION = "ExternalObservation"
 LOSSES_KEPT_MAX = 8
+EVIDENCE_MAX = 4  # Checkers named for an address: the status of 64 addresses stays below 40 KB.
 # Of one cluster. Every checker and every view goes through all of them when clusters come or go.
 EXTERNAL_SERVICES_MAX = 1_000
 _SETTLED_KINDS = frozenset({KIND.encode(), OBSERVATION.encode()})
@@ -233,7 +234,7 @@ def _after(
         address=address,
         state=state,
         since_ms=known.since_ms if known is not None and known.state == state else now_ms,
-        missed_by=tuple(sorted(missed_by)),
+        missed_by=tuple(sorted(missed_by))[:EVIDENCE_MAX],
         losses_lease_ms=losses,
         held_lease_ms=held,
     )

@@ -381,7 +381,7 @@ class ExternalAddressStatus(Spec, frozen=True, kw_only=True):
     address: str
     state: ExternalState
     since_ms: int  # Federation time.
-    missed_by: tuple[str, ...] = ()  # Checkers that count, sorted.
+    missed_by: tuple[str, ...] = ()  # Checkers that count, sorted; the first EVIDENCE_MAX.
     losses_lease_ms: tuple[int, ...] = ()  # The last times that it was found unhealthy.
     held_lease_ms: int | None = None  # Since when all evidence says unhealthy, and damping says wait.
 

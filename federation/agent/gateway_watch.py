@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 
+import msgspec
 import structlog
 
 from certs.core.verifier import Verifier
@@ -16,6 +17,7 @@ from discovery.core.opinion import Opinion, strained
 from discovery.core.view import Gateway
 from federation.agent.directory import DirectoryStore
 from federation.agent.gateway_probe import GatewaysProbe
+from federation.api.gateway_eyes import GATEWAYS_NAMED_MAX
 from federation.api.messages import ProbeTarget, ProbeTargets, Sightings
 from federation.kernel.limits import CLUSTERS_MAX
 
@@ -44,11 +46,12 @@ class GatewayWatch:
         self._news = asyncio.Event()
 
     def aim(self, controller: str, message: ProbeTargets) -> None:
-        """Take whom a controller names; clusters beyond CLUSTERS_MAX are left out."""
+        """Take whom a controller names; clusters beyond CLUSTERS_MAX, and gateways beyond GATEWAYS_NAMED_MAX, are left out."""
         named = {} if message.whole else self._named.get(controller, {})
         for target in message.targets:
             if target.gateways and (target.cluster in named or len(named) < CLUSTERS_MAX):
-                named[target.cluster] = target
+                gateways = target.gateways[:GATEWAYS_NAMED_MAX]
+                named[target.cluster] = msgspec.structs.replace(target, gateways=gateways)
             else:
                 named.pop(target.cluster, None)
         self._named[controller] = named

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from federation.api.messages import ProbeTarget, ProbeTargets, Sightings
-from federation.kernel.limits import CLUSTERS_MAX
 
 # Of one cluster so many are named: a probe asks three at a time, and the next three where none answers.
 GATEWAYS_NAMED_MAX = 16
@@ -77,12 +76,12 @@ class GatewayEyes:
         self._heard_s[stream] = self._clock()
 
     def told(self, stream: object, message: Sightings) -> None:
-        """Take what a gateway says on its stream."""
+        """Take what a gateway says on its stream; of whom it was not told to look at, nothing."""
         self.heard(stream)
         seen = self._seen.setdefault(stream, {})
         for clusters, heard in ((message.heard, True), (message.lost, False)):
             for cluster in clusters:
-                if cluster in seen or len(seen) < CLUSTERS_MAX:
+                if cluster in self._targets:
                     seen[cluster] = heard
         for cluster in message.unseen:
             seen.pop(cluster, None)

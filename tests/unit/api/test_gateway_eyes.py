@@ -59,6 +59,8 @@ async def test_of_many_gateways_so_many_are_named():
 
 def test_the_word_of_a_gateway_counts_until_it_is_taken_back_or_its_stream_ends():
     made, turns, one, two = eyes(), [], object(), object()
+    made.aim(target("beta", "gw-1"))
+    made.aim(target("gamma", "gw-1"))
     made.on_turn = lambda: turns.append(1)
     made.told(one, Sightings(lost=("beta", "gamma")))
     made.told(two, Sightings(heard=("beta",)))
@@ -78,6 +80,7 @@ def test_the_word_of_a_gateway_counts_until_it_is_taken_back_or_its_stream_ends(
 def test_the_word_of_a_gateway_that_is_silent_is_old():
     clock = Clock()
     made, stream = eyes(clock), object()
+    made.aim(target("beta", "gw-1"))
     made.told(stream, Sightings(heard=("beta",)))
     clock.now_s = FRESH_S
     assert made.told_of("beta") == (True,)
@@ -94,3 +97,10 @@ def test_a_gateway_says_what_has_turned_and_nothing_twice():
     news, said = sightings(said, {"beta": False})
     assert news == Sightings(lost=("beta",), unseen=("gamma",))
     assert said == {"beta": False}
+
+
+def test_a_gateway_has_no_say_on_whom_it_was_not_told_to_look_at():
+    made, stream = eyes(), object()
+    made.told(stream, Sightings(heard=("beta",), lost=("x" * 1_000_000,)))
+    assert made.told_of("beta") == ()
+    assert made.told_of("x" * 1_000_000) == ()

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from discovery.core.commands import Delete, Put
 from discovery.core.opinion import Mind, Opinion
 from federation.api.gateway_eyes import GatewayEyes
-from federation.api.messages import Sightings
+from federation.api.messages import ProbeTarget, Sightings
 from federation.app.liveness_metrics import LivenessCollector
 from federation.app.observer import Observer
 from tests.unit.discovery.builders import Log, key, put_drain
@@ -95,6 +95,7 @@ def test_verdicts_and_sights_are_figures():
     log.accept("alpha", put_drain("gamma", 50), put_drain("beta", rolledBack="why"))
     registry = CollectorRegistry()
     eyes = GatewayEyes("alpha", clock=lambda: 0.0)
+    eyes.aim(ProbeTarget(cluster="beta", gateways=(("gw-1", "10.0.0.1", 15_443),)))
     eyes.told(object(), Sightings(lost=("beta",)))
     one = observer(log, eyes=eyes, beta=Mind(control=HEARD, data=LOST))
     checker: Any = SimpleNamespace(opinions={key("ExternalService", "x"): {"a": HEARD, "b": LOST}})

@@ -357,3 +357,23 @@ def test_a_cluster_has_so_many_and_changes_those_that_it_has(monkeypatch):
     )
     log.accept("beta", put_external(addresses=[TWO]))
     log.accept("alpha", put_external("alpha"))
+
+
+def test_a_service_at_its_largest_can_be_changed_while_everybody_misses_it():
+    log = three()
+    names = [f"{'a' * 58}{number:02}" for number in range(15)]
+    for number, name in enumerate(names):
+        spec = {"role": "primary", "trustDomain": f"t{number}.test"}
+        log.accept("alpha", put(key("Cluster", name), spec))
+    addresses = [f"2001:db8:1111:2222:3333:4444:5555:{number:x}" for number in range(0x1000, 0x1000 + 64)]
+    changes = {"addresses": addresses, "checkedFrom": ["beta", *names]}
+    log.accept("beta", put_external(**changes))
+    for name in names:
+        log.accept(name, miss(name, *addresses))
+    row = log.catalog.tables.resource(SERVICE)
+    assert set(states(log).values()) == {"unhealthy"}
+    assert len(row.status) < 40_000
+    log.accept("beta", put_external(**changes, check={"interval": "10s"}))
+    copy = Catalog()
+    copy.restore(log.catalog.snapshot())
+    assert copy.digest() == log.catalog.digest()
