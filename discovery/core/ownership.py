@@ -6,11 +6,12 @@ written by any primary or witness that has joined.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from discovery.core.draft import Draft
 from discovery.core.drains import check_drain
 from discovery.core.kinds import decode_spec
-from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey
+from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, unpack_resource
 from discovery.core.specs import (
     ClusterSpec,
     ControllerSpec,
@@ -33,9 +34,14 @@ def cluster_key(name: str) -> ResourceKey:
 
 def cluster_spec(draft: Draft, name: str) -> ClusterSpec | None:
     """The spec of a joined cluster, or None."""
-    row = draft.resource(cluster_key(name))
-    if row is None:
-        return None
+    value = draft.value("resources", cluster_key(name).encode())
+    return None if value is None else _read_cluster(value)
+
+
+@lru_cache(maxsize=CLUSTERS_MAX)
+def _read_cluster(value: bytes) -> ClusterSpec:
+    """Read a packed Cluster: each batch of endpoints is judged by one, and they rarely change."""
+    row = unpack_resource(value)
     spec = decode_spec("Cluster", row.spec, where=str(row.key))
     assert isinstance(spec, ClusterSpec)
     return spec

@@ -142,13 +142,18 @@ class Table:
             edits.append((key, latest[key]))
         if not touched:
             return self
-        shards, firsts, count = list(self._shards), list(self._firsts), self._count
+        shards, count = list(self._shards), self._count
+        firsts: list[bytes] | None = None  # Copied once keys come or go.
         # From the last to the first, so that a split or a merge moves no shard that is still to come.
         for number in reversed(touched):
             shard = _edited(shards[number], touched[number])
+            if shard[0] is shards[number][0]:
+                shards[number] = shard
+                continue
             count += len(shard[0]) - len(shards[number][0])
+            firsts = list(self._firsts) if firsts is None else firsts
             _replace(shards, firsts, number, shard)
-        return type(self)(tuple(shards), tuple(firsts), count)
+        return type(self)(tuple(shards), self._firsts if firsts is None else tuple(firsts), count)
 
     def digest(self) -> str:
         """SHA-256 over all rows, as hex; tables with the same rows have the same digest."""
@@ -190,9 +195,6 @@ def _edited(shard: _Shard, changes: Iterable[tuple[bytes, bytes | None]]) -> _Sh
 def _replace(shards: list[_Shard], firsts: list[bytes], number: int, shard: _Shard) -> None:
     """Put `shard` at `number`, joined to a neighbour where it is too small, split where it is too large."""
     keys, values = shard
-    if keys is shards[number][0]:
-        shards[number] = shard
-        return
     start, stop = number, number + 1
     if keys and len(keys) < SHARD_ROWS_MIN and len(shards) > 1:
         left = number - 1 if number else 0
