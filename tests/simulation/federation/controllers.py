@@ -10,8 +10,9 @@ import msgspec
 from certs.core.spiffe import SpiffeId, system_id
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Put
+from discovery.core.declarations import Withdrawn
 from discovery.core.local import LocalTable
-from discovery.core.model import Change, ResourceKey
+from discovery.core.model import Change, EndpointKey, ResourceKey, unpack_endpoint
 from discovery.core.specs import MemberSpec, ObservationSpec
 from discovery.core.tables import Tables
 from discovery.core.views import ViewIndex
@@ -49,7 +50,7 @@ SNAPSHOT_LAG = 40  # Entries behind which a snapshot is installed instead, half 
 
 
 class SimController:
-    """What is left when its process is killed is its disk: how far it knew the log."""
+    """What is left when its process is killed is its disk: how far it knew the log, and what agents told it alone."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class SimController:
         self._clock = DriftingClock(process.net.loop, rng, drift=drift)
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._ready = False
+        self._journal: dict[str, list[bytes | Withdrawn]] = {}  # On its disk, as old as the last sweep.
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -96,6 +98,7 @@ class SimController:
 
     def _load(self, known_index: int) -> None:
         self._ready = False
+        self._recalled = dict(self._journal)
         self._waiting = {}
         self._began_s: dict[str, float] = {}
         self._viewing: dict[str, asyncio.Task[None]] = {}
@@ -239,6 +242,8 @@ class SimController:
             registry = self.registries.pop(gone)
             registry.retire()
             self._fellows.leave(registry)
+            self._journal.pop(gone, None)
+            self._recalled.pop(gone, None)
             self.copies.pop(gone, None)
             self._viewing.pop(gone).cancel()
         for cluster in self.serves:
@@ -257,10 +262,11 @@ class SimController:
         )
         if self._parts.local is not LocalTable:
             registry._table.__class__ = self._parts.local
-        watched.began(registry)
         self._rules.hears(self.process.name, cluster, registry, self.now_s)
         self._began_s[cluster] = self.process.net.loop.now_s
         self.registries[cluster] = registry
+        self._recall(registry)
+        watched.began(registry)
         self.feed.serve_local(cluster, registry.rows())
         self._fellows.serve(registry)
         publisher = Publisher(
@@ -268,6 +274,19 @@ class SimController:
         )
         self.process.tasks.create_task(publisher.run(), name=f"publish/{cluster}")
         self._viewing[cluster] = self.process.tasks.create_task(self._view(cluster), name=f"view/{cluster}")
+
+    def _recall(self, registry: ClusterRegistry) -> None:
+        entries = self._recalled.pop(registry.cluster, [])
+        rows = [unpack_endpoint(entry) for entry in entries if isinstance(entry, bytes)]
+        registry.recall(rows, [entry for entry in entries if isinstance(entry, Withdrawn)])
+
+    def _write_journal(self) -> None:
+        theirs = self.catalog.tables.endpoints
+        for cluster, registry in self.registries.items():
+            mine = (key for key, _ in theirs.items() if EndpointKey.decode(key).cluster == cluster)
+            keys = sorted({*mine, *(key for key, _ in registry.rows())})
+            entries = (registry.unsettled(key, theirs.get(key)) for key in keys)
+            self._journal[cluster] = [entry for entry in entries if entry is not None]
 
     def now_s(self) -> float:
         """Return what this process's clock shows: it drifts, and jumps as a clock should not."""
@@ -279,6 +298,7 @@ class SimController:
             for cluster, registry in self.registries.items():
                 with self._rules.expiring(self.process.name, cluster, registry, self.now_s()):
                     registry.sweep()
+            self._write_journal()
 
     async def _observe(self, missed: Callable[[Process, str], ObservationSpec]) -> None:
         """Tell the log what is missed of the other clusters, whenever that changes."""
