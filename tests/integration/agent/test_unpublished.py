@@ -17,7 +17,7 @@ from federation.agent.status import endpoints_of
 from federation.api.admission import agent_key
 from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
-from federation.api.messages import Directory
+from federation.api.messages import Directory, TrafficReport, WatchedDrain
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.app.publisher import Publisher
@@ -80,7 +80,16 @@ class World:
             health=None,  # type: ignore[arg-type] # nobody asks here
             trace=None,  # type: ignore[arg-type] # nobody asks here
             audit=AuditTrail(),
+            drains=NothingIsDrained(),
         )
+
+
+class NothingIsDrained:
+    async def watched(self) -> AsyncIterator[tuple[WatchedDrain, ...]]:
+        yield ()
+
+    def take(self, cluster: str, report: TrafficReport) -> None:
+        raise AssertionError(f"{cluster} reports {report}, and nobody asked")
 
 
 @asynccontextmanager
