@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from consensus.core.contract import MemberAddress
-from consensus.core.membership import encode_member
+from consensus.core.membership import KIND_MEMBERSHIP, encode_member
 from tests.simulation.machine import idle_command
 from tests.simulation.member import SimMember
 from tests.simulation.net import SimNet
@@ -267,6 +267,8 @@ class Nemesis:
         """
         if self._lost is not None or self._now_s() < self._changed_s + CHANGE_WITHIN_S:
             return ""
+        if any(_is_changing(member) for member in self._members if member.status is not None):
+            return ""
         views = [member.status for member in self._members if member.status is not None]
         voters = set().union(*(view.members for view in views))
         knowing = [dict(view.voting_directories) for view in views if view.id in voters]
@@ -308,6 +310,13 @@ class Nemesis:
         gone = self._rng.choice(sorted(votes))
         self._propose(via, "remove", gone.encode())
         return f"remove {gone} by {via.name}"
+
+
+def _is_changing(member: SimMember) -> bool:
+    """True while a change of the members is in its log that may still be made, however old it is."""
+    journal, committed = member.raft._journal, member.raft.commit_index
+    entries = journal.between(committed + 1, journal.last_index, bytes_max=2**30)
+    return any(entry.command.startswith(KIND_MEMBERSHIP) for entry in entries)
 
 
 def addresses(names: Sequence[str]) -> tuple[MemberAddress, ...]:
