@@ -1,6 +1,5 @@
 """The metrics port of an agent or gateway: plain HTTP for Prometheus, health checks and people."""
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -9,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from federation.agent.status import AgentStatus, StatusCollector
+from federation.api.accepting import METRICS_CONNECTIONS_MAX, listen_on, serve_http
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import PreconditionError
 
@@ -34,12 +34,13 @@ class StatusEndpoint:
         await runner.setup()
         try:
             try:
-                await web.TCPSite(runner, host, port, reuse_address=True, reuse_port=False).start()
+                listener = listen_on(host, port)
             except OSError as error:
                 raise PreconditionError(
                     f"metrics: {self._address} cannot be listened on: {error.strerror}"
                 ) from error
-            await asyncio.Event().wait()  # Until cancelled.
+            assert runner.server is not None, "it is set up"
+            await serve_http(listener, runner.server, connections_max=METRICS_CONNECTIONS_MAX)
         finally:
             await runner.cleanup()
 

@@ -12,6 +12,7 @@ from certs.core.verifier import Verifier
 from certs.runtime.grpc_security import SERVER_OPTIONS, VerifyingInterceptor, server_credentials
 from certs.runtime.identity import LeafIdentity
 from certs.runtime.tls import RotatingServerContext
+from federation.api.accepting import listen_on, serve_http
 from federation.api.audit import AuditTrail
 from federation.api.caller import audited
 from federation.api.rest import errors_to_status
@@ -99,11 +100,12 @@ async def serve_api(
     try:
         host, port = host_port(address, "listen.api")
         try:
-            await web.TCPSite(runner, host, port, ssl_context=tls.context, reuse_port=False).start()
+            listener = listen_on(host, port)
         except OSError as error:
             raise _taken("api", address) from error
         listening()
-        await asyncio.Event().wait()  # Until cancelled.
+        assert runner.server is not None, "it is set up"
+        await serve_http(listener, runner.server, tls=tls.context)
     finally:
         await runner.cleanup()
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
@@ -13,10 +14,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from structlog.typing import Processor
 
+from federation.api.accepting import METRICS_CONNECTIONS_MAX, listen_on, serve_http
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import InvalidInputError, PreconditionError
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+REPEATED_AFTER_S = 10.0
+LINES_REMEMBERED_MAX = 100
 
 # What the ready function says beside yes or no, shown as JSON.
 Facts = Mapping[str, object]
@@ -55,6 +60,37 @@ def set_up_logging(level: str, *, stream: TextIO | None = None) -> None:
         )
     )
     logging.basicConfig(level=number, handlers=[handler], force=True)
+    loop_log = logging.getLogger("asyncio")
+    for one in [one for one in loop_log.filters if isinstance(one, OnceInAWhile)]:
+        loop_log.removeFilter(one)
+    loop_log.addFilter(OnceInAWhile())
+
+
+class OnceInAWhile(logging.Filter):
+    """Lets equal lines of a library pass once in REPEATED_AFTER_S, with how many came meanwhile.
+
+    While no file descriptor is left, Python 3.11's loop says so a hundred times a second for each listener, each with a
+    traceback: whoever opens connections could fill the disk.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[str, tuple[float, int]] = {}  # First line: when it passed, how many did not since.
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line is written."""
+        line, now_s = record.getMessage().partition("\n")[0], self._clock()
+        passed_s, held = self._said.get(line, (-REPEATED_AFTER_S, 0))
+        if now_s - passed_s < REPEATED_AFTER_S:
+            self._said[line] = (passed_s, held + 1)
+            return False
+        if len(self._said) >= LINES_REMEMBERED_MAX:
+            self._said.clear()
+        self._said[line] = (now_s, 0)
+        if held:
+            record.msg, record.args = f"{record.getMessage()} (and {held} times more)", ()
+        return True
 
 
 def _to_json(value: object, **_options: object) -> str:
@@ -91,15 +127,15 @@ class MetricsEndpoint:
         await runner.setup()
         try:
             try:
-                # SO_REUSEPORT would let two processes share the port without a word.
-                await web.TCPSite(runner, host, port, reuse_address=True, reuse_port=False).start()
+                listener = listen_on(host, port)
             except OSError as error:
                 raise PreconditionError(
                     f"metrics: {self._address} cannot be listened on: {error.strerror}:"
                     " stop what listens there, or choose another address"
                 ) from error
             self.ready.set()
-            await asyncio.Event().wait()  # Until cancelled.
+            assert runner.server is not None, "it is set up"
+            await serve_http(listener, runner.server, connections_max=METRICS_CONNECTIONS_MAX)
         finally:
             await runner.cleanup()
 
