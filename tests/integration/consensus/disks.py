@@ -146,6 +146,8 @@ class _PointDisk(FileDisk):
     def rename(self, new: Path, path: Path) -> None:
         self._at("rename", new.name)
         super().rename(new, path)
+        # Whoever holds it open goes on writing under its new name.
+        self._names |= {one: path.name for one, name in self._names.items() if name == new.name}
         self._at("renamed", new.name)
 
     def create(self, path: Path) -> int:
