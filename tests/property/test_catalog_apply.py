@@ -6,10 +6,13 @@ from hypothesis import strategies as st
 from discovery.core.catalog import Catalog
 from discovery.core.commands import (
     AcquireLease,
+    AdvanceRehoming,
+    BeginRehoming,
     ClaimToken,
     Command,
     Delete,
     PublishEndpoints,
+    ReturnRehoming,
     Tick,
     Write,
     decode_outcome,
@@ -44,7 +47,12 @@ puts = st.one_of(
     st.builds(put_export, clusters, st.sampled_from(("shop", "pay")), st.sampled_from(("*", "orders"))),
     st.builds(put_grant, clusters, st.just("shop"), st.just("*")),
     st.builds(
-        put_token, st.sampled_from("tu"), clusters, st.sampled_from(SECRETS), expires_ms=st.integers(0, 500)
+        put_token,
+        st.sampled_from("tu"),
+        clusters,
+        st.sampled_from(SECRETS),
+        purpose=st.sampled_from(("agent", "cluster")),
+        expires_ms=st.integers(0, 500),
     ),
     st.builds(lambda name: put(key("Cluster", name), status=b'{"state":"ok"}'), clusters),
 )
@@ -84,6 +92,16 @@ bodies = st.one_of(
         st.lists(rows, max_size=2),
     ),
     st.builds(AcquireLease, name=clusters.map("publish/{}".format), holder=st.sampled_from("xy"), ttl_ms=st.integers(1, 200)),
+    st.builds(
+        BeginRehoming,
+        cluster=st.just("delta"),
+        to=clusters,
+        secret_sha256=st.sampled_from(SECRETS),
+        started_by=st.just("admin"),
+        within_ms=st.sampled_from((0, 1_000)),
+    ),
+    st.builds(AdvanceRehoming, cluster=st.just("delta"), state=st.sampled_from(("announced", "moving", "returning"))),
+    st.builds(ReturnRehoming, cluster=st.just("delta"), reason=st.just("test")),
     st.builds(Tick, now_ms=st.integers(0, 1_000)),
 )  # fmt: skip
 commands = st.builds(
