@@ -2,7 +2,8 @@
 
     python -m tests.integration.liveness.stand_in PURPOSE ID ADDRESS DATA_DIR TOKEN
 
-No Envoy runs: what is observed of a cluster is whether its gateways answer, not what they pass on.
+No Envoy runs: what is observed of a cluster is whether its gateways answer, not what they pass on. They look at the
+gateways of other clusters as real ones do.
 """
 
 import asyncio
@@ -13,11 +14,13 @@ from pathlib import Path
 from certs.runtime.identity import LeafIdentity
 from certs.runtime.tls import server_context
 from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, EndpointPort
-from federation.agent.control import open_channel, receive, register, send
+from federation.agent.control import RegisterCall, open_channel, receive, register, send
 from federation.agent.directory import DirectoryStore, own_controllers
 from federation.agent.enrollment import IDENTITY_FOLDER, Enrollment, ensure_enrolled
-from federation.api.messages import AgentHeartbeat, AgentHello, Declare, NamedController
+from federation.agent.gateway_watch import GatewayWatch, sightings
+from federation.api.messages import AgentHeartbeat, AgentHello, Declare, NamedController, ProbeTargets
 from federation.kernel.errors import IsthmusError
+from gateways.runtime.together import run_together
 
 GATEWAY_PORT = 15_443
 HEARTBEAT_S = 0.5
@@ -49,7 +52,11 @@ def endpoint_of(enrollment: Enrollment, name: str, address: str) -> Endpoint:
 
 
 async def stay_registered(
-    endpoint: Endpoint, controller: NamedController, leaf: LeafIdentity, directory: DirectoryStore
+    endpoint: Endpoint,
+    controller: NamedController,
+    leaf: LeafIdentity,
+    directory: DirectoryStore,
+    watch: GatewayWatch,
 ) -> None:
     while True:
         try:
@@ -58,12 +65,25 @@ async def stay_registered(
                 await send(call, AgentHello(incarnation=endpoint.incarnation))
                 await receive(call)
                 await send(call, Declare(number=1, put=(endpoint,), complete=True))
-                while True:
-                    await send(call, AgentHeartbeat())
-                    await asyncio.sleep(HEARTBEAT_S)
+                await run_together(hear(call, controller.name, watch), tell(call, watch))
         except IsthmusError as error:
             print(f"not registered: {error.message}", flush=True)
             await asyncio.sleep(RETRY_S)
+
+
+async def hear(call: RegisterCall, controller: str, watch: GatewayWatch) -> None:
+    while True:
+        message = await receive(call)
+        if isinstance(message, ProbeTargets):
+            watch.aim(controller, message)
+
+
+async def tell(call: RegisterCall, watch: GatewayWatch) -> None:
+    said: dict[str, bool] = {}
+    while True:
+        news, said = sightings(said, watch.seen())
+        await send(call, AgentHeartbeat() if news is None else news)
+        await asyncio.sleep(HEARTBEAT_S)
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,7 +102,9 @@ async def main(purpose: str, name: str, address: str, data_dir: Path, token: str
         context = server_context(leaf, directory.bundles(), client="optional")
         await asyncio.start_server(answer, address, GATEWAY_PORT, ssl=context)
     (controller,) = own_controllers(directory.current, enrollment.cluster)
-    await stay_registered(endpoint_of(enrollment, name, address), controller, leaf, directory)
+    watch = GatewayWatch(directory, clock=time.monotonic)
+    endpoint = endpoint_of(enrollment, name, address)
+    await run_together(stay_registered(endpoint, controller, leaf, directory, watch), watch.run())
 
 
 if __name__ == "__main__":

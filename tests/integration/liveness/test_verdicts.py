@@ -28,6 +28,12 @@ def serve_orders(world: World) -> None:
     world.until(lambda: world.ask_dns("alpha") == "NOERROR", "alpha's DNS knows orders of beta")
 
 
+def has_a_say(world: World, cluster: str) -> bool:
+    """Whether the gateway of a cluster has told its controller what it sees of beta's."""
+    _, metrics = world.installations[cluster].plain("/metrics")
+    return b'isthmus_observer_gateways{cluster="beta"} 1.0' in metrics
+
+
 def test_a_killed_cluster_is_found_dead_and_withdrawn_until_it_returns(
     tmp_path: Path, loopback: Callable[[], LoopbackBlock]
 ) -> None:
@@ -40,6 +46,8 @@ def test_a_killed_cluster_is_found_dead_and_withdrawn_until_it_returns(
     }
     with world_at(tmp_path, hosts) as world:
         serve_orders(world)
+        # From here on it is the gateways' word on data paths that counts.
+        world.until(lambda: has_a_say(world, "alpha") and has_a_say(world, "gamma"), "gateways see beta's")
         killed_s = time.monotonic()
         world.kill("beta")
         world.until(lambda: world.ask_dns("alpha") == "NXDOMAIN", "orders is withdrawn from alpha's DNS")
