@@ -291,13 +291,13 @@ class LocalTable:
             if change.table == "endpoints" and EndpointKey.decode(change.key).cluster == self._cluster
         }
         for key, value in theirs.items():
-            if value is not None:
+            if value is None:
+                self._silenced.catalog_lost(key)
+                if (agent := self._follows_removal(key)) is not None:
+                    self._silenced.add(key, agent, self._agents[agent].known_until, GONE)
+                    edits[key] = None
+            elif value != self._rows.get(key):  # Else it is what was published.
                 self._adopt(unpack_endpoint(value), edits)
-                continue
-            self._silenced.catalog_lost(key)
-            if (agent := self._follows_removal(key)) is not None:
-                self._silenced.add(key, agent, self._agents[agent].known_until, GONE)
-                edits[key] = None
         ours = self._commit(edits)
         for key, value in theirs.items():
             if self._rows.get(key) == value:

@@ -10,7 +10,7 @@ import structlog
 from discovery.core.canary import is_doubtful
 from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn
 from discovery.core.local import LocalTable, Phase
-from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint
+from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint, unpack_origin
 from discovery.core.poison import controller_places
 from discovery.core.quotas import BUILT_IN, quota_of
 from discovery.core.tables import Table, Tables
@@ -277,7 +277,7 @@ class ClusterRegistry:
     def absorb(self, changes: tuple[Change, ...]) -> None:
         """Follow what the catalog says of this cluster, from whichever controller it came."""
         rows = (one.value for one in changes if one.table == "endpoints" and one.value is not None)
-        told = {unpack_endpoint(row).agent for row in rows}
+        told = {unpack_origin(row).agent for row in rows}
         ended = {agent for agent in told if self._table.has_ended(agent)}
         ours = self._table.absorb(changes)
         self._contested |= {agent for agent in ended if not self._table.has_ended(agent)}
