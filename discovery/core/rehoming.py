@@ -5,9 +5,10 @@
                            +------Return--------+----> returning --Advance--> at the old home (done)
 
 A remote cluster has the trust domain of its home. So everything in it needs new certificates, from the new home. While they
-are changed, identities of both trust domains are the cluster's, each judged by its own roots: rows may name either, callers
-accept either, and whoever admits the one for a reason of its own admits the other for a reason of its own, or not at all.
-First callers learn of it, then processes change (make before break). The old home goes on serving. Only when every endpoint shows an identity of the new trust domain is the new home the home.
+are changed, identities of both trust domains are the cluster's, each judged by its own roots: rows may name either, and
+callers accept either. Whom its processes may call, Grants say of each trust domain for itself. First callers learn of it, then
+processes change (make before break). Both homes serve it meanwhile. Only when every endpoint shows an identity of the
+new trust domain is the new home the home.
 
 The row of the Cluster says all of it, so a move outlives whoever began it. What has not changed by the end may still prove
 itself by its old identity to change it, for as long as such a certificate lives.

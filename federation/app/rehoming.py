@@ -8,6 +8,7 @@ first: no process changes its identity before the proxies of all controllers tha
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import structlog
 
 from discovery.core.catalog import Catalog
@@ -36,6 +37,14 @@ SERVICES_PER_SLICE = 200
 NAMED_MAX = 10
 
 _log = structlog.get_logger("rehome")
+
+
+class _Count(msgspec.Struct):
+    """What shows another trust domain than it should."""
+
+    endpoints: int = 0  # Of the cluster, its gateways among them...
+    late: int = 0  # ... and of these.
+    names: list[str] = []  # Mirrors and the first endpoints; empty: nothing is late.
 
 
 class RehomeDesk:
@@ -81,7 +90,7 @@ class RehomeDesk:
             )
         if forecast.losses and not request.force:
             raise PreconditionError(
-                f"cluster {cluster}: {_some(forecast.losses, '; ')}: add the Grants first, or use --force"
+                f"cluster {cluster}: {'; '.join(forecast.losses[:NAMED_MAX])}: add the Grants first, or use --force"
             )
         await self._proposer.propose(
             BeginRehoming(
@@ -113,7 +122,7 @@ class RehomeDesk:
         move = spec.rehoming
         if move is None:
             return found
-        count, late = await self._late(cluster, spec)
+        counted = await self._late(cluster, spec)
         return Progress(
             cluster=cluster,
             home=spec.home,
@@ -121,9 +130,9 @@ class RehomeDesk:
             state=move.state,
             other_home=move.home,
             other_trust_domain=move.trust_domain,
-            endpoints=count,
-            changed=count - sum("/" in name for name in late),
-            late=tuple(late[:NAMED_MAX]),
+            endpoints=counted.endpoints,
+            changed=counted.endpoints - counted.late,
+            late=tuple(counted.names),
             agents=tuple(self._late_agents(cluster, spec)[:NAMED_MAX]),
             changed_unix_ms=move.changed_ms,
             within_ms=move.within_ms,
@@ -155,7 +164,10 @@ class RehomeDesk:
         ]
         self._without_moves = None if moves else tables.resources
         for cluster, spec in moves:
-            await self._step(cluster, spec)
+            try:
+                await self._step(cluster, spec)
+            except IsthmusError as error:  # No other move waits for this one.
+                _log.info("rehoming_postponed", cluster=cluster, reason=error.message)
 
     async def _step(self, cluster: str, spec: ClusterSpec) -> None:
         assert spec.rehoming is not None
@@ -163,10 +175,10 @@ class RehomeDesk:
         if state == "announced":
             due = await self._callers_know(cluster, self._catalog.now_ms - spec.rehoming.changed_ms)
         else:
-            _, late = await self._late(cluster, spec)
-            due = not late and not self._late_agents(cluster, spec)
+            found = await self._late(cluster, spec)
+            due = not found.names and not self._late_agents(cluster, spec)
             if not due and is_overdue(spec, self._catalog.now_ms) and self._is_turn(spec):
-                reason = f"not finished within {spec.rehoming.within_ms} ms: {_some(late, ', ') or 'agents are late'}"
+                reason = f"not finished within {spec.rehoming.within_ms} ms: {_some(found)}"
                 await self._proposer.propose(ReturnRehoming(cluster=cluster, reason=reason))
                 _log.warning("rehoming_returns", cluster=cluster, reason=reason)
                 return
@@ -189,26 +201,27 @@ class RehomeDesk:
         revision = resource(self._catalog.tables, cluster_key(cluster)).revision
         return all(_has_taken(one) for one in await self._trace(revision))
 
-    async def _late(self, cluster: str, spec: ClusterSpec) -> tuple[int, list[str]]:
-        """Return how many endpoints a cluster has, and the names of those that show another trust domain than they should."""
-        tables = self._catalog.tables
-        count, late = 0, []
-        for number, service in enumerate(tables.list_services(), start=1):
-            for _, value in tables.endpoints.items(endpoint_prefix(service, cluster)):
-                endpoint = unpack_endpoint(value)
-                count += 1
-                if not has_changed(endpoint, spec):
-                    late.append(f"{endpoint.key.service_key}/{endpoint.key.name}")
-            if number % SERVICES_PER_SLICE == 0:
-                await asyncio.sleep(0)
+    async def _late(self, cluster: str, spec: ClusterSpec) -> "_Count":
+        """Count what shows another trust domain than it should. Cost: a look at each endpoint of the cluster, in slices."""
+        tables, found = self._catalog.tables, _Count()
         for row, mirror in resources(tables, "Controller"):
             if (
                 isinstance(mirror, ControllerSpec)
                 and mirror.cluster == cluster
                 and not shows(mirror.identity, spec)
             ):
-                late.append(f"controller {row.key.name}")
-        return count, late
+                found.names.append(f"controller {row.key.name}")
+        for number, service in enumerate(tables.list_services(), start=1):
+            for _, value in tables.endpoints.items(endpoint_prefix(service, cluster)):
+                endpoint = unpack_endpoint(value)
+                found.endpoints += 1
+                if not has_changed(endpoint, spec):
+                    found.late += 1
+                    if len(found.names) < NAMED_MAX:
+                        found.names.append(f"{endpoint.key.service_key}/{endpoint.key.name}")
+            if number % SERVICES_PER_SLICE == 0:
+                await asyncio.sleep(0)
+        return found
 
     def _late_agents(self, cluster: str, spec: ClusterSpec) -> list[str]:
         """Agents, also those without endpoints, that are connected here by another trust domain than they should be."""
@@ -222,6 +235,7 @@ def _has_taken(found: ControllerTrace) -> bool:
     return not any(way.waiting for way in found.trace.proxies)
 
 
-def _some(names: tuple[str, ...] | list[str], separator: str) -> str:
-    more = len(names) - NAMED_MAX
-    return separator.join(names[:NAMED_MAX]) + (f"{separator}{more} more" if more > 0 else "")
+def _some(found: _Count) -> str:
+    """Name some of what is late; where nothing is, it is an agent without endpoints."""
+    more = found.late - sum("/" in name for name in found.names)
+    return ", ".join(found.names) + (f" and {more} more" if more else "") or "agents are late"

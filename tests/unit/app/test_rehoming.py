@@ -8,7 +8,7 @@ from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.api.rehomings import RehomeRequest
 from federation.api.tracing import Acknowledged, ControllerTrace, Trace
-from federation.app.rehoming import ANNOUNCE_MS, ANNOUNCE_MS_MAX, OTHER_WAITS_MS, RehomeDesk
+from federation.app.rehoming import ANNOUNCE_MS, ANNOUNCE_MS_MAX, NAMED_MAX, OTHER_WAITS_MS, RehomeDesk
 from federation.kernel.errors import NotAllowedError, NotFoundError, PreconditionError
 from tests.unit.app.direct_log import DirectLog
 from tests.unit.discovery.builders import endpoint, founded, put_export, put_grant, put_token
@@ -145,6 +145,16 @@ async def test_a_move_that_is_not_done_in_its_time_takes_itself_back() -> None:
     found = await federation.desk.progress("delta")
     assert (found.home, found.other_home) == ("alpha", "beta")
     assert found.reason == f"not finished within {WITHIN_MS} ms: shop/orders/orders-1"
+
+
+async def test_of_many_that_are_late_some_are_named() -> None:
+    federation = await moving()
+    rows = [endpoint("delta", f"more-{number:02}") for number in range(20)]
+    assert federation.log.publish("delta", *rows, proposer="alpha").code == 0
+    found = await federation.desk.progress("delta")
+    assert (found.endpoints, found.changed, len(found.late)) == (21, 0, NAMED_MAX)
+    assert await federation.after(WITHIN_MS) == "returning"
+    assert (await federation.desk.progress("delta")).reason.endswith(f"and {21 - NAMED_MAX} more")
 
 
 async def test_an_operator_takes_a_move_back_and_it_waits_for_what_had_changed() -> None:
