@@ -6,7 +6,7 @@ import msgspec
 
 from certs.runtime.identity import LeafIdentity
 from federation.agent.directory import DirectoryStore
-from federation.api.messages import NamedController
+from federation.api.messages import Directory, NamedController
 from federation.api.mirrors import MirrorFound, MirrorHealth
 from federation.app.asking import CONTROLLERS_ASKED_MAX, ask
 from federation.kernel.codec import MALFORMED
@@ -16,7 +16,7 @@ _decoder = msgspec.msgpack.Decoder(MirrorHealth)
 
 
 class MirrorDesk:
-    """Asks those of the own cluster and of the remote ones whose home it is: only they take this controller's calls."""
+    """Asks those of the own cluster and of the remote ones that are served here: only they take this controller's calls."""
 
     def __init__(self, cluster: str, *, leaf: LeafIdentity, directory: DirectoryStore) -> None:
         self._cluster = cluster
@@ -29,8 +29,7 @@ class MirrorDesk:
         mirrors = [
             one
             for one in directory.controllers
-            if one.spec.role == "mirror"
-            and self._cluster in (one.spec.cluster, directory.homes.get(one.spec.cluster))
+            if one.spec.role == "mirror" and self._cluster in _serving(directory, one.spec.cluster)
         ]
         mirrors.sort(key=lambda one: one.name)
         async with asyncio.TaskGroup() as tasks:
@@ -53,3 +52,7 @@ class MirrorDesk:
             return _decoder.decode(raw)
         except MALFORMED as error:
             raise InvalidInputError(f"health of {mirror.name}: the answer cannot be read: {error}") from error
+
+
+def _serving(directory: Directory, cluster: str) -> tuple[str, ...]:
+    return (cluster, directory.homes.get(cluster, ""), directory.next_homes.get(cluster, ""))
