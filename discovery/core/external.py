@@ -13,6 +13,7 @@ unhealthy before has to look so for a while first (`discovery.core.verdicts`); a
 """
 
 import ipaddress
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -21,7 +22,7 @@ from discovery.core.draft import Draft
 from discovery.core.kinds import decode_spec
 from discovery.core.liveness import OBSERVERS_MIN, Electorate
 from discovery.core.model import Change, Resource, ResourceKey, unpack_resource
-from discovery.core.ownership import clusters
+from discovery.core.ownership import cluster_spec, clusters
 from discovery.core.poison import address_refusal
 from discovery.core.rules import networks
 from discovery.core.specs import (
@@ -84,8 +85,11 @@ def check_service(
 
     `LimitExceededError` for one service too many.
     """
+    # Counting costs a look at each; who has few rows in all has no more of these.
+    may_be_full = draft.count("resources", key.scope) >= EXTERNAL_SERVICES_MAX
     if (
-        draft.resource(key) is None
+        may_be_full
+        and draft.resource(key) is None
         and sum(1 for _ in draft.list_resources(key.scope, KIND)) >= EXTERNAL_SERVICES_MAX
     ):
         raise LimitExceededError(f"{key}: {key.scope} has {EXTERNAL_SERVICES_MAX} external services already")
@@ -97,16 +101,28 @@ def check_service(
         for port in spec.ports:
             if (address, port.target_port or port.port) in draft.places:
                 raise NotAllowedError(f"{where}:{port.target_port or port.port} is a controller's own")
-        for name, other in joined.items():
-            if name != key.scope and _lies_within(address, other.ranges):
+    _check_ranges(key, spec, joined)
+
+
+def _check_ranges(key: ResourceKey, spec: ExternalServiceSpec, joined: Mapping[str, ClusterSpec]) -> None:
+    """Raise for an address of another cluster. Cost: one search for each range of all clusters."""
+    addresses = [ipaddress.ip_address(text) for text in spec.addresses]
+    sought = sorted((address.version, int(address), position) for position, address in enumerate(addresses))
+    for name, other in joined.items():
+        if name == key.scope:
+            continue
+        for network in networks(other.ranges):
+            first, last = int(network.network_address), int(network.broadcast_address)
+            found = bisect_left(sought, (network.version, first))
+            if found < len(sought) and sought[found][:2] <= (network.version, last):
+                position = sought[found][2]
                 raise NotAllowedError(
-                    f"{where} lies in the ranges of cluster {name}: only that may publish it"
+                    f"{key}: spec.addresses[{position}]: {spec.addresses[position]} lies in the ranges of cluster"
+                    f" {name}: only that may publish it"
                 )
 
 
-def check_observation(
-    draft: Draft, proposer: str, key: ResourceKey, joined: Mapping[str, ClusterSpec]
-) -> None:
+def check_observation(draft: Draft, proposer: str, key: ResourceKey) -> None:
     """Raise unless the proposer is the checker that the row says, and is one of the service's."""
     if proposer != key.scope:
         raise NotAllowedError(f"{key}: cluster {proposer} may not observe in the name of {key.scope}")
@@ -114,7 +130,8 @@ def check_observation(
     row = draft.resource(service)
     if row is None:
         raise PreconditionError(f"{key}: there is no {service}")
-    if key.scope not in checkers(_spec(row), service.scope, joined):
+    asked = {name: spec for name in (key.scope, service.scope) if (spec := cluster_spec(draft, name))}
+    if key.scope not in checkers(_spec(row), service.scope, asked):
         raise NotAllowedError(f"{key}: {service} is not checked from cluster {key.scope}")
 
 
@@ -127,15 +144,17 @@ def settle_changed(draft: Draft, lease_ms: int) -> None:
     Cost: the services that changed and, where a cluster was missed or joined, those of which anything is missed.
     """
     found: set[ResourceKey] = set()
-    is_electorate = False
+    is_electorate, changed = False, set()
     for change in draft.changes():
         kind = change.key.split(b"\0", 2)[1] if change.table == "resources" else b""
         if kind in _SETTLED_KINDS:
             key = ResourceKey.decode(change.key)
             found.add(key if key.kind == KIND else observed_service(key))
         is_electorate |= kind in _ELECTORATE_KINDS
+        if kind == b"Cluster":
+            changed.add(ResourceKey.decode(change.key).name)  # What a removed one had said is swept later.
     if is_electorate:
-        for name in clusters(draft):
+        for name in clusters(draft).keys() | changed:
             found |= {observed_service(row.key) for row in draft.list_resources(name, OBSERVATION)}
     settle(draft, found, lease_ms)
 
@@ -253,8 +272,3 @@ def _spec(row: Resource) -> ExternalServiceSpec:
     spec = decode_spec(KIND, row.spec, where=str(row.key))
     assert isinstance(spec, ExternalServiceSpec)
     return spec
-
-
-def _lies_within(text: str, ranges: tuple[str, ...]) -> bool:
-    address = ipaddress.ip_address(text)
-    return any(address in network for network in networks(ranges))

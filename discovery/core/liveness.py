@@ -51,10 +51,11 @@ class Electorate:
             plane: {name for name in self._observers if self._misses_too_much(name, plane)}
             for plane in ("control", "data")
         }
+        missed = {subject for rows in complaints.values() for subject in rows}
         # By all that observe, not by the silent among them only: that would turn in a circle.
         self._silent = {
             name
-            for name in self._observers
+            for name in self._observers & missed
             if _is_quorum(self._lost_by(name, "control"), self._voters(name, "control"))
         }
 

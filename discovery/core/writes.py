@@ -130,7 +130,7 @@ def _check_external(draft: Draft, proposer: str, put: Put, spec: AnySpec | None)
         case ExternalServiceSpec():
             check_service(draft, put.key, spec, clusters(draft))
         case ExternalObservationSpec():
-            check_observation(draft, proposer, put.key, clusters(draft))
+            check_observation(draft, proposer, put.key)
         case _:
             pass
 

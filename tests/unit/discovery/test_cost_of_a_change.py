@@ -18,7 +18,15 @@ from federation.replication.feed import Feed
 from federation.replication.followed_view import FollowedView
 from federation.replication.messages import Delta
 from federation.replication.state import FollowerState, Image
-from tests.unit.discovery.builders import Log, founded, put_token
+from tests.unit.discovery.builders import (
+    Log,
+    founded,
+    key,
+    put,
+    put_external,
+    put_token,
+    put_trust_domain,
+)
 
 SMALL, LARGE = 300, 4_500
 CLUSTERS = 3
@@ -177,6 +185,23 @@ def test_a_join_token_costs_no_more_among_many(operation: Operation) -> None:
         log.accept("alpha", before) and calls_of(lambda log=log: log.accept("alpha", operation))
         for log in (few, many)
     ]  # type: ignore[misc]
+    assert 0 < costs[1] <= costs[0] * MORE
+
+
+def test_each_address_of_an_external_service_costs_no_more_among_many_clusters() -> None:
+    """The ranges of all clusters are looked at, but once: not for each address anew."""
+    many = tuple(f"203.0.113.{n}" for n in range(1, 65))
+    costs = []
+    for others in (2, 60):
+        log = founded()
+        for number in range(others):
+            domain, ranges = f"c{number}.test", [f"10.{number}.{part}.0/24" for part in range(4)]
+            spec = {"role": "primary", "trustDomain": domain, "ranges": ranges}
+            log.accept("alpha", put(key("Cluster", f"c{number}"), spec), put_trust_domain(domain))
+        log.accept("beta", put_external("beta", "shop", "before", *many))
+        one, all_of_them = put_external("beta", "shop", "one"), put_external("beta", "shop", "all", *many)
+        few = calls_of(lambda log=log, one=one: log.accept("beta", one))  # type: ignore[misc]
+        costs.append(calls_of(lambda log=log, put=all_of_them: log.accept("beta", put)) - few)  # type: ignore[misc]
     assert 0 < costs[1] <= costs[0] * MORE
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from discovery.core.catalog import Catalog
-from discovery.core.commands import Command, Delete, Put, Write, encode_command
+from discovery.core.commands import Command, Delete, Put, RemoveCluster, Write, encode_command
 from discovery.core.external import LOSSES_KEPT_MAX, checkers, observation_key, read_status, state_of
 from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey
@@ -177,6 +177,17 @@ def test_a_checker_that_is_named_no_more_or_leaves_does_not_count():
     assert status(log).addresses[0].missed_by == ("alpha", "gamma")
     log.accept("alpha", Delete(key=key("Cluster", "gamma")))
     assert status(log).addresses[0].missed_by == ("alpha",)
+
+
+def test_what_a_checker_missed_that_was_removed_is_forgotten_before_its_rows_are_swept():
+    log = watched()
+    log.accept("gamma", miss("gamma", ONE))
+    assert states(log)[ONE] == "degraded"
+    removal = RemoveCluster(cluster="gamma", removed_by="admin", forced=True)
+    log.accept("alpha", put(key("Member", "gamma"), {"standing": "removed"}))
+    assert log.send("alpha", removal).code == 0
+    assert log.catalog.tables.resource(observation_key("gamma", SERVICE)) is not None
+    assert (states(log)[ONE], status(log).addresses[0].missed_by) == ("ok", ())
 
 
 def test_an_address_that_is_taken_out_is_forgotten_and_a_new_one_is_well():
