@@ -262,6 +262,7 @@ class Catalog:
             case BeginRehoming() | AdvanceRehoming() | ReturnRehoming() as move:
                 rehome(draft, command.proposer, move)
                 settle(draft, self._lease_time.now_ms)
+                settle_changed(draft, self._lease_time.now_ms)
             case AcquireLease() as request:
                 grant = self._acquire(draft, command.proposer, request)
             case Tick(now_ms=now_ms):

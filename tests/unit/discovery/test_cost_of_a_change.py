@@ -196,7 +196,7 @@ def test_each_address_of_an_external_service_costs_no_more_among_many_clusters()
         log = founded()
         for number in range(others):
             domain, ranges = f"c{number}.test", [f"10.{number}.{part}.0/24" for part in range(4)]
-            spec = {"role": "primary", "trustDomain": domain, "ranges": ranges}
+            spec: dict[str, object] = {"role": "primary", "trustDomain": domain, "ranges": ranges}
             log.accept("alpha", put(key("Cluster", f"c{number}"), spec), put_trust_domain(domain))
         log.accept("beta", put_external("beta", "shop", "before", *many))
         one, all_of_them = put_external("beta", "shop", "one"), put_external("beta", "shop", "all", *many)

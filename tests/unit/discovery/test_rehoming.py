@@ -16,6 +16,7 @@ from discovery.core.commands import (
     ReturnRehoming,
     encode_command,
 )
+from discovery.core.external import observation_key, read_status
 from discovery.core.kinds import decode_spec
 from discovery.core.model import Endpoint, ServiceKey
 from discovery.core.rehoming import CHANGE_LATE_MS, is_overdue, may_change, was_of
@@ -34,6 +35,7 @@ from tests.unit.discovery.builders import (
     put_cluster,
     put_controller,
     put_export,
+    put_external,
     put_grant,
     put_token,
     put_trust_domain,
@@ -128,6 +130,21 @@ def test_a_cluster_moves_once_every_endpoint_shows_the_new_trust_domain():
     assert log.publish("delta", orders("beta.test", 3), proposer="beta").code == OK
     assert log.write("beta", put_grant("delta", "shop", "*", name="more")).code == OK
     assert log.write("alpha", put_grant("delta", "shop", "*", name="less")).code == Code.PERMISSION_DENIED
+
+
+def test_what_the_old_home_missed_of_external_services_counts_no_more_after_the_move():
+    log = moving()
+    service = key("ExternalService", "payments", scope="delta", namespace="shop")
+    log.accept("alpha", put_external("delta", name=service.name))
+    log.accept("alpha", put(observation_key("alpha", service), {"missed": ["203.0.113.5"]}))
+    assert log.publish("delta", orders("beta.test", 2), changed_gateway(), proposer="alpha").code == OK
+    states = []
+    for step in (None, COMMIT):
+        if step is not None:
+            accept(log, "beta", step)
+        row = log.catalog.tables.resource(service)
+        states += [one.state for one in read_status(row).addresses]
+    assert states == ["degraded", "ok"]
 
 
 def test_callers_learn_of_a_move_before_any_process_changes():
