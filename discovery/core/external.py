@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from discovery.core.draft import Draft
-from discovery.core.kinds import decode_spec
 from discovery.core.liveness import OBSERVERS_MIN, Electorate
 from discovery.core.model import Change, Resource, ResourceKey, unpack_resource
 from discovery.core.ownership import cluster_spec, clusters
@@ -44,6 +43,9 @@ LOSSES_KEPT_MAX = 8
 EVIDENCE_MAX = 4  # Checkers named for an address: the status of 64 addresses stays below 40 KB.
 # Of one cluster. Every checker and every view goes through all of them when clusters come or go.
 EXTERNAL_SERVICES_MAX = 1_000
+# What they read was checked when it was written; to check all addresses again at each look costs four times as much.
+_services = msgspec.json.Decoder(ExternalServiceSpec)
+_observations = msgspec.json.Decoder(ExternalObservationSpec)
 _SETTLED_KINDS = frozenset({KIND.encode(), OBSERVATION.encode()})
 # What decides which checkers count.
 _ELECTORATE_KINDS = frozenset({b"Observation", b"Cluster"})
@@ -263,12 +265,8 @@ def _missed(draft: Draft, checker: str, service: ResourceKey) -> frozenset[str]:
     row = draft.resource(observation_key(checker, service))
     if row is None:
         return frozenset()
-    spec = decode_spec(OBSERVATION, row.spec, where=str(row.key))
-    assert isinstance(spec, ExternalObservationSpec)
-    return frozenset(spec.missed)
+    return frozenset(_observations.decode(row.spec).missed)
 
 
 def _spec(row: Resource) -> ExternalServiceSpec:
-    spec = decode_spec(KIND, row.spec, where=str(row.key))
-    assert isinstance(spec, ExternalServiceSpec)
-    return spec
+    return _services.decode(row.spec)
