@@ -1,7 +1,6 @@
 """docs/how-to/two-clusters.md does what it says: every file and command of it is used as it stands."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +14,11 @@ NETWORKS = ("10.1.0.", "10.2.0.", "10.3.0.")
 
 @pytest.mark.timeout(400)
 def test_the_page_on_two_clusters_is_true_from_its_first_command_to_its_last(
-    tmp_path: Path, loopback: Callable[[], LoopbackBlock], processes: ProcessSet
+    tmp_path_factory: pytest.TempPathFactory, loopback: Callable[[], LoopbackBlock], processes: ProcessSet
 ) -> None:
-    walk = Walkthrough(tmp_path / "m", {network: loopback() for network in NETWORKS}, processes)
+    walk = Walkthrough(
+        tmp_path_factory.mktemp("page"), {network: loopback() for network in NETWORKS}, processes
+    )
 
     walk.follow(PAGE.read_text())
 
