@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 
+import msgspec
+
 from federation.api.messages import ProbeTarget, ProbeTargets, Sightings
 
 # Of one cluster so many are named: a probe asks three at a time, and the next three where none answers.
@@ -30,12 +32,7 @@ class GatewayEyes:
 
     def aim(self, target: ProbeTarget) -> None:
         """Say at which gateways of a cluster to look now; none: at nothing."""
-        target = ProbeTarget(
-            cluster=target.cluster,
-            trust_domain=target.trust_domain,
-            gateways=target.gateways[:GATEWAYS_NAMED_MAX],
-            timeout_ms=target.timeout_ms,
-        )
+        target = msgspec.structs.replace(target, gateways=target.gateways[:GATEWAYS_NAMED_MAX])
         if self._targets.get(target.cluster) == target or not (
             target.gateways or target.cluster in self._targets
         ):

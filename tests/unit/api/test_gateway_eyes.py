@@ -2,6 +2,8 @@
 
 import asyncio
 
+import msgspec
+
 from federation.agent.gateway_watch import sightings
 from federation.api.gateway_eyes import FRESH_S, GATEWAYS_NAMED_MAX, GatewayEyes
 from federation.api.messages import ProbeTarget, Sightings
@@ -55,6 +57,15 @@ async def test_of_many_gateways_so_many_are_named():
     made.aim(target("beta", *(f"gw-{number}" for number in range(100))))
     first = await anext(made.targets())
     assert len(first.targets[0].gateways) == GATEWAYS_NAMED_MAX
+
+
+async def test_of_a_cluster_between_two_homes_gateways_learn_both_trust_domains():
+    made, moving = eyes(), msgspec.structs.replace(target("delta", "gw-1"), other_trust_domain="beta.test")
+    made.aim(target("delta", "gw-1"))
+    stream = made.targets()
+    await anext(stream)
+    made.aim(moving)
+    assert (await anext(stream)).targets == (moving,)
 
 
 def test_the_word_of_a_gateway_counts_until_it_is_taken_back_or_its_stream_ends():
