@@ -17,7 +17,14 @@ from discovery.core.join_forecast import Forecast, Newcomer, foresee_join
 from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey, pack, unpack_resource
 from discovery.core.rehoming import may_change
-from discovery.core.specs import AgentSpec, ControllerSpec, JoinTokenSpec, JoinTokenStatus, WorkloadGroupSpec
+from discovery.core.specs import (
+    AgentSpec,
+    ClusterSpec,
+    ControllerSpec,
+    JoinTokenSpec,
+    JoinTokenStatus,
+    WorkloadGroupSpec,
+)
 from federation.api.directory import build_directory, cluster_spec
 from federation.api.joining import check_proof, check_same, forecast_records, primary_records
 from federation.api.messages import (
@@ -317,9 +324,14 @@ class Signer:
         system = system_identity(caller)
         if system is None or system.role not in SIGNED_FOR:
             raise NotAllowedError(f"{caller} may not ask for certificates")
-        wanted = parse(identity)
-        if caller.trust_domain != self._authority.trust_domain:
-            caller = self._after_move(caller, system.cluster)
+        wanted, domain = parse(identity), self._authority.trust_domain
+        spec = self._catalog.tables.cluster(system.cluster)
+        if caller.trust_domain != domain:
+            caller = self._after_move(caller, spec)
+        elif spec is not None and domain not in spec.trust_domains:
+            raise NotAllowedError(
+                f"{caller}: cluster {system.cluster} has left trust domain {domain}: ask its home {spec.home}"
+            )
         key = agent_key(system.cluster, system.role, system.id)
         value = self._catalog.tables.resources.get(key.encode())
         if value is None:
@@ -352,13 +364,9 @@ class Signer:
             raise NotAllowedError(f"{peer} does not serve cluster {system.cluster}, of which {caller} is")
         return await self.sign(caller, csr, identity)
 
-    def _after_move(self, caller: SpiffeId, cluster: str) -> SpiffeId:
+    def _after_move(self, caller: SpiffeId, spec: ClusterSpec | None) -> SpiffeId:
         """Return the caller's identity in our trust domain, if its cluster moves to it; raises NotAllowedError."""
         domain = self._authority.trust_domain
-        try:
-            spec = cluster_spec(self._catalog.tables, cluster)
-        except NotFoundError:
-            spec = None
         if (
             spec is None
             or spec.shown_trust_domain != domain

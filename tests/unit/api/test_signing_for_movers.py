@@ -65,25 +65,27 @@ class Home:
 
 
 @pytest.mark.parametrize(
-    ("steps", "new", "old"),
+    ("steps", "new", "old", "renew"),
     [
-        pytest.param((), False, False, id="at-home"),
-        pytest.param((BEGIN,), False, False, id="announced"),
-        pytest.param((BEGIN, MOVE), True, False, id="moving"),
-        pytest.param((BEGIN, MOVE, BACK), False, True, id="returning"),
-        pytest.param((BEGIN, MOVE, COMMIT), True, False, id="moved"),
-        pytest.param((BEGIN, MOVE, BACK, RETURNED), False, True, id="returned"),
+        pytest.param((), False, False, "a", id="at-home"),
+        pytest.param((BEGIN,), False, False, "ab", id="announced"),
+        pytest.param((BEGIN, MOVE), True, False, "ab", id="moving"),
+        pytest.param((BEGIN, MOVE, BACK), False, True, "ab", id="returning"),
+        pytest.param((BEGIN, MOVE, COMMIT), True, False, "b", id="moved"),
+        pytest.param((BEGIN, MOVE, BACK, RETURNED), False, True, "a", id="returned"),
     ],
 )
 async def test_the_home_that_a_cluster_is_to_have_signs_by_identities_of_the_other_one(
-    tmp_path: Path, steps: tuple[Body, ...], new: bool, old: bool
+    tmp_path: Path, steps: tuple[Body, ...], new: bool, old: bool, renew: str
 ) -> None:
+    """Homes that a cluster does not have (any more) renew nothing: what has left a trust domain is not to stay in it."""
     log = enrolled(*steps)
     beta, alpha = Home("beta.test", log, tmp_path / "beta"), Home("alpha.test", log, tmp_path / "alpha")
     for what in ("agent", "workload"):
         assert await beta.signs(OLD["agent"], NEW[what]) is new
         assert await alpha.signs(NEW["agent"], OLD[what]) is old
-    assert await alpha.signs(OLD["agent"], OLD["workload"])  # Renewals need no move.
+        assert await alpha.signs(OLD["agent"], OLD[what]) is ("a" in renew)
+        assert await beta.signs(NEW["agent"], NEW[what]) is ("b" in renew)
 
 
 @pytest.mark.parametrize(
