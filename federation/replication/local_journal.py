@@ -118,7 +118,8 @@ class LocalJournal:
         self._file_bytes += len(data)
 
     def rewrite(self, entries: Mapping[bytes, Entry]) -> None:
-        """Replace the file by one with these entries. Raises OSError; the old one then stays as it was."""
+        """Replace the file by one with these entries. Raises OSError; the old one then stays, and wants another rewrite."""
+        self._sound = False
         self._sizes, self._living_bytes = {}, 0
         kept = [(key, entry) for key, entry in entries.items() if self._note(key, entry)]
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -42,6 +42,17 @@ def test_there_is_nothing_before_the_first_write(tmp_path: Path) -> None:
     assert journal(tmp_path).wants_rewrite
 
 
+def test_a_rewrite_that_fails_is_still_wanted_and_costs_nothing_that_was_there(tmp_path: Path) -> None:
+    path, one = written(tmp_path), journal(tmp_path)
+    assert one.load() == ROWS
+    assert not one.wants_rewrite
+    path.with_suffix(".new").mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        one.rewrite({A: ROWS[A]})
+    assert one.wants_rewrite  # An append would leave out what was to be written now.
+    assert journal(tmp_path).load() == ROWS
+
+
 def test_a_write_cut_short_anywhere_costs_only_itself(tmp_path: Path) -> None:
     path = written(tmp_path, {B: GONE})
     whole = path.read_bytes()
