@@ -16,7 +16,7 @@ from discovery.core.commands import ClaimToken, Put
 from discovery.core.join_forecast import Forecast, Newcomer, foresee_join
 from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey, pack, unpack_resource
-from discovery.core.rehoming import may_change
+from discovery.core.rehoming import may_change, was_of
 from discovery.core.specs import (
     AgentSpec,
     ClusterSpec,
@@ -354,13 +354,14 @@ class Signer:
         caller = parse(asked_by)
         system, mirror = system_identity(caller), system_identity(peer)
         tables = self._catalog.tables
-        if mirror is None or mirror.role != "controller" or peer.trust_domain != caller.trust_domain:
+        spec = None if system is None else tables.cluster(system.cluster)
+        if mirror is None or mirror.role != "controller" or not _are_of_one(peer, caller, spec):
             raise NotAllowedError(f"{peer} may not ask for certificates of others")
         if agent_key(mirror.cluster, "controller", mirror.id).encode() not in tables.resources:
             raise NotAllowedError(f"{peer} is not enrolled as a mirror, or was evicted")
         if system is None or system.role == "controller":
             raise NotAllowedError(f"{peer} may not ask for a certificate of {caller}")
-        if mirror.cluster not in (system.cluster, cluster_spec(tables, system.cluster).home):
+        if spec is None or mirror.cluster not in (system.cluster, *spec.homes):
             raise NotAllowedError(f"{peer} does not serve cluster {system.cluster}, of which {caller} is")
         return await self.sign(caller, csr, identity)
 
@@ -381,6 +382,16 @@ class Signer:
         if not spec.namespace:
             return None
         return workload_id(caller.trust_domain, spec.namespace, spec.service_account)
+
+
+def _are_of_one(peer: SpiffeId, caller: SpiffeId, spec: ClusterSpec | None) -> bool:
+    """True when a mirror and the process that asked it are of one trust domain, or of two that the cluster moves between.
+
+    Either may have changed before the other one did.
+    """
+    if peer.trust_domain == caller.trust_domain:
+        return True
+    return spec is not None and peer.trust_domain in spec.trust_domains and was_of(spec, caller.trust_domain)
 
 
 def sign_process(authority: Authority, csr: bytes, identity: SpiffeId) -> IssuedCertificate:

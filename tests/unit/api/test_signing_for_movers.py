@@ -37,6 +37,9 @@ def enrolled(*steps: Body) -> Log:
     log = founded()
     spec = {"role": "agent", "namespace": "shop", "serviceAccount": "shop"}
     assert log.write("alpha", put(key("Agent", "agent.a1", scope="delta"), spec)).code == 0
+    for cluster, home in (("delta", "alpha"), ("alpha", "alpha"), ("beta", "beta")):
+        mirror = put(key("Agent", "controller.m1", scope=cluster), {"role": "controller"})
+        assert log.write(home, mirror).code == 0
     assert (
         log.write("beta", put_token("leave", "delta", TOKEN, purpose="cluster", expires_ms=10_000)).code == 0
     )
@@ -56,9 +59,10 @@ class Home:
             catalog=log.catalog, authority=authority, now_ms=lambda: log.catalog.now_ms + later_ms
         )
 
-    async def signs(self, caller: str, wanted: str) -> bool:
+    async def signs(self, caller: str, wanted: str, *, mirror: str = "") -> bool:
+        peer, asked_by = (mirror, caller) if mirror else (caller, "")
         try:
-            chain, _ = await self._signer.sign(parse(caller), self._csr, wanted)
+            chain, _ = await self._signer.sign_asked(parse(peer), self._csr, wanted, asked_by)
         except NotAllowedError:
             return False
         return len(chain) >= 2
@@ -104,6 +108,32 @@ async def test_the_home_that_a_cluster_is_to_have_signs_by_identities_of_the_oth
 async def test_nobody_gets_anything_else_by_a_move(tmp_path: Path, caller: str, wanted: str) -> None:
     home = Home("beta.test", enrolled(BEGIN, MOVE), tmp_path)
     assert not await home.signs(caller, wanted)
+
+
+@pytest.mark.parametrize(
+    ("steps", "mirrors"),
+    [
+        pytest.param((), set(), id="at-home"),
+        pytest.param((BEGIN,), set(), id="announced"),
+        pytest.param((BEGIN, MOVE), {"delta", "delta-moved", "alpha", "beta"}, id="moving"),
+        pytest.param((BEGIN, MOVE, COMMIT), {"delta", "delta-moved", "beta"}, id="moved"),
+    ],
+)
+async def test_a_mirror_asks_for_a_process_that_has_not_changed_whether_it_has_itself_or_not(
+    tmp_path: Path, steps: tuple[Body, ...], mirrors: set[str]
+) -> None:
+    home = Home("beta.test", enrolled(*steps), tmp_path)
+    found = {
+        "delta": "spiffe://alpha.test/isthmus/delta/controller/m1",
+        "delta-moved": "spiffe://beta.test/isthmus/delta/controller/m1",
+        "alpha": "spiffe://alpha.test/isthmus/alpha/controller/m1",
+        "beta": "spiffe://beta.test/isthmus/beta/controller/m1",
+        "gamma": "spiffe://gamma.test/isthmus/gamma/controller/m1",
+    }
+    signed = {
+        name for name, mirror in found.items() if await home.signs(OLD["agent"], NEW["agent"], mirror=mirror)
+    }
+    assert signed == mirrors
 
 
 async def test_an_old_identity_is_good_for_a_new_one_for_as_long_as_a_leaf_lives(tmp_path: Path) -> None:
