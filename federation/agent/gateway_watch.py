@@ -62,9 +62,9 @@ class GatewayWatch:
         self._named.pop(controller, None)
         self._news.set()
 
-    def is_asked_by(self, controller: str) -> bool:
-        """True when a controller knows what to do with sightings."""
-        return controller in self._named
+    def named_by(self, controller: str) -> frozenset[str]:
+        """The clusters at whose gateways a controller wants us to look."""
+        return frozenset(self._named.get(controller, ()))
 
     def seen(self) -> Mapping[str, bool]:
         """Whether the gateways of each cluster answer, as far as that is known by now."""

@@ -211,7 +211,9 @@ class ControllerStream:
         self._identity = identity
         self._directory = directory
         self._progress = asyncio.Event()  # An answer came, or the stream ended.
-        self._sighted: dict[str, bool] = {}  # What was said on this stream of other clusters' gateways.
+        # Of which clusters' gateways the controller has asked on this stream; None: of none ever.
+        self._asked: frozenset[str] | None = None
+        self._sighted: dict[str, bool] = {}  # What was said of them on this stream.
 
     async def run(self) -> None:
         """Connect, declare, keep the lease; try again with a growing, spread delay."""
@@ -251,7 +253,8 @@ class ControllerStream:
                     f"register: {self.controller.spec.control} said nothing within {WELCOME_TIMEOUT_S:g} s"
                 ) from error
             backoff.reset()
-            self.cursor, self.refusals, self._sighted = said.Cursor(), {}, {}
+            self.cursor, self.refusals = said.Cursor(), {}
+            self._asked, self._sighted = None, {}
             self.connected, self.error = True, ""
             _log.info("registration_open", controller=self.controller.name, lease_ms=lease_ms)
             await run_together(
@@ -311,6 +314,7 @@ class ControllerStream:
             case ProbeTargets():
                 if (watch := self._registrar.watch) is not None:
                     watch.aim(self.controller.name, message)
+                    self._asked = watch.named_by(self.controller.name)
                     self.news.set()
             case WatchDrains():
                 self._watch(message.drains[:DRAINS_WATCHED_MAX])
@@ -343,11 +347,15 @@ class ControllerStream:
                 await send(call, AgentHeartbeat())
 
     async def _tell_sightings(self, call: RegisterCall) -> bool:
-        """Say what has turned in what a gateway sees; return whether this controller wants to know that."""
+        """Say what has turned in what a gateway sees; return whether this controller wants to know that.
+
+        Of nobody else than it named since it was connected: of others it takes no word, and nothing is said twice.
+        """
         watch = self._registrar.watch
-        if watch is None or not watch.is_asked_by(self.controller.name):
+        if watch is None or self._asked is None:
             return False  # A controller of an older build would not know what that is.
-        news, self._sighted = sightings(self._sighted, watch.seen())
+        seen = {cluster: heard for cluster, heard in watch.seen().items() if cluster in self._asked}
+        news, self._sighted = sightings(self._sighted, seen)
         if news is not None:
             await send(call, news)
         return True

@@ -333,3 +333,35 @@ async def test_a_gateway_tells_who_asks_what_it_sees_and_again_on_each_new_strea
                 lambda: controller.sightings == [Sightings(lost=("beta",))], timeout_s=WAIT_S
             )
             watching.cancel()
+
+
+async def test_a_controller_that_is_back_is_told_of_a_cluster_once_it_names_it_again(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback
+) -> None:
+    block = loopback()
+    other = FakeController(domain, "alpha", block.host(2), id="c2")
+    async with FakeController(domain, "alpha", block.host(1)) as controller, other:
+        controller.lease_ms = 600
+        store = store_of(directory_of(controller, other))
+        watch = GatewayWatch(store, clock=asyncio.get_running_loop().time)
+        target = ProbeTarget(
+            cluster="beta", trust_domain="alpha.example", gateways=(("gw-1", block.host(3), 15_443),)
+        )
+        asked, lost = ProbeTargets(targets=(target,), whole=True), [Sightings(lost=("beta",))]
+        async with running(registrar(domain, store, ONE, watch=watch)) as agent, asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(watch.run())
+            await connected(agent, controller, other)
+            for one in (controller, other):  # The other one names it all the time: what is seen stays.
+                one.say(asked)
+            await eventually_async(lambda: controller.sightings == lost, timeout_s=WAIT_S)
+            await controller.stop()
+            controller.sightings.clear()
+            await controller.start()
+            await eventually_async(lambda: len(controller.hellos) >= 2, timeout_s=WAIT_S)
+            controller.say(ProbeTargets(targets=(), whole=True))  # It does not know yet whom to look at.
+            before = controller.heartbeats
+            await eventually_async(lambda: controller.heartbeats > before + 1, timeout_s=WAIT_S)
+            assert controller.sightings == []
+            controller.say(asked)
+            await eventually_async(lambda: controller.sightings == lost, timeout_s=WAIT_S)
+            watching.cancel()

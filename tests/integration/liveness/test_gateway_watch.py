@@ -48,10 +48,10 @@ async def test_a_gateway_sees_who_answers_who_does_not_and_forgets_whom_nobody_n
     ):
         turns: list[int] = []
         watch.on_turn = lambda: turns.append(1)
-        assert not watch.is_asked_by("alpha-c1")
+        assert watch.named_by("alpha-c1") == frozenset()
         watch.aim("alpha-c1", ProbeTargets(targets=(beta_at(server.port),), whole=True))
         watch.aim("alpha-c2", ProbeTargets(targets=(beta_at(server.port),), whole=True))
-        assert watch.is_asked_by("alpha-c1")
+        assert watch.named_by("alpha-c1") == {"beta"}
         await until(watch, {"beta": True})
         switch.is_on = False
         await until(watch, {"beta": False})
