@@ -53,7 +53,7 @@ class RemovalDesk:
                 f"this controller is one of cluster {cluster}: ask one of another cluster to remove it"
             )
         for row, spec in resources(tables, "Cluster"):
-            if isinstance(spec, ClusterSpec) and spec.home == cluster:
+            if isinstance(spec, ClusterSpec) and cluster in spec.homes:
                 raise PreconditionError(
                     f"cluster {cluster} is the home of cluster {row.key.name}: remove or move that first"
                     " (docs/how-to/rehome-a-remote.md)"

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from certs.core.spiffe import parse
 from consensus.core.contract import Status
-from discovery.core.commands import RemoveCluster
+from discovery.core.commands import BeginRehoming, RemoveCluster
 from discovery.core.model import EndpointKey
 from discovery.core.specs import MemberSpec
 from federation.api.control import _why_unserved
@@ -18,7 +18,7 @@ from federation.app.removed import RemovalWatch, check_not_removed, read_epoch, 
 from federation.app.removing import RemovalDesk
 from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError
 from tests.unit.app.direct_log import DirectLog
-from tests.unit.discovery.builders import Log, endpoint, founded, key, put, put_cluster, put_drain
+from tests.unit.discovery.builders import Log, endpoint, founded, key, put, put_cluster, put_drain, put_token
 
 ADMIN = "spiffe://alpha.test/isthmus/alpha/operator/admin"
 STATUS = Status(
@@ -112,6 +112,19 @@ async def test_a_home_keeps_its_vote_while_a_remote_needs_it() -> None:
     found = Desk()
     found.log.accept("beta", put_cluster("gamma", role="remote", home="beta", trustDomain="beta.test"))
     with pytest.raises(PreconditionError, match="home of cluster gamma"):
+        await found.desk.remove("beta", ADMIN, force=True)
+    assert "beta" in found.status.members
+
+
+async def test_a_home_to_be_keeps_its_vote_while_a_remote_is_on_its_way() -> None:
+    found = Desk()
+    log = found.log
+    log.accept("beta", put_token("leave", "delta", "c" * 64, purpose="cluster", expires_ms=10_000))
+    move = BeginRehoming(
+        cluster="delta", to="beta", secret_sha256="c" * 64, started_by="admin", within_ms=60_000
+    )
+    assert log.send("alpha", move).code == 0
+    with pytest.raises(PreconditionError, match="home of cluster delta"):
         await found.desk.remove("beta", ADMIN, force=True)
     assert "beta" in found.status.members
 
