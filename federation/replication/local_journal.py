@@ -107,7 +107,8 @@ class LocalJournal:
 
     def append(self, news: Mapping[bytes, Entry | None]) -> None:
         """Add what became of rows; None for what the catalog says by itself now. Raises OSError."""
-        kept = {key: entry for key, entry in news.items() if self._note(key, entry)}
+        # What finds no room is taken out: nothing older of that row is to come back in its place.
+        kept = {key: entry if self._note(key, entry) else None for key, entry in news.items()}
         data = b"".join(_records(kept.items()))
         self._sound = False
         with self._path.open("ab", buffering=0) as file:

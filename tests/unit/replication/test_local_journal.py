@@ -139,6 +139,8 @@ def test_more_than_there_is_room_for_is_not_kept(tmp_path: Path, monkeypatch: py
     assert journal(tmp_path).load() == {A: ROWS[A]}
     one.append({A: None, B: ROWS[B]})
     assert journal(tmp_path).load() == {B: ROWS[B]}
+    one.append({B: pack(endpoint(name="b", address="10.11.112.113", version=(10**9, 10**9)))})
+    assert journal(tmp_path).load() == {}  # It has grown, and an older one would say what is over.
 
 
 def test_a_file_that_is_far_too_large_is_refused_unread(
