@@ -80,7 +80,7 @@ async def answers_of(web: Caller, names: Sequence[str]) -> None:
         found = [await web.call(HOST) for _ in range(CALLS)]
         return {status for status, _ in found} == {200} and {body["from"] for _, body in found} == set(names)
 
-    await eventually_async(only_they, timeout_s=40, interval_s=0.1, message=f"{names} answer")
+    await eventually_async(only_they, timeout_s=90, interval_s=0.1, message=f"{names} answer")
 
 
 def test_an_application_outside_is_called_by_name_and_left_out_while_two_clusters_miss_it(federation):
