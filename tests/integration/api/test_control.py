@@ -320,7 +320,7 @@ async def an_agent_that_was_evicted(controller: Controller, folder: Path) -> Lea
 
 
 async def an_agent_of_another_cluster(controller: Controller, folder: Path) -> LeafIdentity:
-    return controller.domain.agent("beta", "a1")
+    return controller.domain.agent("elsewhere", "a1")  # Whoever joins in other tests: not that one.
 
 
 async def a_dns_process(controller: Controller, folder: Path) -> LeafIdentity:
@@ -359,7 +359,7 @@ class _Pem:
     [
         (an_agent_that_never_enrolled, NotAllowedError, "is not enrolled, or was evicted"),
         (an_agent_that_was_evicted, NotAllowedError, "is not enrolled, or was evicted"),
-        (an_agent_of_another_cluster, NotAllowedError, "cluster beta is not served here"),
+        (an_agent_of_another_cluster, NotAllowedError, "cluster elsewhere is not served here"),
         (a_dns_process, NotAllowedError, "expected an agent or a gateway"),
         (an_operator, NotAllowedError, "expected an agent or a gateway"),
         (a_workload, NotAllowedError, "expected an agent or a gateway"),

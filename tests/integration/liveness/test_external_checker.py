@@ -12,6 +12,7 @@ from discovery.core.commands import Delete, Write
 from discovery.core.external import observation_key, read_status
 from discovery.core.model import Change
 from federation.app.external_checker import ExternalChecker
+from federation.kernel.errors import error_class
 from tests.support.loopback import claim_block
 from tests.support.wait import eventually_async
 from tests.unit.discovery.builders import Log, key, put_cluster, put_export, put_external, put_grant
@@ -74,7 +75,9 @@ class World:
     def _checker(self, cluster: str) -> ExternalChecker:
         async def propose(body: Write, *, timeout_ms: int) -> None:
             assert timeout_ms > 0
-            self.log.accept(cluster, *body.operations)
+            outcome = self.log.write(cluster, *body.operations)
+            if outcome.code:  # As of a service that was deleted a moment ago.
+                raise error_class(outcome.code)(outcome.message)
 
         status = SimpleNamespace(leader="alpha")
         absent: Any = SimpleNamespace(status=lambda: status, propose=propose)
