@@ -355,7 +355,7 @@ class Signer:
         system, mirror = system_identity(caller), system_identity(peer)
         tables = self._catalog.tables
         spec = None if system is None else tables.cluster(system.cluster)
-        if mirror is None or mirror.role != "controller" or not _are_of_one(peer, caller, spec):
+        if mirror is None or mirror.role != "controller" or not self._vouches(peer, caller, spec):
             raise NotAllowedError(f"{peer} may not ask for certificates of others")
         if agent_key(mirror.cluster, "controller", mirror.id).encode() not in tables.resources:
             raise NotAllowedError(f"{peer} is not enrolled as a mirror, or was evicted")
@@ -364,6 +364,17 @@ class Signer:
         if spec is None or mirror.cluster not in (system.cluster, *spec.homes):
             raise NotAllowedError(f"{peer} does not serve cluster {system.cluster}, of which {caller} is")
         return await self.sign(caller, csr, identity)
+
+    def _vouches(self, peer: SpiffeId, caller: SpiffeId, spec: ClusterSpec | None) -> bool:
+        """True when a mirror and the process that asked it are of one trust domain.
+
+        Or when the mirror is of ours, and the process of one that its cluster comes from: it has not changed yet. Nobody of
+        another trust domain gets identities of ours by a mirror's word.
+        """
+        if peer.trust_domain == caller.trust_domain:
+            return True
+        ours = peer.trust_domain == self._authority.trust_domain
+        return ours and spec is not None and was_of(spec, caller.trust_domain)
 
     def _after_move(self, caller: SpiffeId, spec: ClusterSpec | None) -> SpiffeId:
         """Return the caller's identity in our trust domain, if its cluster moves to it; raises NotAllowedError."""
@@ -382,16 +393,6 @@ class Signer:
         if not spec.namespace:
             return None
         return workload_id(caller.trust_domain, spec.namespace, spec.service_account)
-
-
-def _are_of_one(peer: SpiffeId, caller: SpiffeId, spec: ClusterSpec | None) -> bool:
-    """True when a mirror and the process that asked it are of one trust domain, or of two that the cluster moves between.
-
-    Either may have changed before the other one did.
-    """
-    if peer.trust_domain == caller.trust_domain:
-        return True
-    return spec is not None and peer.trust_domain in spec.trust_domains and was_of(spec, caller.trust_domain)
 
 
 def sign_process(authority: Authority, csr: bytes, identity: SpiffeId) -> IssuedCertificate:

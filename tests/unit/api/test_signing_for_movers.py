@@ -136,6 +136,16 @@ async def test_a_mirror_asks_for_a_process_that_has_not_changed_whether_it_has_i
     assert signed == mirrors
 
 
+@pytest.mark.parametrize("mirror", ["delta", "beta"])
+@pytest.mark.parametrize("steps", [(BEGIN,), (BEGIN, MOVE), (BEGIN, MOVE, BACK)])
+async def test_the_old_home_gives_its_identities_to_no_mirror_of_the_new_one(
+    tmp_path: Path, steps: tuple[Body, ...], mirror: str
+) -> None:
+    alpha, beta_s = Home("alpha.test", enrolled(*steps), tmp_path), "spiffe://beta.test/isthmus"
+    for what in ("agent", "workload"):
+        assert not await alpha.signs(OLD["agent"], OLD[what], mirror=f"{beta_s}/{mirror}/controller/m1")
+
+
 async def test_an_old_identity_is_good_for_a_new_one_for_as_long_as_a_leaf_lives(tmp_path: Path) -> None:
     log = enrolled(BEGIN, MOVE, COMMIT)
     in_time = Home("beta.test", log, tmp_path / "in-time", later_ms=CHANGE_LATE_MS - 1)
