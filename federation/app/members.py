@@ -110,7 +110,8 @@ class MemberDesk:
         await self._want(member_id, "learner")
         if address is None:
             return f"{member_id} becomes a learner when it has joined: isthmus token create --cluster {member_id}"
-        await self._engine.add_learner(address, timeout_ms=CHANGE_TIMEOUT_MS)
+        change = self._engine.add_learner(address, timeout_ms=CHANGE_TIMEOUT_MS)
+        await self._make(change, lambda: member_id in self._engine.status().learners)
         return f"{member_id} is a learner: isthmus member promote {member_id} gives it a vote when it has caught up"
 
     async def _promote(self, member_id: str) -> str:
@@ -140,8 +141,9 @@ class MemberDesk:
                 await self._engine.transfer_leadership(successor(facts), timeout_ms=CHANGE_TIMEOUT_MS)
         before = self._standing(member_id)
         await self._want(member_id, "removed")
+        change = self._engine.remove_member(member_id, timeout_ms=CHANGE_TIMEOUT_MS)
         try:
-            await self._engine.remove_member(member_id, timeout_ms=CHANGE_TIMEOUT_MS)
+            await self._make(change, lambda: not self._has_place(member_id))
         except NotFoundError:
             _log.info("member_had_no_place", member=member_id)
         except PreconditionError:
@@ -152,6 +154,22 @@ class MemberDesk:
     async def _transfer(self, member_id: str) -> str:
         await self._engine.transfer_leadership(member_id, timeout_ms=CHANGE_TIMEOUT_MS)
         return f"{member_id} leads"
+
+    async def _make(self, change: Awaitable[None], is_made: Callable[[], bool]) -> None:
+        """Make a change that is wanted already: the leader may be about to make the same by itself (`LeaderDuties`).
+
+        Then there is another one pending, behind which the barrier looks.
+        """
+        try:
+            await change
+        except PreconditionError:
+            await self._proposer.barrier()
+            if not is_made():
+                raise
+
+    def _has_place(self, member_id: str) -> bool:
+        status = self._engine.status()
+        return member_id in status.members or member_id in status.learners
 
     async def _want(self, member_id: str, standing: Standing) -> None:
         if self._standing(member_id) != standing:

@@ -10,10 +10,13 @@ from consensus.core.contract import MemberAddress, PeerStatus, Status
 from discovery.core.catalog import Catalog
 from discovery.core.specs import Standing
 from federation.api.health import CONTACT_MS_MAX, Facts, MemberHealth
+from federation.api.proposer import Proposer
 from federation.app.duties import LeaderDuties
-from federation.app.members import check_removal, successor
+from federation.app.members import MemberDesk, check_removal, successor
 from federation.kernel.errors import PreconditionError, UnavailableError
 from tests.unit.api.doctor_facts import member, peer
+from tests.unit.app.direct_log import DirectLog
+from tests.unit.discovery.builders import founded
 
 AWAY_MS = CONTACT_MS_MAX + 1
 
@@ -202,3 +205,44 @@ async def test_the_leader_takes_one_step_to_the_members_that_are_wanted(
     log: Callable[[], Changes], standings: dict[str, Standing], expected: list[tuple[str, str]]
 ) -> None:
     assert await one_step(log(), standings) == expected
+
+
+class Busy(Changes):
+    """Its leader has just begun a change by itself when it is asked for one; `makes`: what the operator asks for."""
+
+    def __init__(self, *, makes: bool) -> None:
+        super().__init__(members="alpha beta gamma")
+        self._makes = makes
+
+    async def remove_member(self, member_id: str, *, timeout_ms: int) -> None:
+        await super().remove_member(member_id, timeout_ms=timeout_ms)
+        if self._makes:
+            self._status = replace(self._status, members=("alpha", "gamma"))
+        raise PreconditionError("another change of the members is pending: repeat this one later")
+
+
+@pytest.mark.parametrize("makes", [True, False])
+async def test_a_removal_that_the_leader_made_first_is_made(makes: bool) -> None:
+    log, engine = founded(), Busy(makes=makes)
+    proposer = Proposer(DirectLog(log), cluster="alpha")
+
+    async def seen() -> Facts:
+        return facts("alpha beta gamma")
+
+    directory: Any = None  # A voter is known without it.
+    desk = MemberDesk(
+        engine=engine,
+        proposer=proposer,
+        catalog=log.catalog,
+        directory=directory,
+        facts=seen,  # type: ignore[arg-type]
+    )
+    if makes:
+        assert "beta has no vote" in await desk.change("remove", "beta")
+        wanted = "removed"
+    else:
+        with pytest.raises(PreconditionError, match="pending"):
+            await desk.change("remove", "beta")
+        wanted = "voter"
+    assert desk._standing("beta") == wanted
+    assert engine.asked == [("remove", "beta")]
