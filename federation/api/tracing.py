@@ -51,7 +51,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     declared_ms_before: float | None = None  # When its agent declared it here, if it did.
     local: tuple[Acknowledged, ...] = ()  # Before the commit, counted from the declaration.
     proxies: tuple[Acknowledged, ...] = ()
-    held: tuple[Held, ...] = ()
+    held: tuple[Held, ...] = ()  # The first ones...
+    held_more: int = 0  # ... and so many others.
 
 
 class TraceQuestion(Message, frozen=True, kw_only=True):

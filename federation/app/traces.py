@@ -15,11 +15,14 @@ from prometheus_client import Histogram, Metric
 
 from discovery.core.model import Change, EndpointKey, ResourceKey
 from federation.api.tracing import NAMES_MAX, Acknowledged, Held, Trace
+from federation.replication.feed import SUBSCRIBERS_MAX
 from federation.replication.messages import Delta, FollowAnswer, LocalRows
 
 TRACES_MAX = 1_000
 # Declarations that have not been committed yet: in a partition they pile up.
 DECLARED_MAX = 10_000
+# Of those that hold a write, so many are named, the first ones; the others are counted.
+HELD_NAMED_MAX = 100
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 Clock = Callable[[], float]
@@ -104,7 +107,8 @@ class _Committed:
         self.rows = len(changes)
         self.names = tuple(_name(change) for change in changes[:NAMES_MAX])
         self.declared: Passage | None = None
-        self.held: list[Held] = []
+        self.held: dict[tuple[str, str], Held] = {}  # By cluster and name, at most HELD_NAMED_MAX.
+        self.held_more = 0
 
 
 class Tracer:
@@ -167,16 +171,26 @@ class Tracer:
                 return None
 
     def holds(self, cluster: str, name: str, revision: int) -> None:
-        """A follower has everything up to a revision and serves by it. The names are those of its certificate."""
+        """A follower has everything up to a revision and serves by it. The names are those of its certificate.
+
+        What it said before is not said again: a follower that goes back and forth is counted once, and costs nothing.
+        """
         follower = (cluster, name)
         before = self._holds.get(follower)
-        self._holds[follower] = revision
+        if before is None and len(self._holds) >= SUBSCRIBERS_MAX:
+            return  # So many cannot follow: it only says that it does.
+        self._holds[follower] = max(revision, before or 0)
         if before is None:
             return  # It came with what it had, or got a snapshot: no write took that long.
         for write in self._between(before, revision):
+            if follower in write.held:
+                continue
             after_s = self._clock() - write.passage.started_s
-            write.held.append(Held(cluster=cluster, name=name, after_ms=_ms(after_s)))
             self._observe(cluster, "held", after_s)
+            if len(write.held) < HELD_NAMED_MAX:
+                write.held[follower] = Held(cluster=cluster, name=name, after_ms=_ms(after_s))
+            else:
+                write.held_more += 1
 
     def left(self, cluster: str, name: str) -> None:
         """A follower follows no longer."""
@@ -196,7 +210,8 @@ class Tracer:
             declared_ms_before=None if declared is None else _ms(passage.started_s - declared.started_s),
             local=() if declared is None else declared.ways(),
             proxies=passage.ways(),
-            held=tuple(sorted(write.held, key=lambda one: (one.cluster, one.name))),
+            held=tuple(one for _, one in sorted(write.held.items())),
+            held_more=write.held_more,
         )
 
     def _between(self, after: int, upto: int) -> Iterator[_Committed]:

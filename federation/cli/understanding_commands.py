@@ -155,6 +155,8 @@ def _trace_rows(one: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]
             yield name, "acknowledged", way["cluster"], _after(way["last_ms"]), _proxies_text(way)
     for held in found["held"]:
         yield name, "held", held["cluster"], f"{held['after_ms']:g} ms", held["name"]
+    if found["held_more"]:
+        yield name, "held", "", "later", f"by {found['held_more']} more"
 
 
 def _after(last_ms: float | None, *, less_ms: float = 0.0) -> str:

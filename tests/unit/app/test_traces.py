@@ -120,6 +120,40 @@ def test_a_follower_holds_all_that_it_passed_since_its_last_word(tracer: Tracer,
     assert count(tracer, "beta", "held") == 2, "it came back, perhaps from far behind"
 
 
+def test_a_follower_that_goes_back_and_forth_is_counted_once(tracer: Tracer) -> None:
+    commit(tracer, 5, cluster("c5"))
+    for _ in range(3):
+        for revision in (4, 5, 4, 5):
+            tracer.holds("beta", "dns.d1", revision)
+        tracer.left("beta", "dns.d1")
+    trace = tracer.trace(5)
+    assert trace is not None
+    assert [one.name for one in trace.held] == ["dns.d1"]
+    assert count(tracer, "beta", "held") == 1
+
+
+def test_of_many_followers_some_are_named_and_all_are_counted(tracer: Tracer) -> None:
+    commit(tracer, 5, cluster("c5"))
+    for number in range(traces.HELD_NAMED_MAX + 3):
+        tracer.holds("beta", f"dns.d{number}", 4)
+        tracer.holds("beta", f"dns.d{number}", 5)
+    trace = tracer.trace(5)
+    assert trace is not None
+    assert (len(trace.held), trace.held_more) == (traces.HELD_NAMED_MAX, 3)
+    assert count(tracer, "beta", "held") == traces.HELD_NAMED_MAX + 3
+
+
+def test_who_says_that_it_follows_without_end_of_names_costs_a_bounded_number(
+    tracer: Tracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "SUBSCRIBERS_MAX", 2)
+    commit(tracer, 5, cluster("c5"))
+    for revision in (4, 5):
+        for number in range(3):
+            tracer.holds("beta", f"dns.d{number}", revision)
+    assert count(tracer, "beta", "held") == 2
+
+
 def test_the_newest_writes_and_declarations_are_remembered(
     tracer: Tracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
