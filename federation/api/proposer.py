@@ -95,16 +95,19 @@ class Proposer:
 
     async def barrier(self, *, timeout_ms: int = _ATTEMPT_TIMEOUT_MS) -> None:
         """Return once local state holds every write finished before the call; raises UnavailableError."""
-        await self._retried(lambda left_ms: self._log.read_barrier(timeout_ms=left_ms), timeout_ms)
+        await self.repeated(lambda left_ms: self._log.read_barrier(timeout_ms=left_ms), timeout_ms)
 
     async def _commit(self, data: bytes, timeout_ms: int) -> bytes:
-        applied = await self._retried(
+        applied = await self.repeated(
             lambda left_ms: self._log.propose(data, timeout_ms=min(left_ms, _ATTEMPT_TIMEOUT_MS)), timeout_ms
         )
         return applied.result
 
-    async def _retried(self, attempt: Callable[[int], Awaitable[T]], timeout_ms: int) -> T:
-        """Repeat `attempt` until it succeeds or the time is up: there may be no leader for a moment."""
+    async def repeated(self, attempt: Callable[[int], Awaitable[T]], timeout_ms: int) -> T:
+        """Repeat `attempt` until it succeeds or the time is up: there may be no leader for a moment.
+
+        It gets the milliseconds that are left, and must do no harm when it is made twice.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_ms / 1000
         pause = _RETRY_MIN_S

@@ -110,8 +110,10 @@ class MemberDesk:
         await self._want(member_id, "learner")
         if address is None:
             return f"{member_id} becomes a learner when it has joined: isthmus token create --cluster {member_id}"
-        change = self._engine.add_learner(address, timeout_ms=CHANGE_TIMEOUT_MS)
-        await self._make(change, lambda: member_id in self._engine.status().learners)
+        await self._make(
+            lambda left_ms: self._engine.add_learner(address, timeout_ms=left_ms),
+            lambda: member_id in self._engine.status().learners,
+        )
         return f"{member_id} is a learner: isthmus member promote {member_id} gives it a vote when it has caught up"
 
     async def _promote(self, member_id: str) -> str:
@@ -125,7 +127,7 @@ class MemberDesk:
             raise PreconditionError(
                 f"{member_id} was removed: isthmus member add {member_id} makes it a learner first"
             )
-        await self._engine.add_member(address, timeout_ms=CHANGE_TIMEOUT_MS)
+        await self._repeated(lambda left_ms: self._engine.add_member(address, timeout_ms=left_ms))
         await self._want(member_id, "voter")
         return f"{member_id} votes"
 
@@ -138,12 +140,14 @@ class MemberDesk:
             facts = await self._facts()
             check_removal(facts, member_id)
             if member_id == status.leader:
-                await self._engine.transfer_leadership(successor(facts), timeout_ms=CHANGE_TIMEOUT_MS)
+                await self._transfer(successor(facts))
         before = self._standing(member_id)
         await self._want(member_id, "removed")
-        change = self._engine.remove_member(member_id, timeout_ms=CHANGE_TIMEOUT_MS)
         try:
-            await self._make(change, lambda: not self._has_place(member_id))
+            await self._make(
+                lambda left_ms: self._engine.remove_member(member_id, timeout_ms=left_ms),
+                lambda: not self._has_place(member_id),
+            )
         except NotFoundError:
             _log.info("member_had_no_place", member=member_id)
         except PreconditionError:
@@ -152,16 +156,20 @@ class MemberDesk:
         return f"{member_id} has no vote and gets the log no longer: stop its controller"
 
     async def _transfer(self, member_id: str) -> str:
-        await self._engine.transfer_leadership(member_id, timeout_ms=CHANGE_TIMEOUT_MS)
+        await self._repeated(lambda left_ms: self._engine.transfer_leadership(member_id, timeout_ms=left_ms))
         return f"{member_id} leads"
 
-    async def _make(self, change: Awaitable[None], is_made: Callable[[], bool]) -> None:
+    async def _repeated(self, change: Callable[[int], Awaitable[None]]) -> None:
+        """Ask again while nobody leads, or while this member names a leader that leads no longer."""
+        await self._proposer.repeated(change, CHANGE_TIMEOUT_MS)
+
+    async def _make(self, change: Callable[[int], Awaitable[None]], is_made: Callable[[], bool]) -> None:
         """Make a change that is wanted already: the leader may be about to make the same by itself (`LeaderDuties`).
 
         Then there is another one pending, behind which the barrier looks.
         """
         try:
-            await change
+            await self._repeated(change)
         except PreconditionError:
             await self._proposer.barrier()
             if not is_made():

@@ -221,22 +221,27 @@ class Busy(Changes):
         raise PreconditionError("another change of the members is pending: repeat this one later")
 
 
-@pytest.mark.parametrize("makes", [True, False])
-async def test_a_removal_that_the_leader_made_first_is_made(makes: bool) -> None:
-    log, engine = founded(), Busy(makes=makes)
-    proposer = Proposer(DirectLog(log), cluster="alpha")
+def desk_of(engine: Changes) -> MemberDesk:
+    """The desk of a member of three whose log commits everything at once, but for changes of the members."""
+    log = founded()
 
     async def seen() -> Facts:
         return facts("alpha beta gamma")
 
     directory: Any = None  # A voter is known without it.
-    desk = MemberDesk(
-        engine=engine,
-        proposer=proposer,
+    return MemberDesk(
+        engine=engine,  # type: ignore[arg-type]  # what is asked of it
+        proposer=Proposer(DirectLog(log), cluster="alpha"),
         catalog=log.catalog,
         directory=directory,
-        facts=seen,  # type: ignore[arg-type]
+        facts=seen,
     )
+
+
+@pytest.mark.parametrize("makes", [True, False])
+async def test_a_removal_that_the_leader_made_first_is_made(makes: bool) -> None:
+    engine = Busy(makes=makes)
+    desk = desk_of(engine)
     if makes:
         assert "beta has no vote" in await desk.change("remove", "beta")
         wanted = "removed"
@@ -246,3 +251,29 @@ async def test_a_removal_that_the_leader_made_first_is_made(makes: bool) -> None
         wanted = "voter"
     assert desk._standing("beta") == wanted
     assert engine.asked == [("remove", "beta")]
+
+
+class Outdated(Changes):
+    """It names a leader that leads no longer, until it was asked twice."""
+
+    async def transfer_leadership(self, member_id: str, *, timeout_ms: int) -> None:
+        self._ask("transfer", member_id)
+
+    async def remove_member(self, member_id: str, *, timeout_ms: int) -> None:
+        self._ask("remove", member_id)
+
+    def _ask(self, action: str, member_id: str) -> None:
+        self.asked.append((action, member_id))
+        if len(self.asked) < 3:
+            raise UnavailableError("member gamma knows no leader")
+
+
+@pytest.mark.parametrize(
+    ("action", "done"), [("transfer", "beta leads"), ("remove", "beta has no vote")], ids=["transfer", "remove"]
+)  # fmt: skip
+async def test_a_change_asked_of_a_member_that_names_an_old_leader_finds_the_new_one(
+    action: str, done: str
+) -> None:
+    engine = Outdated(members="alpha beta gamma")
+    assert done in await desk_of(engine).change(action, "beta")
+    assert engine.asked == [(action, "beta")] * 3
