@@ -33,7 +33,7 @@ from discovery.core.commands import (
 )
 from discovery.core.history import ACTOR_CHARS_MAX
 from discovery.core.model import EndpointKey
-from federation.kernel.errors import Code
+from federation.kernel.errors import Code, IsthmusError
 
 # Waiting for the disk. A full batch of endpoints is one record.
 RECORDS_QUEUED_MAX = 10_000
@@ -44,7 +44,7 @@ MESSAGE_CHARS_MAX = 300
 REPEATED_MS = 60_000
 REFUSALS_REMEMBERED_MAX = 1_000
 
-Layer: TypeAlias = Literal["api", "agent", "log"]
+Layer: TypeAlias = Literal["api", "agent", "mirror", "log"]
 
 _REASONS = {
     Code.INVALID_ARGUMENT: "invalid",
@@ -129,6 +129,18 @@ class AuditTrail:
         """Record what this controller refused before it was proposed."""
         outcome = Outcome(code=code, message=message)
         self._refuse(layer, action, outcome, actor=actor, objects=(what[:ACTOR_CHARS_MAX],), count=1)
+
+    def refuse_body(self, body: Body, error: IsthmusError, *, proposer: str, actor: str) -> None:
+        """Record what a mirror of cluster `proposer` wanted proposed, and this controller refused."""
+        self._refuse(
+            "mirror",
+            _action(body),
+            Outcome(code=int(error.code), message=error.message),
+            proposer=proposer,
+            actor=actor,
+            objects=_objects(body),
+            count=_count(body),
+        )
 
     def take(self) -> list[AuditRecord]:
         """Return the records since the last call."""

@@ -14,20 +14,16 @@ import msgspec
 
 from certs.core.spiffe import SpiffeId, system_identity
 from certs.runtime.grpc_security import peer_identity
-from discovery.core.commands import (
-    AcquireLease,
-    PublishEndpoints,
-    Write,
-    decode_command,
-    encode_command,
-)
+from discovery.core.commands import Command, decode_command, encode_command
 from discovery.core.history import ACTOR_CHARS_MAX
 from discovery.core.quotas import quota_of
 from discovery.core.tables import Tables
 from federation.api.admission import agent_key
+from federation.api.audit import AuditTrail
 from federation.api.fairness import Fairness
 from federation.api.health import check_asker
 from federation.api.messages import Message
+from federation.api.mirror_writes import check_mirror_body
 from federation.api.proposer import Log
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import (
@@ -41,8 +37,6 @@ from federation.kernel.limits import COMMAND_BYTES_MAX
 FORWARD_SERVICE = "isthmus.v1.Forward"  # Methods Propose and Barrier, both unary.
 
 TIMEOUT_MS_MAX = 10_000
-
-_FORWARDED = Write | PublishEndpoints | AcquireLease
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _encoder = msgspec.msgpack.Encoder()
@@ -86,11 +80,13 @@ class ForwardService:
         *,
         tables: Callable[[], Tables],
         schema: Callable[[], int],
+        audit: AuditTrail,
         peer: Callable[[], SpiffeId] = peer_identity,
     ) -> None:
         self._log = log
         self._tables = tables
         self._schema = schema
+        self._audit = audit
         self._peer = peer
         self._fairness = Fairness(lambda cluster: quota_of(tables(), cluster))
 
@@ -129,8 +125,7 @@ class ForwardService:
                 f"the forwarded command has {len(request.command)} bytes, at most {COMMAND_BYTES_MAX} are allowed"
             )
         command = decode_command(request.command)
-        if not isinstance(command.body, _FORWARDED):
-            raise NotAllowedError(f"a mirror may not propose a {type(command.body).__name__}")
+        self._check_body(command)
         schema = self._schema()
         if command.schema > schema:
             raise PreconditionError(
@@ -143,6 +138,17 @@ class ForwardService:
         )
         applied = await self._log.propose(encode_command(stamped), timeout_ms=_timeout_ms(request))
         return ForwardReply(result=applied.result)
+
+    def _check_body(self, command: Command) -> None:
+        """Raise what `check_mirror_body` raises, and record it: the log will not."""
+        peer = self._peer()
+        mirror = system_identity(peer)
+        assert mirror is not None  # As `check_mirror` found.
+        try:
+            check_mirror_body(command.body, mirror, self._tables())
+        except IsthmusError as error:
+            self._audit.refuse_body(command.body, error, proposer=mirror.cluster, actor=str(peer))
+            raise
 
     async def _barrier(self, request: ForwardRequest, _cluster: str) -> ForwardReply:
         await self._log.read_barrier(timeout_ms=_timeout_ms(request))

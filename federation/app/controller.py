@@ -319,7 +319,10 @@ class Controller:
         )
         heard = HeardService(tables=lambda: self.catalog.tables, registry=self.registries.get)
         forwarded = ForwardService(
-            self.engine, tables=lambda: self.catalog.tables, schema=self._command_schema
+            self.engine,
+            tables=lambda: self.catalog.tables,
+            schema=self._command_schema,
+            audit=self.audit,
         )
         await serve_control(
             self.config.listen.control,

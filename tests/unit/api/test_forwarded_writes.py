@@ -5,12 +5,17 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from certs.core.spiffe import parse
+from certs.core.spiffe import SpiffeId, parse
 from discovery.core.commands import (
+    AcquireLease,
     Body,
+    ClaimToken,
     Command,
+    Delete,
+    Operation,
     Outcome,
     PublishEndpoints,
+    RemoveCluster,
     Tick,
     Write,
     decode_command,
@@ -19,6 +24,7 @@ from discovery.core.commands import (
 )
 from discovery.core.quotas import Quota
 from discovery.core.specs import QuotaSpec
+from federation.api.audit import AuditTrail
 from federation.api.fairness import CALLS_MAX, CALLS_PER_CLUSTER_MAX, Fairness
 from federation.api.forwarding import (
     ForwardReply,
@@ -28,20 +34,32 @@ from federation.api.forwarding import (
     encode_forward,
 )
 from federation.kernel.errors import Code, UnavailableError
-from federation.kernel.versions import SCHEMA_VERSION
+from federation.kernel.versions import PROTOCOL_VERSION, SCHEMA_VERSION
 from tests.unit.api.logs import CatalogLog
-from tests.unit.discovery.builders import endpoint, founded, key, put, put_export
+from tests.unit.discovery.builders import (
+    endpoint,
+    founded,
+    key,
+    put,
+    put_drain,
+    put_export,
+    put_grant,
+    put_token,
+)
 
 MIRROR = parse("spiffe://alpha.test/isthmus/delta/controller/m1")
+HOMES_MIRROR = parse("spiffe://alpha.test/isthmus/alpha/controller/m1")
 NO_CONTEXT = cast("Any", None)
 
 
 class Member:
-    """A member of alpha, and a mirror of delta, alpha's remote, that is not to be trusted."""
+    """A member of alpha, and a mirror of delta, alpha's remote, that is not to be trusted; or one of alpha."""
 
-    def __init__(self, **quota: object) -> None:
+    def __init__(self, mirror: SpiffeId = MIRROR, **quota: object) -> None:
         self.log = founded()
-        self.log.accept("alpha", put(key("Agent", "controller.m1", scope="delta"), {"role": "controller"}))
+        for scope in ("delta", "alpha"):
+            self.log.accept("alpha", put(key("Agent", "controller.m1", scope=scope), {"role": "controller"}))
+        self.trail = AuditTrail()
         if quota:
             self.log.accept("alpha", put(key("Quota", "delta"), dict(quota)))
         self.wire = CatalogLog(self.log)
@@ -49,7 +67,8 @@ class Member:
             self.wire,
             tables=lambda: self.log.catalog.tables,
             schema=lambda: SCHEMA_VERSION,
-            peer=lambda: MIRROR,
+            peer=lambda: mirror,
+            audit=self.trail,
         )
         self.requests = 0
 
@@ -148,3 +167,90 @@ def test_the_places_of_all_are_bounded() -> None:
         one.__enter__()
     with pytest.raises(UnavailableError, match="use another member"), fairness.call("one-more"):
         pass
+
+
+def own_record(cluster: str, id_: str = "m1", role: str = "mirror") -> Operation:
+    identity = f"spiffe://alpha.test/isthmus/{cluster}/controller/{id_}"
+    spec = {"cluster": cluster, "role": role, "identity": identity, "protocol": PROTOCOL_VERSION}
+    return put(key("Controller", f"{cluster}-{id_}"), spec)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "operation"),
+    [
+        pytest.param(MIRROR, put(key("Agent", "agent.a1", scope="delta"), {"role": "agent", "namespace": "bank", "serviceAccount": "vault"}), id="name-itself-a-workload-of-the-trust-domain"),
+        pytest.param(MIRROR, put_token("t", "delta", "a" * 64), id="let-an-agent-in"),
+        pytest.param(MIRROR, ClaimToken(secret_sha256="a" * 64, purpose="agent", claimant="e" * 64), id="use-a-token-up"),
+        pytest.param(MIRROR, own_record("delta", role="member"), id="be-a-member"),
+        pytest.param(MIRROR, own_record("delta", "m2"), id="speak-for-another-mirror"),
+        pytest.param(MIRROR, put(key("ExportPolicy", "x", scope="delta", namespace="shop"), status=b"{}"), id="say-what-follows"),
+        pytest.param(MIRROR, put(key("Cluster", "delta"), {"role": "remote", "trustDomain": "alpha.test", "home": "alpha", "ranges": ["0.0.0.0/0"]}), id="widen-its-ranges"),
+        pytest.param(MIRROR, Delete(key=key("Cluster", "delta")), id="leave"),
+        pytest.param(HOMES_MIRROR, Delete(key=key("Cluster", "beta")), id="remove-another-cluster"),
+        pytest.param(HOMES_MIRROR, Delete(key=key("Controller", "alpha-1")), id="remove-a-member"),
+        pytest.param(HOMES_MIRROR, put(key("Member", "beta"), {"standing": "removed"}), id="take-anothers-vote"),
+        pytest.param(HOMES_MIRROR, put(key("Observation", "beta", scope="alpha"), {"controlLost": True}), id="observe"),
+        pytest.param(HOMES_MIRROR, put_drain("beta"), id="drain-another-cluster"),
+        pytest.param(HOMES_MIRROR, put(key("TrustDomain", "alpha.test"), {"roots": ["PEM"], "sequence": 2}), id="change-the-roots"),
+    ],
+)  # fmt: skip
+async def test_a_mirror_writes_nothing_that_members_sign_admit_or_remove_by(
+    mirror: SpiffeId, operation: Operation
+) -> None:
+    member = Member(mirror)
+    own = put_export("delta", "shop", "*")
+    reply = await member.forward(Write(operations=(own, operation)))
+    assert (reply.code, "a mirror may not" in reply.message) == (Code.PERMISSION_DENIED, True)
+    assert member.wire.proposed == []
+    record = member.trail.take()[-1]
+    assert (record.layer, record.result, record.reason, record.proposer, record.actor) == (
+        "mirror",
+        "refused",
+        "not-allowed",
+        mirror.path.split("/")[2],
+        str(mirror),
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(AcquireLease(name="drain", holder="m1", ttl_ms=1_000), id="a-duty-of-the-federation"),
+        pytest.param(AcquireLease(name="observe/alpha", holder="m1", ttl_ms=1_000), id="another-duty-of-its-cluster"),
+        pytest.param(RemoveCluster(cluster="beta", removed_by="me"), id="a-removal"),
+    ],
+)  # fmt: skip
+async def test_a_mirror_holds_no_lease_but_that_to_publish_and_removes_nobody(body: Body) -> None:
+    member = Member(HOMES_MIRROR)
+    assert (await member.forward(body)).code == Code.PERMISSION_DENIED
+    assert member.wire.proposed == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(Write(operations=(put_grant("delta", "shop", "*"),)), id="a-policy"),
+        pytest.param(Write(operations=(Delete(key=key("Agent", "agent.a1", scope="delta")),)), id="an-eviction"),
+        pytest.param(Write(operations=(own_record("delta"),)), id="where-it-is"),
+        pytest.param(Write(operations=(Delete(key=key("Controller", "delta-m2")), Delete(key=key("Agent", "controller.m2", scope="delta")))), id="another-mirror-away"),
+        pytest.param(Write(operations=(put(key("DrainReport", "beta", scope="delta"), {"startedMs": 0, "failing": [{"service": "shop/orders:8080", "requests": 9, "errors": 9}]}),)), id="what-fails-under-a-drain"),
+        pytest.param(Write(operations=(Delete(key=key("DrainReport", "alpha", scope="delta")),)), id="and-that-it-is-over"),
+        pytest.param(AcquireLease(name="publish/delta", holder="m1", ttl_ms=1_000), id="the-lease-to-publish"),
+    ],
+)  # fmt: skip
+async def test_what_a_mirror_has_to_say_and_its_operators_write_is_proposed(body: Body) -> None:
+    member = Member()
+    for operation in (
+        put(key("Agent", "agent.a1", scope="delta"), {"role": "agent"}),
+        put(key("Agent", "controller.m2", scope="delta"), {"role": "controller"}),
+        own_record("delta", "m2"),
+        put_drain("beta", forced=True),
+    ):
+        member.log.accept("alpha", operation)
+    failing = [{"service": "shop/orders:8080", "requests": 9, "errors": 9}]
+    member.log.accept("alpha", put_drain("alpha", forced=True))
+    member.log.accept(
+        "alpha", put(key("DrainReport", "alpha", scope="delta"), {"startedMs": 0, "failing": failing})
+    )
+    outcome = await member.outcome(body)
+    assert outcome.code == 0, outcome.message

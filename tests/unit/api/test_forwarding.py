@@ -5,6 +5,7 @@ import pytest
 from certs.core.spiffe import SpiffeId, parse
 from discovery.core.commands import Command, Outcome, Tick, Write, decode_outcome, encode_command
 from discovery.core.tables import Tables
+from federation.api.audit import AuditTrail
 from federation.api.forwarding import (
     ForwardReply,
     ForwardRequest,
@@ -31,7 +32,13 @@ def enrolled() -> Log:
 
 def service(wire: CatalogLog | ScriptedLog, tables: Tables, peer: str = MIRROR) -> ForwardService:
     identity: SpiffeId = parse(peer)
-    return ForwardService(wire, tables=lambda: tables, schema=lambda: SCHEMA_VERSION, peer=lambda: identity)
+    return ForwardService(
+        wire,
+        tables=lambda: tables,
+        schema=lambda: SCHEMA_VERSION,
+        audit=AuditTrail(),
+        peer=lambda: identity,
+    )
 
 
 def request(command: bytes) -> bytes:
