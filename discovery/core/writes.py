@@ -47,7 +47,7 @@ from federation.kernel.errors import (
     StaleRevisionError,
 )
 from federation.kernel.limits import RESOURCE_BYTES_MAX
-from federation.kernel.versions import STRICT_SCHEMA
+from federation.kernel.versions import STRICT_SCHEMA, command_schema
 
 # One cluster's resources (or the federation's own) must not fill everybody's memory, whatever its Quota says.
 RESOURCES_PER_CLUSTER_MAX = QUOTA_RESOURCES
@@ -98,7 +98,7 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
     if put.status is not None:
         check_status(put.status, str(put.key))
     if draft.schema >= STRICT_SCHEMA:
-        _check_strictly(put, row, spec)
+        _check_strictly(draft.schema, put, row, spec)
     _check_external(draft, proposer, put, spec)
     if row is None:
         after = _created(draft, proposer, put, spec)
@@ -114,12 +114,25 @@ def _put(draft: Draft, proposer: str, put: Put) -> None:
     draft.put(after)
 
 
-def _check_strictly(put: Put, row: Resource | None, spec: AnySpec | None) -> None:
+def _check_strictly(schema: int, put: Put, row: Resource | None, spec: AnySpec | None) -> None:
     """The rules that came with `STRICT_SCHEMA`; what an older build has let in may stay as it is."""
     if put.labels is not None:
         check_labels(put.labels, str(put.key))
     if row is None or (spec is not None and put.spec != row.spec):
         check_resource_is_plain(put.key, spec)
+        if isinstance(spec, ControllerSpec) and spec.role == "mirror":
+            _check_not_older(schema, put.key, spec)
+
+
+def _check_not_older(schema: int, key: ResourceKey, spec: ControllerSpec) -> None:
+    """Raise PreconditionError for a mirror with which all would go back to older rules than those of this command.
+
+    A mirror applies no commands, and is in other hands: by its word alone nobody's rules become weaker again.
+    """
+    if command_schema((spec.protocol,)) < schema:
+        raise PreconditionError(
+            f"{key}: protocol {spec.protocol} is older than what this federation runs by: upgrade the mirror"
+        )
 
 
 def _check_external(draft: Draft, proposer: str, put: Put, spec: AnySpec | None) -> None:

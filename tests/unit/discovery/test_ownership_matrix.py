@@ -9,7 +9,17 @@ import pytest
 
 from certs.core.spiffe import parse, system_identity
 from discovery.core.catalog import Catalog
-from discovery.core.commands import AcquireLease, Body, ClaimToken, Delete, PublishEndpoints, Write
+from discovery.core.commands import (
+    AcquireLease,
+    Body,
+    ClaimToken,
+    Command,
+    Delete,
+    PublishEndpoints,
+    Put,
+    Write,
+    encode_command,
+)
 from discovery.core.model import Change, pack, unpack_resource
 from discovery.core.snapshots import decode_snapshot, encode_snapshot
 from discovery.core.specs import AgentSpec
@@ -17,6 +27,7 @@ from discovery.core.tables import Table
 from federation.api.agent_stream import AgentRules
 from federation.api.manifest import decode_manifest, to_put
 from federation.kernel.errors import Code, CorruptError, InvalidInputError, IsthmusError
+from federation.kernel.versions import PROTOCOL_VERSION, STRICT_SCHEMA
 from federation.replication.messages import Delta, LocalRows
 from federation.replication.state import FollowerState
 from tests.unit.discovery.builders import (
@@ -324,3 +335,35 @@ def test_a_cluster_cannot_take_the_places_of_all_others_tokens(monkeypatch):
     )
     log.accept("alpha", put_token("a0", "alpha", "e" * 64))
     log.accept("beta", Delete(key=key("JoinToken", "b0")), put_token("b10", "beta", "f" * 64))
+
+
+def put_mirror(cluster: str, protocol: int, **rest: object) -> Put:
+    identity = f"spiffe://alpha.test/isthmus/{cluster}/controller/m1"
+    spec = {"cluster": cluster, "role": "mirror", "identity": identity, "protocol": protocol, **rest}
+    return put(key("Controller", f"{cluster}-m1"), spec)
+
+
+@pytest.mark.parametrize("before", [(), (PROTOCOL_VERSION,)], ids=["a-new-one", "one-that-says-so-later"])
+def test_a_mirror_cannot_take_the_rules_of_all_back_to_those_of_an_older_version(before):
+    log = settled()
+    for protocol in before:
+        log.accept("delta", put_mirror("delta", protocol))
+    refused = log.write("delta", put_mirror("delta", STRICT_SCHEMA - 1))
+    assert (refused.code, refused.message) == (
+        Code.FAILED_PRECONDITION,
+        f"Controller/delta-m1: protocol {STRICT_SCHEMA - 1} is older than what this federation runs by: upgrade the mirror",
+    )
+    # Had it been taken, no command of today would be applied, and those of then without the rules of today.
+    poisoned = log.publish("alpha", endpoint("alpha", "x", address="168.63.129.16"))
+    assert poisoned.code == Code.PERMISSION_DENIED
+
+
+def test_a_mirror_of_a_federation_that_has_not_gone_on_yet_may_be_as_old_as_that():
+    log = founded()
+    log.accept("alpha", put_controller("alpha-1", "alpha", protocol=STRICT_SCHEMA - 1))
+    data = encode_command(
+        Command(
+            request_id="m", proposer="delta", body=write(put_mirror("delta", 1)), schema=STRICT_SCHEMA - 1
+        )
+    )
+    assert log.entry(data).code == 0
