@@ -1,6 +1,6 @@
 """The configuration that views depend on, decoded once and again only when it changes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
 from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
@@ -232,12 +232,14 @@ class Policies:
             self.grants(owner, key.namespace),
         )
 
-    def on_loss(self, owner: str, viewer: str, key: ServiceKey) -> OnLoss:
-        """What cluster `viewer` makes of `owner`'s part of a service now: "keep" unless that is dead.
+    def on_loss(
+        self, owner: str, viewer: str, key: ServiceKey, supposed: Collection[str] = frozenset()
+    ) -> OnLoss:
+        """What cluster `viewer` makes of `owner`'s part of a service now: "keep" unless that is dead, or supposed to be.
 
         A cluster is never dead to itself.
         """
-        if owner == viewer or owner not in self.dead:
+        if owner == viewer or (owner not in self.dead and owner not in supposed):
             return "keep"
         known = self._losses.get((owner, key.namespace))
         if known is None:

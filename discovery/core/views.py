@@ -5,7 +5,7 @@ service itself is computed from the tables when asked for, and the last ones are
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 
 import msgspec
@@ -109,6 +109,10 @@ class ViewIndex:
         service = self._compute(key)
         self._remember(key, service)
         return service
+
+    def service_without(self, key: ServiceKey, supposed: Collection[str]) -> Service | None:
+        """A service as the cluster would see it if these clusters were found dead, too; it is not kept."""
+        return self._compute(key, supposed) if key in self._fingerprints else None
 
     def admission(self, key: ServiceKey) -> Admission | None:
         """Who may call a service of the own cluster; None while the cluster has not joined."""
@@ -289,18 +293,21 @@ class ViewIndex:
             return service.called_as
         return (key, *self._policies.alias_chain(self._cluster, key))[-1]
 
-    def _compute(self, key: ServiceKey) -> Service | None:
-        """The service of that name or, where there is none, the one that the name stands for."""
-        service = self._compute_real(key)
+    def _compute(self, key: ServiceKey, supposed: Collection[str] = frozenset()) -> Service | None:
+        """The service of that name or, where there is none, the one that the name stands for.
+
+        `supposed` are taken for dead, whatever their verdicts are.
+        """
+        service = self._compute_real(key, supposed)
         if service is not None or key.namespace == SYSTEM_NAMESPACE:
             return service
         for target in self._policies.alias_chain(self._cluster, key):
-            service = self._compute_real(target)
+            service = self._compute_real(target, supposed)
             if service is not None:
                 return msgspec.structs.replace(service, key=key, stands_for=target)
         return None
 
-    def _compute_real(self, key: ServiceKey) -> Service | None:
+    def _compute_real(self, key: ServiceKey, supposed: Collection[str]) -> Service | None:
         own = self._policies.clusters.get(self._cluster)
         if own is None or key.namespace == SYSTEM_NAMESPACE:
             return None
@@ -310,28 +317,28 @@ class ViewIndex:
         owners = [
             self._owner(cluster, spec, own, tuple(rows))
             for cluster, rows in endpoints.items()
-            if (spec := self._seen_spec(cluster, key)) is not None
+            if (spec := self._seen_spec(cluster, key, supposed)) is not None
         ]
         owners += [
             self._external(cluster, spec, part)
             for cluster, part in self._policies.external_parts(key).items()
-            if (spec := self._seen_spec(cluster, key)) is not None
+            if (spec := self._seen_spec(cluster, key, supposed)) is not None
         ]
         if not owners:
             return None
-        owners.sort(key=lambda owner: self._order(owner, key))
+        owners.sort(key=lambda owner: self._order(owner, key, supposed))
         settled = settle(self.claims(key, owners))
         return Service(
             key=key, ports=settled.ports, owners=tuple(owners), type=settled.type, affinity=settled.affinity
         )
 
-    def _seen_spec(self, cluster: str, key: ServiceKey) -> ClusterSpec | None:
+    def _seen_spec(self, cluster: str, key: ServiceKey, supposed: Collection[str]) -> ClusterSpec | None:
         """The spec of a cluster whose part of a service is seen; None: it is not."""
         spec = self._policies.clusters.get(cluster)
         if (
             spec is None
             or not self._policies.shows(cluster, self._cluster, key)
-            or self._policies.on_loss(cluster, self._cluster, key) == "withdraw"
+            or self._policies.on_loss(cluster, self._cluster, key, supposed) == "withdraw"
         ):
             return None
         return spec
@@ -351,9 +358,11 @@ class ViewIndex:
             suspects=part.suspects,
         )
 
-    def _order(self, owner: Owner, key: ServiceKey) -> tuple[bool, bool, int, str, bool]:
+    def _order(
+        self, owner: Owner, key: ServiceKey, supposed: Collection[str]
+    ) -> tuple[bool, bool, int, str, bool]:
         """Own cluster first, then by distance and name; behind these who is drained, then who is dead and a last resort."""
-        last_resort = self._policies.on_loss(owner.cluster, self._cluster, key) == "last-resort"
+        last_resort = self._policies.on_loss(owner.cluster, self._cluster, key, supposed) == "last-resort"
         distance = self._policies.distance(owner.cluster, self._cluster)
         return last_resort, owner.share_percent == 0, distance, owner.cluster, owner.external
 

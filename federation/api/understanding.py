@@ -8,7 +8,9 @@ import msgspec
 from aiohttp import web
 
 from certs.core.verifier import Verifier
-from discovery.core.specs import ClusterSpec
+from discovery.core.death_forecast import foresee_dead
+from discovery.core.specs import ClusterSpec, ControllerSpec
+from discovery.core.tables import Tables
 from discovery.core.view import Service
 from discovery.core.views import ViewIndex
 from federation.api.caller import caller_identity, require_operator
@@ -110,15 +112,22 @@ class Understanding:
             for name, spec in clusters.items()
             if name not in lost and spec.role != "witness"
         }
-        losses = await _foresee(callers, lost)
         view = self._served(self._cluster).view
+        gateways = {name: view.gateways(name) for name in clusters}
+        dead = foresee_dead(
+            clusters,
+            controlled=_controlled(tables),
+            edged=[name for name, found in gateways.items() if found],
+            lost=lost,
+        )
+        losses = await _foresee(callers, lost, dead)
         heard = [voter for voter in facts.voters if facts.is_heard(voter)]
         return json_response(
             WhatIf(
                 lost=tuple(sorted(lost)),
                 revision=tables.revision,
                 quorum=lose_quorum(facts.voters, heard, lost),
-                clusters=lose_clusters(clusters, {name: view.gateways(name) for name in clusters}, lost),
+                clusters=lose_clusters(clusters, gateways, lost, dead),
                 services=tuple(losses.worst),
                 counts=losses.counts,
                 complete=losses.complete,
@@ -172,25 +181,36 @@ class Losses:
         del self.worst[LOSSES_LISTED_MAX:]
 
 
-async def _foresee(callers: dict[str, Served], lost: frozenset[str]) -> Losses:
+async def _foresee(callers: dict[str, Served], lost: frozenset[str], dead: frozenset[str]) -> Losses:
     """Look at every service that a caller sees of a lost cluster, letting others run now and then."""
     losses = Losses()
-    for number, (caller, service) in enumerate(_affected(callers, lost), start=1):
+    for number, (caller, service, then) in enumerate(_affected(callers, lost, dead), start=1):
         if number > SERVICES_LOOKED_AT_MAX:
             losses.complete = False
             break
-        losses.add(lose_service(service, caller, lost))
+        losses.add(lose_service(service, then, caller, lost))
         if number % SERVICES_PER_SLICE == 0:
             await asyncio.sleep(0)
     losses.trim()
     return losses
 
 
-def _affected(callers: dict[str, Served], lost: frozenset[str]) -> Iterator[tuple[str, Service]]:
-    """Yield, for each caller, the services that it sees of a lost cluster. Views may change meanwhile."""
+def _affected(
+    callers: dict[str, Served], lost: frozenset[str], dead: frozenset[str]
+) -> Iterator[tuple[str, Service, Service | None]]:
+    """Yield, for each caller, the services that it sees of a lost cluster, now and then. Views may change meanwhile."""
     for caller, served in sorted(callers.items()):
         keys = {key for cluster in lost for key in served.view.owned_by(cluster)}
         for key in sorted(keys):
             service = served.view.service(key)
             if service is not None:
-                yield caller, service
+                yield caller, service, served.view.service_without(key, dead)
+
+
+def _controlled(tables: Tables) -> frozenset[str]:
+    """The clusters with a controller that others can ask whether it lives."""
+    return frozenset(
+        spec.cluster
+        for _, spec in resources(tables, "Controller")
+        if isinstance(spec, ControllerSpec) and spec.control
+    )

@@ -81,7 +81,7 @@ def whatif(lose: str, context_directory: str, output: str) -> None:
             (
                 one["cluster"],
                 one["role"],
-                "lost" if one["lost"] else "loses its home" if one["homeLost"] else "stays",
+                _fate(one),
                 one["home"],
                 f"{one['readyGateways']}/{one['gateways']}",
             )
@@ -109,6 +109,12 @@ def whatif(lose: str, context_directory: str, output: str) -> None:
         say(f"and {unlisted} more, none of them worse")
     if not answer["complete"]:
         say("there are too many services to look at all: lose fewer clusters at once")
+
+
+def _fate(cluster: dict[str, Any]) -> str:
+    if cluster["lost"]:
+        return "lost, found dead" if cluster["foundDead"] else "lost"
+    return "loses its home" if cluster["homeLost"] else "stays"
 
 
 @click.command()

@@ -1,8 +1,10 @@
 """What the loss of whole clusters would do: the answer to `isthmus whatif`.
 
-A lost cluster is taken out of the owners of each service that a surviving cluster sees; what is left goes
-through the function that makes load assignments (`gateways.core.endpoints`). Lost means gone: endpoints, gateways,
-controller. External addresses stay: they stand outside of all clusters, and CLUSTER.external is who declared them. What a loss does before callers have noticed it, the laboratory shows.
+A lost cluster is taken out of the owners of each service that a surviving cluster will see, once those that can be found
+dead have been; what is left goes through the function that makes load assignments (`gateways.core.endpoints`). Lost
+means gone: endpoints, gateways, controller. External addresses stay, unless a LossPolicy takes them away: they stand
+outside of all clusters, and CLUSTER.external is who declared them. What a loss does before callers have noticed it, the
+laboratory shows.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +49,7 @@ class ClusterLoss(Foreseen, frozen=True, kw_only=True):
     lost: bool
     home: str
     home_lost: bool  # Nobody registers, enrolls or renews for it; what is registered and known goes on.
+    found_dead: bool  # By those that are left: its LossPolicies take effect.
     gateways: int  # Its own: they are lost with it, and with nobody else.
     ready_gateways: int
 
@@ -63,26 +66,38 @@ class QuorumLoss(Foreseen, frozen=True, kw_only=True):
     survives_now: bool
 
 
-def lose_service(service: Service, caller: str, lost: Collection[str]) -> Iterator[ServiceLoss]:
-    """Yield what callers of `caller` would notice of a loss, port by port; nothing where they would not."""
+def lose_service(
+    service: Service, then: Service | None, caller: str, lost: Collection[str]
+) -> Iterator[ServiceLoss]:
+    """Yield what callers of `caller` would notice of a loss, port by port; nothing where they would not.
+
+    `then` is the service as they will see it by the LossPolicies of those that are found dead.
+    """
+    ports_then = {port.service_port: port for port in (then.ports if then else ())}
+    owners_then = [
+        owner for owner in (then.owners if then else ()) if owner.external or owner.cluster not in lost
+    ]
     for port in service.ports:
+        port_then = ports_then.get(port.service_port, port)
         called = {owner.part: _is_called(owner, port) for owner in service.owners}
-        before = [cluster for cluster, is_ready in called.items() if is_ready is not None]
-        after = [cluster for cluster in before if cluster not in lost]
-        if after == before:
+        will_be = {owner.part: _is_called(owner, port_then) for owner in owners_then}
+        before, after = (
+            [part for part, is_ready in found.items() if is_ready is not None] for found in (called, will_be)
+        )
+        serves, will_serve = _first(before, called), _first(after, will_be)
+        if set(before) == set(after) and serves == will_serve:
             continue  # What is lost did not serve this port.
-        reached = {owner.part: ready_endpoints(owner, port) for owner in service.owners}
-        serves, will_serve = _first(before, called), _first(after, called)
+        reached_then = {owner.part: ready_endpoints(owner, port_then) for owner in owners_then}
         yield ServiceLoss(
             caller=caller,
             service=str(service.key),
             service_port=port.service_port,
-            outcome=_outcome(serves, will_serve, reached),
+            outcome=_outcome(serves, will_serve, reached_then),
             served_by=serves,
             served_then=will_serve,
             owners_then=tuple(after),
-            ready_now=sum(reached.values()),
-            ready_then=sum(reached[cluster] for cluster in after),
+            ready_now=sum(ready_endpoints(owner, port) for owner in service.owners),
+            ready_then=sum(reached_then.values()),
         )
 
 
@@ -94,9 +109,12 @@ def ready_endpoints(owner: Owner, port: EndpointPort) -> int:
 
 
 def lose_clusters(
-    clusters: Mapping[str, ClusterSpec], gateways: Mapping[str, tuple[Gateway, ...]], lost: Collection[str]
+    clusters: Mapping[str, ClusterSpec],
+    gateways: Mapping[str, tuple[Gateway, ...]],
+    lost: Collection[str],
+    dead: Collection[str],
 ) -> tuple[ClusterLoss, ...]:
-    """Return what a loss does to each cluster, by name."""
+    """Return what a loss does to each cluster, by name; `dead` are those of `lost` that will be found dead."""
     found = []
     for name, spec in sorted(clusters.items()):
         own = gateways.get(name, ())
@@ -108,6 +126,7 @@ def lose_clusters(
                 lost=name in lost,
                 home=spec.home,
                 home_lost=name not in lost and spec.home in lost,
+                found_dead=name in dead,
                 gateways=len(own),
                 ready_gateways=ready,
             )

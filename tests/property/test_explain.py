@@ -13,6 +13,7 @@ from discovery.core.dns_answer import answer
 from discovery.core.dns_zone import CompiledZone
 from discovery.core.model import Change, Endpoint, EndpointPort, Resource, ServiceKey, pack
 from discovery.core.tables import EMPTY_TABLES, Tables
+from discovery.core.verdicts import verdict_key
 from discovery.core.view import Service
 from discovery.core.views import ViewIndex
 from gateways.core import endpoints, names
@@ -26,10 +27,12 @@ from tests.property.catalog_rows import (
     CLUSTERS,
     COMMON,
     export_rows,
+    external_rows,
     grant_rows,
+    loss_rows,
     rows,
 )
-from tests.unit.discovery.builders import endpoint, gateway
+from tests.unit.discovery.builders import endpoint, gateway, put, resource
 from tests.unit.gateways.decoding import addresses, decode, members
 
 PORTS = {
@@ -55,6 +58,12 @@ ready_or_not = st.builds(
         *gateways_of(dict.fromkeys(CLUSTERS, True)),
     ],
     st.fixed_dictionaries(dict.fromkeys(CLUSTERS, st.booleans())),
+)
+# Clusters that declared addresses outside of themselves, and what others are to make of them after a death.
+losses = st.builds(
+    lambda found, more: [*COMMON, *found, *more],
+    st.lists(st.one_of(external_rows(), loss_rows()), min_size=4, max_size=8),
+    st.lists(rows, max_size=4),
 )
 lost_clusters = st.sets(st.sampled_from(CLUSTERS), min_size=1, max_size=3)
 # Everybody exports and grants the service, but for delta, which leaves it to what is drawn.
@@ -236,27 +245,49 @@ def check_admission(found: Explanation, tables: Tables, viewer: str, key: Servic
 
 
 @settings(max_examples=60)
-@given(catalog=catalogs | ready_or_not, viewer=st.sampled_from(CLUSTERS), lost=lost_clusters)
-def test_a_forecast_is_what_is_sent_when_the_endpoints_are_gone(catalog, viewer, lost):
-    """Lost clusters are taken out of the catalog for real; what is compiled then is what was foretold."""
-    check_forecasts(lose_service, catalog, viewer, lost)
+@given(
+    catalog=catalogs | ready_or_not | losses,
+    viewer=st.sampled_from(CLUSTERS),
+    lost=lost_clusters,
+    dead=lost_clusters,
+)
+def test_a_forecast_is_what_is_sent_when_the_endpoints_are_gone(catalog, viewer, lost, dead):
+    """Clusters are found dead for real, and what is lost answers nobody; what is compiled then is what was foretold."""
+    check_forecasts(lose_service, catalog, viewer, lost, dead)
 
 
-def first_owner(service: Service, caller: str, lost: Collection[str]) -> Iterator[ServiceLoss]:
+Forecast = Callable[[Service, Service | None, str, Collection[str]], Iterator[ServiceLoss]]
+
+
+def first_owner(
+    service: Service, then: Service | None, caller: str, lost: Collection[str]
+) -> Iterator[ServiceLoss]:
     """A forecast that takes the first owner for the first one that is ready."""
-    for loss in lose_service(service, caller, lost):
+    for loss in lose_service(service, then, caller, lost):
         yield msgspec.structs.replace(loss, served_then=(*loss.owners_then, "")[0])
 
 
-def keeps_the_lost(service: Service, caller: str, lost: Collection[str]) -> Iterator[ServiceLoss]:
+def keeps_the_lost(
+    service: Service, then: Service | None, caller: str, lost: Collection[str]
+) -> Iterator[ServiceLoss]:
     """A forecast that goes on counting on who was lost."""
-    for loss in lose_service(service, caller, lost):
+    for loss in lose_service(service, then, caller, lost):
         yield msgspec.structs.replace(loss, served_then=loss.served_by)
 
 
-@pytest.mark.parametrize("wrong", [first_owner, keeps_the_lost])
-def test_the_catalogs_that_are_drawn_find_a_wrong_forecast(wrong):
-    def is_found(drawn: tuple[list[Resource | Endpoint], str, set[str]]) -> bool:
+def forgets_policies(
+    service: Service, then: Service | None, caller: str, lost: Collection[str]
+) -> Iterator[ServiceLoss]:
+    """A forecast that does not know what LossPolicies say of who is found dead."""
+    return lose_service(service, service, caller, lost)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "catalogs"),
+    [(first_owner, ready_or_not), (keeps_the_lost, ready_or_not), (forgets_policies, losses)],
+)
+def test_the_catalogs_that_are_drawn_find_a_wrong_forecast(wrong, catalogs):
+    def is_found(drawn: tuple[list[Resource | Endpoint], str, set[str], set[str]]) -> bool:
         try:
             check_forecasts(wrong, *drawn)
         except AssertionError:
@@ -265,47 +296,54 @@ def test_the_catalogs_that_are_drawn_find_a_wrong_forecast(wrong):
 
     # As many as the property gets, and the same ones each time: a find by luck would prove nothing.
     drawing = settings(max_examples=60, derandomize=True, database=None, phases=[Phase.generate])
-    find(st.tuples(ready_or_not, st.sampled_from(CLUSTERS), lost_clusters), is_found, settings=drawing)
+    find(
+        st.tuples(catalogs, st.sampled_from(CLUSTERS), lost_clusters, lost_clusters),
+        is_found,
+        settings=drawing,
+    )
 
 
 def check_forecasts(
-    forecast: Callable[[Service, str, Collection[str]], Iterator[ServiceLoss]],
-    catalog: list[Resource | Endpoint],
-    viewer: str,
-    lost: set[str],
+    forecast: Forecast, catalog: list[Resource | Endpoint], viewer: str, lost: set[str], dead: set[str]
 ) -> None:
     tables = tables_of(catalog)
     lost = lost - {viewer}
-    gone = [
-        Change("endpoints", key, None)
-        for key, _ in tables.endpoints.items()
-        if key.split(b"\0")[2].decode() in lost
-    ]
+    dead = dead & lost
+    verdicts = [resource(put(verdict_key(name), {"state": "dead", "sinceMs": 1})) for name in dead]
     before, after = ViewIndex(viewer), ViewIndex(viewer)
     before.reset(tables)
-    after.reset(tables.with_changes(gone, 2))
+    after.reset(tables.with_changes(changes(*verdicts), 2))
     for key in ALL_KEYS:
-        service = before.service(key)
-        ports = {port.service_port: port for port in (service.ports if service else ())}
-        foretold = () if service is None else tuple(forecast(service, viewer, lost))
-        left = after.service(key)
+        service, left = before.service(key), after.service(key)
+        then = before.service_without(key, dead)
+        assert then == left
+        foretold = () if service is None else tuple(forecast(service, then, viewer, lost))
+        ports = {port.service_port: port for port in (left.ports if left else ())}
         for loss in foretold:
-            owners = {one.part: one for one in (left.owners if left else ())}
-            called = {
-                name: endpoints.owner_targets(one, ports[loss.service_port]) for name, one in owners.items()
-            }
-            sent = [name for name, targets in called.items() if targets]
+            called = dict(sendings(left, ports.get(loss.service_port), lost))
+            sent = list(called)
             ready = [name for name in sent if any(target.ready for target in called[name])]
             assert list(loss.owners_then) == sent
             assert loss.served_then == (ready or sent or [""])[0]
             assert (loss.outcome == "dies") == (not sent)
         told = {loss.service_port for loss in foretold}
-        # What is not foretold does not change.
+        # What is not foretold is served as before, if need be in another order behind who serves.
         for port in () if service is None else service.ports:
             if port.service_port not in told:
-                assert sendings(service, port) == sendings(left, port)
+                assert sorted(sendings(service, port)) == sorted(
+                    sendings(left, ports.get(port.service_port), lost)
+                )
 
 
-def sendings(service: Service | None, port: EndpointPort) -> list[tuple[str, list[endpoints.Target]]]:
-    found = [(one.part, endpoints.owner_targets(one, port)) for one in (service.owners if service else ())]
-    return [(cluster, targets) for cluster, targets in found if targets]
+def sendings(
+    service: Service | None, port: EndpointPort | None, lost: Collection[str] = ()
+) -> list[tuple[str, list[endpoints.Target]]]:
+    """Whom callers are sent to at a port, but for what answers nobody any more."""
+    if service is None or port is None:
+        return []
+    found = [
+        (one.part, endpoints.owner_targets(one, port))
+        for one in service.owners
+        if one.external or one.cluster not in lost
+    ]
+    return [(part, targets) for part, targets in found if targets]

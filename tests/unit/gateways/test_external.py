@@ -153,5 +153,5 @@ def test_a_drain_or_a_loss_of_its_cluster_leaves_an_address_where_it_is():
     assert service is not None
     assert [(one.part, one.share_percent) for one in service.owners] == [("beta.external", 100), ("beta", 0)]
     assert not list(orphans(service, "alpha", "beta", ()))
-    [loss] = lose_service(service, "alpha", {"beta"})
+    [loss] = lose_service(service, service, "alpha", {"beta"})
     assert (loss.outcome, loss.owners_then) == ("thinner", ("beta.external",))

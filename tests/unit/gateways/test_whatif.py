@@ -25,7 +25,7 @@ PORT = endpoint("beta").ports[0]
 
 
 def losses(found: Service, *lost: str) -> list[ServiceLoss]:
-    return list(lose_service(found, "alpha", frozenset(lost)))
+    return list(lose_service(found, found, "alpha", frozenset(lost)))
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,11 @@ def test_remote_clusters_lose_their_home_and_gateways_go_with_their_cluster():
         "delta": ClusterSpec(role="remote", trust_domain="a", home="alpha"),
         "echo": ClusterSpec(role="remote", trust_domain="a", home="alpha"),
     }
-    found = lose_clusters(clusters, {"beta": (gateway("beta"),)}, {"alpha", "echo"})
+    found = lose_clusters(clusters, {"beta": (gateway("beta"),)}, {"alpha", "echo"}, {"echo"})
     assert [(one.cluster, one.lost, one.home_lost, one.gateways, one.ready_gateways) for one in found] == [
         ("alpha", True, False, 0, 0),
         ("beta", False, False, 1, 1),
         ("delta", False, True, 0, 0),
         ("echo", True, False, 0, 0),
     ]
+    assert [one.cluster for one in found if one.found_dead] == ["echo"]
