@@ -22,7 +22,7 @@ from discovery.core.draft import Draft
 from discovery.core.liveness import OBSERVERS_MIN, Electorate
 from discovery.core.model import Change, Resource, ResourceKey, unpack_resource
 from discovery.core.ownership import cluster_spec, clusters
-from discovery.core.poison import address_refusal
+from discovery.core.poison import address_refusal, is_a_place
 from discovery.core.rules import networks
 from discovery.core.specs import (
     ClusterSpec,
@@ -101,7 +101,7 @@ def check_service(
         if (reason := address_refusal(address, own)) is not None:
             raise NotAllowedError(f"{where} {reason}")
         for port in spec.ports:
-            if (address, port.target_port or port.port) in draft.places:
+            if is_a_place(address, port.target_port or port.port, draft.places):
                 raise NotAllowedError(f"{where}:{port.target_port or port.port} is a controller's own")
     _check_ranges(key, spec, joined)
 

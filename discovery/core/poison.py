@@ -16,6 +16,7 @@ from discovery.core.rules import networks
 from discovery.core.specs import (
     AgentSpec,
     AnySpec,
+    ClusterSpec,
     ControllerSpec,
     ExportPolicySpec,
     GrantSpec,
@@ -32,6 +33,7 @@ LABEL_VALUE_CHARS_MAX = 63
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_MAPPED_BITS = 96  # Before the IPv4 address in an IPv4-mapped one.
 Places = Collection[tuple[str, int]]  # Address and port, each a controller's.
 
 # Who asks there is given credentials, or commands the virtual machine: no range of a cluster allows these.
@@ -47,6 +49,13 @@ METADATA_ADDRESSES = frozenset(
         "168.63.129.16",  # The host of an Azure virtual machine.
         "100.100.100.200",  # Alibaba Cloud.
         "192.0.0.192",  # Oracle Cloud.
+        "fd00:c1::a9fe:a9fe",  # Oracle Cloud over IPv6.
+        "169.254.42.42",  # Scaleway.
+        "fd00:42::42",  # Scaleway over IPv6.
+        "fe80::a9fe:a9fe",  # OpenStack over IPv6.
+        "fd00:a9fe:a9fe::1",  # Linode over IPv6.
+        "169.254.0.23",  # Tencent Cloud.
+        "fd00:100::100:200",  # Alibaba Cloud over IPv6.
     )
 )
 # These mean another host for each who dials: allowed by a range that lies within one of them, as a
@@ -54,8 +63,18 @@ METADATA_ADDRESSES = frozenset(
 _RELATIVE: tuple[_Network, ...] = tuple(
     ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10")
 )
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address.
-_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 section 2.5.5.1, deprecated.
+# The last four bytes of these are an IPv4 address.
+_LAST_FOUR_BYTES = (
+    ipaddress.IPv6Network("64:ff9b::/96"),  # NAT64, RFC 6052.
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated, RFC 2765 section 2.1.
+    ipaddress.IPv6Network("::ffff:0:0/96"),  # IPv4-mapped, RFC 4291 section 2.5.5.2.
+    ipaddress.IPv6Network("::/96"),  # IPv4-compatible, RFC 4291 section 2.5.5.1, deprecated.
+)
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # Bytes 9 to 12, after any prefix; RFC 5214 section 6.1.
+# For translators of a network's own; where the IPv4 address stands is for it to say. RFC 8215.
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+# Bits of the two pieces, by prefixes of 48, 56, 64 and 96 bits; byte 9 is none of them. RFC 6052 section 2.2.
+_LOCAL_NAT64_PIECES = (((48, 16), (72, 16)), ((56, 8), (72, 24)), ((64, 0), (72, 32)), ((96, 0), (96, 32)))
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 # Where the rules for IPv4 addresses change, a cluster's ranges aside: within none of these do they tell two
 # addresses apart, nor between them.
@@ -82,15 +101,33 @@ def controllers_of(tables: Tables) -> Iterator[ControllerSpec]:
 
 
 def controller_places(tables: Tables) -> Places:
-    """Where the controllers of a catalog listen, as far as they are known by address."""
+    """Where the controllers of a catalog listen, as far as they are known by address; each in its one spelling."""
     places: set[tuple[str, int]] = set()
     for spec in controllers_of(tables):
         for text in (spec.raft, spec.control, spec.api):
             try:
-                places.add(host_port(text, "controller"))
+                host, port = host_port(text, "controller")
             except ValueError:
                 continue  # It serves no such port.
+            try:
+                address = ipaddress.ip_address(host)
+            except ValueError:
+                continue  # A name.
+            places |= {(str(meant), port) for meant in (address, *_embedded(address))}
     return places
+
+
+def is_a_place(address: str, port: int, places: Places) -> bool:
+    """True when who dials the address at that port may reach a controller. `address` is in its one spelling."""
+    if (address, port) in places:
+        return True
+    return ":" in address and any((meant, port) in places for meant in stands_for(address))
+
+
+@lru_cache(maxsize=4_096)
+def stands_for(address: str) -> tuple[str, ...]:
+    """The IPv4 addresses that translators would make of an IPv6 address."""
+    return tuple(map(str, _embedded(ipaddress.ip_address(address))))
 
 
 def check_not_poisoned(endpoint: Endpoint, ranges: tuple[str, ...], places: Places) -> None:
@@ -104,7 +141,7 @@ def check_not_poisoned(endpoint: Endpoint, ranges: tuple[str, ...], places: Plac
     if (reason := address_refusal(endpoint.address, ranges)) is not None:
         raise NotAllowedError(f"{where}: address {endpoint.address} {reason}")
     for port in endpoint.ports:
-        if (endpoint.address, port.listen_port) in places:
+        if is_a_place(endpoint.address, port.listen_port, places):
             raise NotAllowedError(
                 f"{where}: address {endpoint.address}:{port.listen_port} is a controller's own"
             )
@@ -151,12 +188,27 @@ def check_resource_is_plain(key: ResourceKey, spec: AnySpec | None) -> None:
                 check_plain(name, f"{key}: spec.services[{position}]")
         case WorkloadGroupSpec():
             check_plain(spec.service, f"{key}: spec.service")
+        case ClusterSpec():
+            _check_ranges_are_plain(key, spec.ranges)
         case AgentSpec() | JoinTokenSpec() if spec.namespace == SYSTEM_NAMESPACE:
             raise NotAllowedError(f"{key}: spec.namespace {SYSTEM_NAMESPACE} is reserved for gateways")
         case ControllerSpec() if not key.name.startswith(f"{spec.cluster}-"):
             raise NotAllowedError(f"{key}: name is reserved for another cluster: expected {spec.cluster}-ID")
         case _:
             pass
+
+
+def _check_ranges_are_plain(key: ResourceKey, ranges: tuple[str, ...]) -> None:
+    """Raise for a range that no address is ever in, since an address has one spelling."""
+    for position, network in enumerate(networks(ranges)):
+        where = f"{key}: spec.ranges[{position}]: {ranges[position][:80]!r}"
+        if isinstance(network, ipaddress.IPv4Network):
+            continue
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+            raise InvalidInputError(f"{where}, expected {mapped}/{network.prefixlen - _MAPPED_BITS}")
+        if network.network_address.scope_id is not None:
+            raise InvalidInputError(f"{where} has a zone, expected none")
 
 
 def check_labels(labels: Sequence[tuple[str, str]], where: str) -> None:
@@ -201,8 +253,21 @@ def _embedded(address: _Address) -> Iterator[_Address]:
         yield address.sixtofour
     if address.teredo is not None:
         yield from address.teredo
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
-        yield ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    number = int(address)
+    if (any(address in network for network in _LAST_FOUR_BYTES) and number > 1) or (
+        _bits(number, 64, 32) in _ISATAP
+    ):
+        yield ipaddress.IPv4Address(_bits(number, 96, 32))
+    if address in _LOCAL_NAT64:
+        for (high, high_bits), (low, low_bits) in _LOCAL_NAT64_PIECES:
+            meant = _bits(number, high, high_bits) << low_bits | _bits(number, low, low_bits)
+            if meant:  # Nothing there: it stands elsewhere.
+                yield ipaddress.IPv4Address(meant)
+
+
+def _bits(number: int, first: int, count: int) -> int:
+    """Return some bits of an IPv6 address; bit 0 is the highest."""
+    return number >> (128 - first - count) & ((1 << count) - 1)
 
 
 def _inside(network: _Network, special: _Network) -> bool:

@@ -18,6 +18,7 @@ from discovery.core.poison import (
     address_refusal,
     check_labels,
     check_not_poisoned,
+    is_a_place,
 )
 from discovery.core.rules import (
     ENDPOINT_BYTES_MAX,
@@ -95,7 +96,7 @@ def _parts_are_good(endpoint: Endpoint, cluster: str, spec: ClusterSpec, places:
     ):
         return False
     for port in ports:  # noqa: SIM110 - a generator would cost as much as all the rest
-        if (address, port.listen_port) in places:
+        if is_a_place(address, port.listen_port, places):
             return False
     return True
 
