@@ -20,6 +20,7 @@ from discovery.core.commands import (
     Outcome,
     PublishEndpoints,
     RemoveCluster,
+    ResumeRehoming,
     ReturnRehoming,
     SweepRemoved,
     Tick,
@@ -259,7 +260,7 @@ class Catalog:
                 settle_changed(draft, self._lease_time.now_ms)
             case SweepRemoved() as batch_of_rows:
                 sweep(draft, command.proposer, batch_of_rows)
-            case BeginRehoming() | AdvanceRehoming() | ReturnRehoming() as move:
+            case BeginRehoming() | AdvanceRehoming() | ReturnRehoming() | ResumeRehoming() as move:
                 rehome(draft, command.proposer, move)
                 settle(draft, self._lease_time.now_ms)
                 settle_changed(draft, self._lease_time.now_ms)

@@ -105,6 +105,14 @@ class ReturnRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="return-reho
     reason: str
 
 
+class ResumeRehoming(msgspec.Struct, frozen=True, kw_only=True, tag="resume-rehoming"):
+    """A move that is taken back goes on after all: the home that it comes back to is gone."""
+
+    cluster: str
+    reason: str
+    forced: bool = False  # Although nobody misses that home: an operator says that it is gone.
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
     """Federation time as a majority's clocks show it, told by the leader; never runs backwards, an older one changes nothing."""
 
@@ -120,6 +128,7 @@ Body: TypeAlias = (
     | BeginRehoming
     | AdvanceRehoming
     | ReturnRehoming
+    | ResumeRehoming
     | Tick
 )
 

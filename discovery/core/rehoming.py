@@ -1,14 +1,19 @@
 """Moving a remote cluster to another home: one that its processes change their identities for, without a gap.
 
     at home --Begin--> announced --Advance--> moving --Advance--> at the new home (done)
-                           |                    |
-                           +------Return--------+----> returning --Advance--> at the old home (done)
+                           |                  |    ^
+                           |                  |  Resume
+                           |                  v    |
+                           +------Return----> returning --Advance--> at the old home (done)
 
 A remote cluster has the trust domain of its home. So everything in it needs new certificates, from the new home. While they
 are changed, identities of both trust domains are the cluster's, each judged by its own roots: rows may name either, and
 callers accept either. Whom its processes may call, Grants say of each trust domain for itself. First callers learn of it, then
 processes change (make before break). Both homes serve it meanwhile. Only when every endpoint shows an identity of the
 new trust domain is the new home the home.
+
+Either home leads the cluster to itself, whether the other one lives or not: the new one may resume a move that is taken back to
+a home of which nothing is heard any more. Where both are gone for good, the cluster can be removed and join anew.
 
 The row of the Cluster says all of it, so a move outlives whoever began it. What has not changed by the end may still prove
 itself by its old identity to change it, for as long as such a certificate lives.
@@ -19,7 +24,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from discovery.core.commands import AdvanceRehoming, BeginRehoming, ReturnRehoming
+from discovery.core.commands import AdvanceRehoming, BeginRehoming, ResumeRehoming, ReturnRehoming
 from discovery.core.draft import Draft
 from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Endpoint, Resource, unpack_endpoint
@@ -31,8 +36,10 @@ from discovery.core.specs import (
     ClusterSpec,
     ControllerSpec,
     Rehoming,
+    VerdictSpec,
 )
 from discovery.core.tables import Tables, endpoint_prefix
+from discovery.core.verdicts import verdict_key
 from discovery.core.writes import claim_token, read_token
 from federation.kernel.errors import InvalidInputError, NotAllowedError, NotFoundError, PreconditionError
 from federation.kernel.names import check_label
@@ -42,7 +49,7 @@ SCHEMA = 2
 # How long an old identity is good for a new one after the move: as long as a leaf lives.
 CHANGE_LATE_MS = 24 * 3_600_000
 
-Command = BeginRehoming | AdvanceRehoming | ReturnRehoming
+Command = BeginRehoming | AdvanceRehoming | ReturnRehoming | ResumeRehoming
 
 
 def rehome(draft: Draft, proposer: str, command: Command) -> None:
@@ -60,6 +67,8 @@ def rehome(draft: Draft, proposer: str, command: Command) -> None:
             after = _advance(draft, cluster, _under_way(proposer, cluster, spec), state, spec)
         case ReturnRehoming(cluster=cluster, reason=reason):
             after = _return(draft, cluster, _under_way(proposer, cluster, spec), reason, spec)
+        case ResumeRehoming():
+            after = _resume(draft, proposer, command, spec)
     row = draft.resource(cluster_key(command.cluster))
     assert isinstance(row, Resource)
     draft.put(
@@ -75,9 +84,18 @@ def is_under_way(spec: ClusterSpec) -> bool:
 
 
 def is_overdue(spec: ClusterSpec, now_ms: int) -> bool:
-    """True when processes have changed for too long without an end: the move is to be taken back."""
+    """True when processes have changed, or changed back, for too long without an end: the way is to be the other one."""
     move = spec.rehoming
-    return move is not None and move.state == "moving" and now_ms >= move.changed_ms + move.within_ms
+    return (
+        move is not None
+        and move.state in ("moving", "returning")
+        and now_ms >= move.changed_ms + move.within_ms
+    )
+
+
+def is_missed(verdict: VerdictSpec | None, by: str) -> bool:
+    """True when a home is dead by this verdict on it, or `by` counts among those that do not hear its controllers."""
+    return verdict is not None and (verdict.state == "dead" or by in verdict.control_lost_by)
 
 
 def may_change(spec: ClusterSpec, trust_domain: str, now_ms: int) -> bool:
@@ -118,9 +136,10 @@ def check_target(cluster: str, to: str, spec: ClusterSpec, known: dict[str, Clus
     """Return the new home's spec; raises PreconditionError when `cluster` cannot move there, whoever asks."""
     if spec.role != "remote":
         raise PreconditionError(f"cluster {cluster} is a {spec.role}: only a remote cluster has a home")
-    if is_under_way(spec) and spec.rehoming is not None:
+    if is_under_way(spec) and (move := spec.rehoming) is not None:
+        hint = f": if {spec.home} is gone, ask {move.home} to go on" if move.state == "returning" else ""
         raise PreconditionError(
-            f"cluster {cluster} is {spec.rehoming.state} already, between {spec.home} and {spec.rehoming.home}"
+            f"cluster {cluster} is {move.state} already, between {spec.home} and {move.home}{hint}"
         )
     home = known.get(to)
     if home is None or home.role != "primary":
@@ -193,6 +212,33 @@ def _return(draft: Draft, name: str, move: Rehoming, reason: str, spec: ClusterS
         move, state="returning", changed_ms=draft.now_ms, reason=reason[:REHOMING_TEXT_CHARS_MAX]
     )
     return msgspec.structs.replace(spec, rehoming=back)
+
+
+def _resume(draft: Draft, proposer: str, command: ResumeRehoming, spec: ClusterSpec) -> ClusterSpec:
+    name, move = command.cluster, _under_way(proposer, command.cluster, spec)
+    if move.state != "returning":
+        raise PreconditionError(f"cluster {name} is {move.state}, not returning: there is nothing to resume")
+    if proposer != move.home:
+        raise NotAllowedError(
+            f"cluster {name}: only {move.home}, which it returns from, may go on with the move, not {proposer}"
+        )
+    if not command.forced and not is_missed(_verdict(draft, spec.home), by=proposer):
+        raise PreconditionError(
+            f"cluster {name} returns to {spec.home}, whose controllers are not missed: wait for its return, or force it"
+        )
+    again = msgspec.structs.replace(
+        move, state="moving", changed_ms=draft.now_ms, reason=command.reason[:REHOMING_TEXT_CHARS_MAX]
+    )
+    return msgspec.structs.replace(spec, rehoming=again)
+
+
+def _verdict(draft: Draft, cluster: str) -> VerdictSpec | None:
+    row = draft.resource(verdict_key(cluster))
+    if row is None:
+        return None
+    spec = decode_spec("Verdict", row.spec, where=str(row.key))
+    assert isinstance(spec, VerdictSpec)
+    return spec
 
 
 def _under_way(proposer: str, name: str, spec: ClusterSpec) -> Rehoming:

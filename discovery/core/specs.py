@@ -76,7 +76,7 @@ class Rehoming(Spec, frozen=True, kw_only=True):
     started_by: str  # SPIFFE ID of the operator.
     changed_ms: int  # Federation time: since when it is in this state.
     within_ms: int  # A move that is not finished after this time is taken back.
-    reason: str = ""  # Why it was taken back.
+    reason: str = ""  # Why it was taken back, or goes on after all.
 
 
 class ClusterSpec(Spec, frozen=True, kw_only=True):

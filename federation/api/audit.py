@@ -26,6 +26,7 @@ from discovery.core.commands import (
     PublishEndpoints,
     Put,
     RemoveCluster,
+    ResumeRehoming,
     ReturnRehoming,
     SweepRemoved,
     Tick,
@@ -244,6 +245,8 @@ def _action(body: Body) -> str:
             return "advance-rehoming"
         case ReturnRehoming():
             return "return-rehoming"
+        case ResumeRehoming():
+            return "resume-rehoming"
         case Tick():
             return "tick"
 
@@ -267,6 +270,7 @@ def _objects(body: Body) -> tuple[str, ...]:
             BeginRehoming(cluster=cluster)
             | AdvanceRehoming(cluster=cluster)
             | ReturnRehoming(cluster=cluster)
+            | ResumeRehoming(cluster=cluster)
         ):
             return (cluster[:ACTOR_CHARS_MAX],)
         case Tick(now_ms=now_ms):

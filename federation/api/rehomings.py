@@ -44,7 +44,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     changed_unix_ms: int = 0  # When `state` was last another one.
     within_ms: int = 0
     started_by: str = ""
-    reason: str = ""  # Why it was taken back.
+    reason: str = ""  # Why it was taken back, or goes on after all.
 
 
 class Rehomings(Protocol):

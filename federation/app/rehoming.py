@@ -12,13 +12,14 @@ import msgspec
 import structlog
 
 from discovery.core.catalog import Catalog
-from discovery.core.commands import AdvanceRehoming, BeginRehoming, ReturnRehoming
+from discovery.core.commands import AdvanceRehoming, BeginRehoming, ResumeRehoming, ReturnRehoming
 from discovery.core.model import unpack_endpoint
 from discovery.core.ownership import cluster_key
 from discovery.core.rehome_forecast import RehomeForecast, foresee
-from discovery.core.rehoming import has_changed, is_overdue, is_under_way, shows
+from discovery.core.rehoming import has_changed, is_missed, is_overdue, is_under_way, shows
 from discovery.core.specs import ClusterSpec, ControllerSpec
 from discovery.core.tables import Table, endpoint_prefix
+from discovery.core.verdicts import read_verdicts
 from federation.api.directory import cluster_spec, resource, resources
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
@@ -76,13 +77,16 @@ class RehomeDesk:
     async def begin(self, cluster: str, request: RehomeRequest, operator: str) -> Progress:
         """Begin to move `cluster`, and return at once; one that is on its way there already goes on.
 
-        Raises NotFoundError for a cluster that has not joined; PreconditionError where it cannot move there and,
+        One that returns from there goes on as well, asked at that home while the other one is missed, or forced: it let the
+        cluster go already. Raises NotFoundError for a cluster that has not joined; PreconditionError where it cannot move there and,
         unless forced, while somebody would see or call less than before; NotAllowedError for a token that is not one of
         the new home for this cluster.
         """
         found = await self.progress(cluster)
         if found.state in ("announced", "moving") and found.other_home == request.to:
             return found
+        if found.state == "returning" and found.other_home == request.to == self._cluster:
+            return await self._resume(cluster, operator, forced=request.force)
         forecast = await self.forecast(cluster, request.to)
         if self._cluster != forecast.home:
             raise PreconditionError(
@@ -102,6 +106,12 @@ class RehomeDesk:
             )
         )
         _log.info("rehoming_began", cluster=cluster, to=request.to, operator=operator, forced=request.force)
+        return await self.progress(cluster)
+
+    async def _resume(self, cluster: str, operator: str, *, forced: bool) -> Progress:
+        reason = f"{operator} asked for it"
+        await self._proposer.propose(ResumeRehoming(cluster=cluster, reason=reason, forced=forced))
+        _log.warning("rehoming_resumed", cluster=cluster, operator=operator, forced=forced)
         return await self.progress(cluster)
 
     async def abort(self, cluster: str, operator: str) -> Progress:
@@ -177,14 +187,32 @@ class RehomeDesk:
         else:
             found = await self._late(cluster, spec)
             due = not found.names and not self._late_agents(cluster, spec)
-            if not due and is_overdue(spec, self._catalog.now_ms) and self._is_turn(spec):
-                reason = f"not finished within {spec.rehoming.within_ms} ms: {_some(found)}"
-                await self._proposer.propose(ReturnRehoming(cluster=cluster, reason=reason))
-                _log.warning("rehoming_returns", cluster=cluster, reason=reason)
+            if not due and is_overdue(spec, self._catalog.now_ms):
+                await self._turn_round(cluster, spec, found)
                 return
         if due and self._is_turn(spec):
             await self._proposer.propose(AdvanceRehoming(cluster=cluster, state=state))
             _log.info("rehoming_advanced", cluster=cluster, after=state)
+
+    async def _turn_round(self, cluster: str, spec: ClusterSpec, found: "_Count") -> None:
+        """Lead a cluster that does not arrive the other way, if that is to this home, which therefore lives.
+
+        To its own home always; to the other one only while its own is missed: what cannot change there should stay.
+        """
+        assert spec.rehoming is not None
+        reason = f"not finished within {spec.rehoming.within_ms} ms: {_some(found)}"
+        if spec.rehoming.state == "moving":
+            if self._cluster == spec.home:
+                await self._proposer.propose(ReturnRehoming(cluster=cluster, reason=reason))
+                _log.warning("rehoming_returns", cluster=cluster, reason=reason)
+            return
+        verdict = read_verdicts(self._catalog.tables).get(spec.home)
+        if self._cluster == spec.rehoming.home and is_missed(
+            None if verdict is None else verdict.spec, by=self._cluster
+        ):
+            reason = f"{spec.home} is missed, return {reason}"
+            await self._proposer.propose(ResumeRehoming(cluster=cluster, reason=reason))
+            _log.warning("rehoming_resumed", cluster=cluster, reason=reason)
 
     def _is_turn(self, spec: ClusterSpec) -> bool:
         """The home goes first: it has known the cluster's agents for longer."""

@@ -29,7 +29,11 @@ PATIENCE_S = 120.0
 )
 @click.option("--token-file", type=click.Path(path_type=Path), help="File that holds it.")
 @click.option("--dry-run", is_flag=True, help="Show who would see or call less than before; change nothing.")
-@click.option("--force", is_flag=True, help="Although somebody would see or call less than before.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Although somebody would see or call less than before, or a home that it returns to is not missed.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--within", default="10m", show_default=True, help="Taken back by itself when not done by then."
@@ -86,6 +90,18 @@ def _begin(
     found: dict[str, Any] = session.get(path)
     if found["state"] in ("announced", "moving") and found["otherHome"] == to:
         return found
+    # One that returns from there goes on by the leave that it had.
+    resumes = found["state"] == "returning" and found["otherHome"] == to and text is None
+    secret_sha256 = "" if resumes else _leave(name, to, text)
+    if not yes:
+        click.confirm(f"move cluster {name} from {found['home']} to {to}?", abort=True)
+    request = RehomeRequest(to=to, secret_sha256=secret_sha256, within_ms=within_ms, force=force)
+    answer: dict[str, Any] = session.send("POST", path, request)
+    return answer
+
+
+def _leave(name: str, to: str, text: str | None) -> str:
+    """The hash of the token's secret, by which the new home's leave is known."""
     if text is None:
         raise InvalidInputError(
             f"--token or --token-file is missing: isthmus token create --cluster {name}, made at {to}"
@@ -95,11 +111,7 @@ def _begin(
         raise InvalidInputError(
             f"token: made for {token.purpose} {token.cluster}, expected one for cluster {name}"
         )
-    if not yes:
-        click.confirm(f"move cluster {name} from {found['home']} to {to}?", abort=True)
-    request = RehomeRequest(to=to, secret_sha256=token_hash(token.secret), within_ms=within_ms, force=force)
-    answer: dict[str, Any] = session.send("POST", path, request)
-    return answer
+    return token_hash(token.secret)
 
 
 def _finish(
@@ -148,7 +160,8 @@ def progress(answer: dict[str, Any]) -> str:
         case "announced":
             return f"moves from {home} to {other}: callers learn of it"
         case "moving":
-            return f"moves from {home} to {other}: {counted} new identity{waiting}"
+            goes_on = f" ({answer['reason']})" if answer["reason"] else ""
+            return f"moves from {home} to {other}: {counted} new identity{waiting}{goes_on}"
         case "returning":
             return f"returns to {home}: {counted} old identity again{waiting} ({answer['reason']})"
         case _:

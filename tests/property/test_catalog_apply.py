@@ -12,6 +12,7 @@ from discovery.core.commands import (
     Command,
     Delete,
     PublishEndpoints,
+    ResumeRehoming,
     ReturnRehoming,
     Tick,
     Write,
@@ -102,6 +103,7 @@ bodies = st.one_of(
     ),
     st.builds(AdvanceRehoming, cluster=st.just("delta"), state=st.sampled_from(("announced", "moving", "returning"))),
     st.builds(ReturnRehoming, cluster=st.just("delta"), reason=st.just("test")),
+    st.builds(ResumeRehoming, cluster=st.just("delta"), reason=st.just("test"), forced=st.booleans()),
     st.builds(Tick, now_ms=st.integers(0, 1_000)),
 )  # fmt: skip
 commands = st.builds(

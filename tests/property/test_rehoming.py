@@ -3,7 +3,14 @@
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from discovery.core.commands import AdvanceRehoming, BeginRehoming, Body, ReturnRehoming, Write
+from discovery.core.commands import (
+    AdvanceRehoming,
+    BeginRehoming,
+    Body,
+    ResumeRehoming,
+    ReturnRehoming,
+    Write,
+)
 from discovery.core.kinds import decode_spec
 from discovery.core.model import ServiceKey
 from discovery.core.rehoming import endpoints_of
@@ -32,6 +39,7 @@ steps = st.one_of(
     st.tuples(st.just("begin"), st.sampled_from(PRIMARIES)),
     st.tuples(st.just("advance"), st.sampled_from(("", "", "", "announced", "moving", "returning", "done"))),
     st.tuples(st.just("return"), st.just("")),
+    st.tuples(st.just("resume"), st.sampled_from(("", "forced"))),
     st.tuples(st.just("edit"), st.sampled_from(("north", "south"))),
     st.tuples(st.sampled_from(NAMES), st.sampled_from(PRIMARIES)),
     st.tuples(st.just("all"), st.sampled_from(PRIMARIES)),
@@ -79,6 +87,8 @@ def body_of(log: Log, what: str, where: str) -> Body:
             return AdvanceRehoming(cluster="delta", state=where or (move.state if move else "moving"))
         case "return":
             return ReturnRehoming(cluster="delta", reason="test")
+        case "resume":
+            return ResumeRehoming(cluster="delta", reason="test", forced=where == "forced")
         case _:
             home = spec_of(log).home
             edited = put_cluster("delta", role="remote", home=home, region=where, trustDomain=DOMAINS[home])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from federation.api.rehomings import RehomeRequest
 from federation.cli.rehome_command import home_of, progress, rehome
 from federation.kernel.errors import InvalidInputError
 
@@ -32,6 +33,10 @@ def answer(state: str, **more: Any) -> dict[str, Any]:
         (
             answer("moving", late=["shop/orders/o1"], agents=["a2"]),
             "moves from alpha to beta: 1 of 3 endpoints show the new identity, waiting for shop/orders/o1, agent a2",
+        ),
+        (
+            answer("moving", reason="alpha is missed"),
+            "moves from alpha to beta: 1 of 3 endpoints show the new identity (alpha is missed)",
         ),
         (
             answer("returning", reason="admin asked for it"),
@@ -76,3 +81,42 @@ def test_what_makes_no_sense_is_said_before_a_controller_is_asked(
     outcome = CliRunner().invoke(rehome, ["delta", *arguments])
     assert isinstance(outcome.exception, InvalidInputError)
     assert message in outcome.exception.message
+
+
+class Controller:
+    """A controller that is asked about a move, and remembers what it was sent."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self._found = found
+        self.sent: list[Any] = []
+
+    def get(self, _path: str) -> dict[str, Any]:
+        return self._found
+
+    def send(self, _method: str, _path: str, body: Any) -> dict[str, Any]:
+        self.sent.append(body)
+        return {**self._found, "cluster": "delta", "state": "moving"}
+
+
+@pytest.mark.parametrize(
+    ("found", "needs_token"),
+    [
+        (answer("returning"), False),
+        (answer("returning", otherHome="gamma"), True),
+        (answer("done"), True),
+        (answer(""), True),
+    ],
+)
+def test_a_move_goes_on_from_its_return_by_the_leave_that_it_had(
+    found: dict[str, Any], needs_token: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = Controller(found)
+    monkeypatch.setattr("federation.cli.rehome_command.Session", lambda _directory: controller)
+    outcome = CliRunner().invoke(rehome, ["delta", "--to", "beta", "--force", "--yes", "--no-wait"])
+    if needs_token:
+        assert isinstance(outcome.exception, InvalidInputError)
+        assert "--token or --token-file is missing" in outcome.exception.message
+        assert not controller.sent
+    else:
+        assert "moves from alpha to beta" in outcome.output
+        assert controller.sent == [RehomeRequest(to="beta", within_ms=600_000, force=True)]

@@ -383,12 +383,19 @@ def test_who_may_still_change_its_identity():
     assert not may_change(spec_of(log, "alpha"), "alpha.test", now_ms)
 
 
-def test_a_move_is_overdue_after_its_time_and_a_way_back_never():
+def test_a_move_is_overdue_after_its_time_and_so_is_a_way_back():
     log = moving()
     since_ms = log.catalog.now_ms
     assert not is_overdue(spec_of(log), since_ms + 59_999)
     assert is_overdue(spec_of(log), since_ms + 60_000)
+    assert log.publish("delta", orders("beta.test", 2), changed_gateway(), proposer="alpha").code == OK
+    log.wait(1_000)
     accept(log, "alpha", BACK)
+    assert not is_overdue(spec_of(log), since_ms + 60_999)
+    assert is_overdue(spec_of(log), since_ms + 61_000)
+    rows = (orders("alpha.test", 3), gateway("delta", version=(1, 3)))
+    assert log.publish("delta", *rows, proposer="alpha").code == OK
+    accept(log, "alpha", RETURNED)
     assert not is_overdue(spec_of(log), since_ms + 10**9)
 
 
