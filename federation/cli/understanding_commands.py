@@ -204,7 +204,11 @@ def _print_owners(answer: dict[str, Any]) -> None:
 
 
 def _part(owner: dict[str, Any]) -> str:
-    return f"{owner['cluster']} (external)" if owner["external"] else str(owner["cluster"])
+    if owner["external"]:
+        return f"{owner['cluster']} (external)"
+    if other := owner.get("otherTrustDomain"):  # It moves: callers accept either.
+        return f"{owner['cluster']} ({owner['trustDomain']} or {other})"
+    return str(owner["cluster"])
 
 
 def _print_policies(answer: dict[str, Any]) -> None:

@@ -73,21 +73,16 @@ def explain(
     """
     policies = view.policies
     service = view.service(key)
-    own = policies.clusters[caller.cluster]
-    identity = (
-        str(workload_id(own.trust_domain, caller.namespace, caller.service_account))
-        if caller.namespace
-        else ""
-    )
     vip = compiler.captured.vip(key)
     target = view.target(key)
-    reasons = Reasons(policies, caller.cluster, identity, target)
+    reasons = Reasons(policies, caller.cluster, _path(caller), target)
     said = _claims(view, service)
     return Explanation(
         service=str(key),
         host=names.host(key),
         cluster=caller.cluster,
-        identity=identity,
+        identity=reasons.identities[0] if reasons.identities else "",
+        other_identity=reasons.identities[1] if len(reasons.identities) > 1 else "",
         revision=view.revision,
         visible=service is not None,
         stands_for="" if target == key else str(target),
@@ -103,6 +98,13 @@ def explain(
         withdrawn=tuple(withdrawn),
         problem=compiler.problems.get(key, ""),
     )
+
+
+def _path(caller: Caller) -> str:
+    """The caller's identity behind its trust domain; "" where it is a cluster."""
+    if not caller.namespace:
+        return ""
+    return workload_id("any.test", caller.namespace, caller.service_account).path
 
 
 def _claims(view: ViewIndex, service: Service | None) -> list[Claim]:
@@ -174,7 +176,7 @@ def _external(
     """What is to be said of addresses that a cluster declared outside."""
     fact = _owner(reasons, cluster, endpoints, facts)
     return replace(
-        fact, external=True, admits_caller=True if reasons.identity else None, admits_why=ADMITS_WHY
+        fact, external=True, admits_caller=True if reasons.identities else None, admits_why=ADMITS_WHY
     )
 
 
@@ -187,6 +189,7 @@ def _owner(
     return OwnerFact(
         cluster=cluster,
         trust_domain=spec.trust_domain,
+        other_trust_domain=spec.trust_domains[1] if len(spec.trust_domains) > 1 else "",
         region=spec.region,
         zone=spec.zone,
         visible=False,

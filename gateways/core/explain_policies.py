@@ -24,13 +24,16 @@ class Reasons:
     """What `policies` say about one service, asked for by one cluster or one identity of it.
 
     Each policy is put to the rules of `discovery.core.visibility` alone, as if there were no other: together they
-    allow what any of them allows.
+    allow what any of them allows. Who is seen by whom is judged by the trust domain of a cluster's home; who is let in, while
+    the cluster moves to another home, by each of the two that its workloads may show.
     """
 
-    def __init__(self, policies: Policies, viewer: str, identity: str, key: ServiceKey) -> None:
+    def __init__(self, policies: Policies, viewer: str, path: str, key: ServiceKey) -> None:
         self.policies = policies
         self.viewer = viewer
-        self.identity = identity  # Empty: any of the viewer's.
+        self._shown = _shown(policies, viewer)
+        # Of one workload, by its path behind the trust domain; none: any of the viewer's.
+        self.identities = tuple(f"spiffe://{domain}{path}" for domain in self._shown) if path else ()
         self.key = key
         self._read_grants: dict[str, Mapping[str, GrantSpec]] = {}
 
@@ -58,7 +61,7 @@ class Reasons:
             by = self._exporting(owner)
             if self._is_own_trust_domain(owner):
                 return f"exported by {by}; same trust domain: no Grant needed"
-            return f"exported by {by}, granted by Grant {self._names(self._granting(owner))}"
+            return f"exported by {by}, granted by Grant {self._names(self._granting(owner, self._own_trust_domain))}"
         if spec.trust_domain not in self.policies.trust_domains:
             return (
                 f"the roots of trust domain {spec.trust_domain} are not known: nobody could check who answers"
@@ -82,21 +85,33 @@ class Reasons:
         """Whether the owner's proxies let the caller in, and why; None where no identity is named."""
         admission = self.policies.admission(owner, self.key)
         if admission is None:
-            return (None if not self.identity else False), "it has not joined: nobody can be admitted"
-        if self._is_own_trust_domain(owner):
-            return (None if not self.identity else True), f"every identity of {self._own_trust_domain}"
-        if not self.identity:
-            domains = {source.trust_domain for source in admission.sources}
-            some = self._own_trust_domain in domains
-            by = (
-                f"identities of Grant {self._names(self._granting(owner))}"
-                if some
-                else "nobody of this cluster"
-            )
-            return None, by
-        if not admits(admission, self.identity):
-            return False, f"no Grant that applies names {self.identity}"
-        return True, f"by Grant {self._names(self._admitting(owner))}"
+            return (False if self.identities else None), "it has not joined: nobody can be admitted"
+        if not self.identities:
+            parts = [self._admitted_of(domain, owner, admission) for domain in self._shown]
+            return None, parts[0] if len(parts) == 1 else _each(self._shown, parts)
+        judged = [self._admitted(identity, owner, admission) for identity in self.identities]
+        whys = [why for _, why in judged]
+        return all(found for found, _ in judged), whys[0] if len(whys) == 1 else _each(self.identities, whys)
+
+    def _admitted_of(self, domain: str, owner: str, admission: Admission) -> str:
+        """Whom of a trust domain that the viewer's workloads may show the owner's proxies let in."""
+        if domain in (admission.own_trust_domain, admission.other_own_trust_domain):
+            return f"every identity of {domain}"
+        if domain not in {source.trust_domain for source in admission.sources}:
+            return "nobody of this cluster"
+        return f"identities of Grant {self._names(self._granting(owner, domain))}"
+
+    def _admitted(self, identity: str, owner: str, admission: Admission) -> tuple[bool, str]:
+        """Whether the owner's proxies let one identity in, and why."""
+        domain = identity.removeprefix("spiffe://").partition("/")[0]
+        if domain in (admission.own_trust_domain, admission.other_own_trust_domain):
+            return True, f"every identity of {domain}"
+        if not admits(admission, identity):
+            return False, f"no Grant that applies names {identity}"
+        admitting = [
+            name for name, spec in self._grants(owner).items() if self._admits(owner, spec, identity)
+        ]
+        return True, f"by Grant {self._names(admitting)}"
 
     def policy_facts(self, owner: str) -> list[PolicyFact]:
         """The policies of the owner's namespace; those that apply first. Empty for the viewer itself."""
@@ -120,12 +135,13 @@ class Reasons:
             )
             for name, spec in self.policies.named_imports(self.viewer).items()
         ]
-        if not self._is_own_trust_domain(owner):
+        foreign = [name for name in self._shown if name not in self._own_domains(owner)]
+        if foreign or not self._is_own_trust_domain(owner):
             facts += [
                 PolicyFact(
                     kind="Grant",
                     name=name,
-                    applies=is_granted(self.key.service, self._own_trust_domain, [spec]),
+                    applies=bool(self._granted(spec)),
                     why=self._grant_why(owner, spec),
                 )
                 for name, spec in self._grants(owner).items()
@@ -138,6 +154,14 @@ class Reasons:
 
     def _is_own_trust_domain(self, owner: str) -> bool:
         return self.policies.clusters[owner].trust_domain == self._own_trust_domain
+
+    def _own_domains(self, owner: str) -> tuple[str, ...]:
+        """The trust domains whose identities the owner's proxies let in without a Grant."""
+        return (self.policies.clusters[owner].trust_domain, self.policies.other_trust_domain(owner))
+
+    def _granted(self, spec: GrantSpec) -> list[str]:
+        """The trust domains of the viewer that a Grant has a source of."""
+        return [domain for domain in self._shown if is_granted(self.key.service, domain, [spec])]
 
     def _exports(self, owner: str) -> Sequence[Export]:
         return self.policies.exports_with_age(owner, self.key.namespace)
@@ -155,18 +179,13 @@ class Reasons:
                 by_kind.setdefault(export.kind, []).append(export.name)
         return " and ".join(f"{kind} {self._names(found)}" for kind, found in by_kind.items())
 
-    def _granting(self, owner: str) -> list[str]:
+    def _granting(self, owner: str, domain: str) -> list[str]:
         return [
-            name
-            for name, spec in self._grants(owner).items()
-            if is_granted(self.key.service, self._own_trust_domain, [spec])
+            name for name, spec in self._grants(owner).items() if is_granted(self.key.service, domain, [spec])
         ]
 
-    def _admitting(self, owner: str) -> list[str]:
-        return [name for name, spec in self._grants(owner).items() if self._admits(owner, spec)]
-
-    def _admits(self, owner: str, grant: GrantSpec) -> bool:
-        """Whether this grant alone lets the caller in."""
+    def _admits(self, owner: str, grant: GrantSpec, identity: str) -> bool:
+        """Whether this grant alone lets an identity in."""
         policies = self.policies
         sources = admitted_sources(
             self.key.service,
@@ -176,8 +195,7 @@ class Reasons:
             policies.exports(owner, self.key.namespace),
             [grant],
         )
-        own = policies.clusters[owner].trust_domain
-        return admits(Admission(own_trust_domain=own, sources=sources), self.identity)
+        return admits(Admission(own_trust_domain="", sources=sources), identity)
 
     def _export_why(self, spec: ExportPolicySpec) -> str:
         if not {ANY, self.key.service} & set(spec.services):
@@ -187,14 +205,29 @@ class Reasons:
     def _grant_why(self, owner: str, spec: GrantSpec) -> str:
         if not {ANY, self.key.service} & set(spec.services):
             return f"names the services {self._names(spec.services)}"
-        if not is_granted(self.key.service, self._own_trust_domain, [spec]):
-            return f"has no source of {self._own_trust_domain}"
-        if not self.identity:
-            return f"has a source of {self._own_trust_domain}"
-        return f"{'admits' if self._admits(owner, spec) else 'does not admit'} {self.identity}"
+        granted = self._granted(spec)
+        if not granted:
+            return f"has no source of {' or '.join(self._shown)}"
+        if not self.identities:
+            return f"has a source of {' and '.join(granted)}"
+        admitted = [identity for identity in self.identities if self._admits(owner, spec, identity)]
+        if not admitted:
+            return f"does not admit {' or '.join(self.identities)}"
+        return f"admits {' and '.join(admitted)}"
 
     @staticmethod
     def _names(names: Sequence[str]) -> str:
         shown = ", ".join(names[:_NAMES_SHOWN_MAX])
         more = len(names) - _NAMES_SHOWN_MAX
         return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _shown(policies: Policies, cluster: str) -> tuple[str, ...]:
+    """The trust domains whose identities a cluster's workloads may show now: two while they change from one to the other."""
+    spec = policies.clusters[cluster]
+    changing = spec.rehoming is not None and spec.rehoming.state in ("moving", "returning")
+    return spec.trust_domains if changing else (spec.trust_domain,)
+
+
+def _each(whom: Sequence[str], whys: Sequence[str]) -> str:
+    return "; ".join(f"{who}: {why}" for who, why in zip(whom, whys, strict=True))

@@ -66,6 +66,7 @@ class OwnerFact(Explained, frozen=True, kw_only=True):
     endpoint_count: int
     ready_count: int
     endpoints: tuple[EndpointFact, ...]  # At most ENDPOINTS_EXPLAINED_MAX.
+    other_trust_domain: str = ""  # While it moves to another home: callers accept its endpoints by either.
     external: bool = False  # Addresses outside of all clusters that it declared: a part of its own.
 
 
@@ -144,3 +145,4 @@ class Explanation(Explained, frozen=True, kw_only=True):
     envoy: tuple[EnvoyPortFact, ...]
     withdrawn: tuple[Withdrawn, ...]  # Newest first, as far back as the history goes.
     problem: str  # Why the last good configuration is kept, if it is.
+    other_identity: str = ""  # Which the caller may show instead, while its cluster moves to another home.
