@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -58,8 +59,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         table.add_column(column.upper(), no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    # Piped into a program there is no width to fit into; a narrow terminal wraps by itself.
-    width = max(200, *(sum(len(str(cell)) + 3 for cell in row) for row in (columns, *rows)))
+    # Piped into a program there is no width to fit into; a narrow terminal wraps by itself. Each column
+    # is as wide as its widest cell, which may stand in another row than that of the next column.
+    width = sum(max(map(cell_len, map(str, column))) + 3 for column in zip(columns, *rows, strict=True))
     # What a cell holds is text: brackets and colons in it mean nothing to rich.
     console = Console(
         file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True

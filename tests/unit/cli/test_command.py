@@ -257,6 +257,16 @@ def test_json_output_is_json_and_a_table_has_a_column_for_each_heading(
     assert capsys.readouterr().out.split() == ["NAME"]
 
 
+def test_no_column_is_cut_although_the_widest_cells_stand_in_different_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [("x" * 150, "b", "日" * 9), ("a", "y" * 150, "c"), ("a", "b", "z" * 150)]
+
+    print_table(("revision", "what", "fields"), rows)
+
+    assert [tuple(line.split()) for line in capsys.readouterr().out.splitlines()[1:]] == rows
+
+
 async def _say_in_a_task() -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(asyncio.to_thread(click.echo, "news"))
