@@ -15,6 +15,7 @@ from discovery.core.specs import AgentSpec
 from federation.api.audit import AuditTrail
 from federation.api.gateway_eyes import GatewayEyes
 from federation.api.messages import (
+    PROTOCOL_QUESTIONS,
     AgentHello,
     AgentMessage,
     ControllerMessage,
@@ -39,8 +40,6 @@ from federation.kernel.errors import (
 
 STALLED_MAX_S = 30.0
 ANSWERS_QUEUED_MAX = 256
-# Agents of earlier protocols do not know the message.
-DRAINS_PROTOCOL = 2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
@@ -125,7 +124,7 @@ class AgentStream:
         self._rules = rules
         self._registry = registry
         self._incarnation = hello.incarnation
-        self._drains = drains if hello.protocol >= DRAINS_PROTOCOL else None
+        self._drains = drains if hello.protocol >= PROTOCOL_QUESTIONS else None
         self._context = context
         self._audit = audit
         self._sequence = 0

@@ -21,7 +21,7 @@ from federation.api.gateway_eyes import GatewayEyes
 from federation.api.health import check_asker
 from federation.api.messages import (
     CONTROL_SERVICE,
-    PROTOCOL_PROBES,
+    PROTOCOL_QUESTIONS,
     AgentHello,
     Directory,
     DirectoryUpdate,
@@ -184,7 +184,7 @@ class ControlService:
         record = agent_key(system.cluster, system.role, system.id).encode()
         rules = self._rules(peer, system, record)
         stream = AgentStream(rules, registry, hello, context, self._audit, self._drains)
-        if system.role == "gateway" and hello.protocol >= PROTOCOL_PROBES:
+        if system.role == "gateway" and hello.protocol >= PROTOCOL_QUESTIONS:
             stream.eyes = self._eyes if self._eyes and self._eyes.cluster == system.cluster else None
         registry.open(stream.agent, hello.incarnation, stream)
         streams = self._by_record.setdefault(record, set())

@@ -21,8 +21,8 @@ from discovery.core.specs import (
 from federation.kernel.versions import PROTOCOL_VERSION
 
 CONTROL_SERVICE = "isthmus.v1.Control"
-# The first protocol whose gateways look at those of other clusters.
-PROTOCOL_PROBES = 2
+# The first protocol whose agents are asked what they see: `ProbeTargets`, `WatchDrains`. Earlier ones know neither message.
+PROTOCOL_QUESTIONS = 2
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -214,7 +214,7 @@ class ProbeTarget(Message, frozen=True, kw_only=True):
 
 
 class ProbeTargets(Message, frozen=True, kw_only=True, tag="probe"):
-    """To gateways of PROTOCOL_PROBES and newer: whom to look at. `whole`: at nobody else."""
+    """To gateways of PROTOCOL_QUESTIONS and newer: whom to look at. `whole`: at nobody else."""
 
     targets: tuple[ProbeTarget, ...]
     whole: bool = False
@@ -228,7 +228,7 @@ class WatchedDrain(Message, frozen=True, kw_only=True):
 
 
 class WatchDrains(Message, frozen=True, kw_only=True, tag="drains"):
-    """For which drains the agent shall report what fails, and for no others; to agents of protocol 2 and later."""
+    """For which drains the agent shall report what fails, and for no others; from PROTOCOL_QUESTIONS on."""
 
     drains: tuple[WatchedDrain, ...] = ()
 
