@@ -2,7 +2,7 @@
 
 Envoy's counters are read now and then, so that it is known how many requests failed before a drain began; and every second
 while a controller says that one is under way. Only then anything is sent. Reading costs Envoy's main thread, not
-its workers, and never more than a fixed share of its time.
+its workers: where it takes long, the pauses between two readings grow, up to a bound.
 """
 
 import asyncio
@@ -19,8 +19,12 @@ WATCH_S = 1.0
 IDLE_S = 10.0
 # What failed before a drain is what failed within the last IDLE_S times this.
 READINGS_KEPT = 6
-# Reading takes so little of the time of Envoy's main thread, however many services there are.
+# Reading takes so little of the time of Envoy's main thread: 2 in a hundred.
 PAUSE_PER_READING = 50
+# But what nobody reads nobody sees fail. A reading that nobody answered took `REQUEST_TIMEOUT_S` of the admin interface,
+# nearly all of it in a queue: it is no measure of what reading costs, and must not blind the meter for minutes.
+WATCH_MAX_S = 5.0  # So that within the shortest time for which a last step is watched something is told.
+IDLE_MAX_S = 60.0
 
 
 class TrafficMeter:
@@ -56,14 +60,13 @@ class TrafficMeter:
         loop = asyncio.get_running_loop()
         while True:
             began_s = loop.time()
+            self._news.clear()  # Of what comes during the reading the next one comes at once.
             with contextlib.suppress(
                 UnavailableError
             ):  # It starts, or starts again: the proxy's status says so.
                 self._take(read_counters(await self._read()))
-            pause_s = max(WATCH_S if self._before else IDLE_S, PAUSE_PER_READING * (loop.time() - began_s))
-            self._news.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(pause_s(loop.time() - began_s, watching=bool(self._before))):
                     await self._news.wait()
 
     def _take(self, reading: Reading) -> None:
@@ -90,6 +93,12 @@ class TrafficMeter:
         if len(self._readings) > 1:
             self._quiet = self._readings[-1].since(self._readings[0])
         self._readings.clear()
+
+
+def pause_s(took_s: float, *, watching: bool) -> float:
+    """Return how long to wait after a reading that took, or was given up after, so long."""
+    shortest_s, longest_s = (WATCH_S, WATCH_MAX_S) if watching else (IDLE_S, IDLE_MAX_S)
+    return min(longest_s, max(shortest_s, PAUSE_PER_READING * took_s))
 
 
 def make_report(

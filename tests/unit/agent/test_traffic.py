@@ -1,10 +1,21 @@
 """What an agent reports while a cluster is drained: what its Envoy counted since, beside what it counted before."""
 
+import pytest
+
 from discovery.core.spec_checks import check_traffic
 from discovery.core.specs import DRAIN_FAILING_MAX, TRAFFIC_COUNT_MAX, ServiceTraffic
-from federation.agent.traffic import TrafficMeter, make_report
+from federation.agent.traffic import (
+    IDLE_MAX_S,
+    IDLE_S,
+    WATCH_MAX_S,
+    WATCH_S,
+    TrafficMeter,
+    make_report,
+    pause_s,
+)
 from federation.api.messages import TrafficReport, WatchedDrain
 from gateways.core.traffic import Counted, Reading
+from gateways.runtime.admin import REQUEST_TIMEOUT_S
 
 BETA = WatchedDrain(cluster="beta", started_ms=7)
 GAMMA = WatchedDrain(cluster="gamma", started_ms=9)
@@ -111,3 +122,20 @@ def test_whatever_is_counted_the_report_is_one_that_controllers_take():
     assert report is not None
     for one in report.services:
         check_traffic(one, "report")
+
+
+@pytest.mark.parametrize(
+    ("took_s", "watching", "expected_s"),
+    [
+        pytest.param(0.0, True, WATCH_S, id="a-quick-one"),
+        pytest.param(0.06, True, 3.0, id="two-in-a-hundred-of-the-time"),
+        pytest.param(REQUEST_TIMEOUT_S, True, WATCH_MAX_S, id="one-that-nobody-answered"),
+        pytest.param(0.0, False, IDLE_S, id="a-quick-one-of-quiet-times"),
+        pytest.param(0.6, False, 30.0, id="in-quiet-times-the-same-share"),
+        pytest.param(REQUEST_TIMEOUT_S, False, IDLE_MAX_S, id="in-quiet-times-longer"),
+    ],
+)
+def test_pauses_grow_with_what_a_reading_takes_but_no_failure_goes_unseen_for_long(
+    took_s, watching, expected_s
+):
+    assert pause_s(took_s, watching=watching) == pytest.approx(expected_s)
