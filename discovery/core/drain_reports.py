@@ -25,13 +25,21 @@ MILLION = 1_000_000
 REQUESTS_MIN = 50
 ERRORS_MIN = 3
 FAILING_NAMED_MAX = 3
+# After the last step callers are looked at for so long at least, however close the steps were: requests are added up over
+# `error_window.WINDOW_MS`, and what is counted takes some seconds to be told.
+WATCHED_AFTER_MS_MIN = 10_000
 
 
 def is_watched(drain: DrainSpec, *, now_ms: int) -> bool:
-    """True while errors can end the drain: from its beginning until its last step has had the time of a step."""
+    """True while errors can end the drain: from its beginning until some time after its last step."""
     if drain.forced or drain.rolled_back:
         return False
-    return drain.share_percent > 0 or now_ms <= drain.stepped_ms + drain.every_ms
+    return drain.share_percent > 0 or now_ms <= drain.stepped_ms + watched_after_ms(drain)
+
+
+def watched_after_ms(drain: DrainSpec) -> int:
+    """How long errors can end a drain after its last step: as long as after each other, or WATCHED_AFTER_MS_MIN."""
+    return 0 if drain.forced else max(drain.every_ms, WATCHED_AFTER_MS_MIN)
 
 
 def fails_too_often(one: ServiceTraffic, errors_per_million_max: int) -> bool:

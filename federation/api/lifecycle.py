@@ -8,6 +8,7 @@ from aiohttp import web
 
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
+from discovery.core.drain_reports import watched_after_ms
 from discovery.core.drains import state_of
 from discovery.core.specs import DRAIN_ERRORS_PER_MILLION_MAX, DRAIN_EVERY_MS_MAX, DrainSpec
 from discovery.core.tables import Tables
@@ -135,6 +136,7 @@ def drain_object(cluster: str, drain: DrainSpec) -> dict[str, object]:
         "sharePercent": drain.share_percent,
         "stepPercent": drain.step_percent,
         "everyMs": drain.every_ms,
+        "watchedMs": watched_after_ms(drain),
         "startedUnixMs": drain.started_ms,
         "startedBy": drain.started_by,
         "forced": drain.forced,

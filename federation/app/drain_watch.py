@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from discovery.core.commands import Delete, Put
+from discovery.core.drain_reports import watched_after_ms
 from discovery.core.error_window import ErrorWindow
 from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
@@ -94,7 +95,7 @@ class DrainWatch:
                     )
 
     def look(self) -> None:
-        """Take notice of the drains of now; of one that took its last step for as long as it had between two steps.
+        """Take notice of the drains of now; of one that took its last step for `watched_after_ms`.
 
         By this process's own clock, since a mirror knows no federation time; the state machine judges by that.
         """
@@ -109,7 +110,7 @@ class DrainWatch:
             watched = WatchedDrain(cluster=row.key.name, started_ms=drain.started_ms)
             if drain.share_percent == 0:
                 drained[watched] = self._drained_s.get(watched, now_s)
-            if drain.share_percent or now_s - drained[watched] <= drain.every_ms / 1000:
+            if drain.share_percent or now_s - drained[watched] <= watched_after_ms(drain) / 1000:
                 found[watched] = drain
         self._drained_s = drained
         known, self._drains = self._drains, found

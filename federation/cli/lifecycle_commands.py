@@ -22,7 +22,12 @@ PATIENCE_S = 60.0
 @click.option(
     "--step", default=25, show_default=True, metavar="PERCENT", help="How much of its traffic goes at once."
 )
-@click.option("--every", default="10s", show_default=True, help="Time between two steps.")
+@click.option(
+    "--every",
+    default="10s",
+    show_default=True,
+    help="Time between two steps; the last is watched for 10s at least.",
+)
 @click.option(
     "--min-capacity",
     default=0,
@@ -131,16 +136,15 @@ def print_drain(drain: dict[str, Any] | None) -> None:
 
 
 def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any]:
-    """Say each step, until there are no more and the last one has had the time of the others to show errors."""
-    every_s = answer["everyMs"] / 1000
-    patience_s = every_s + PATIENCE_S
+    """Say each step, until there are no more and the last one has had its time to show errors."""
+    patience_s = answer["everyMs"] / 1000 + PATIENCE_S
     # What was drained before needs no watching.
-    watch_s = 0.0 if answer["state"] == "drained" else every_s
+    watch_s = 0.0 if answer["state"] == "drained" else answer["watchedMs"] / 1000
     share, stepped_s = None, time.monotonic()
     while True:
         if answer["sharePercent"] != share:
             share, stepped_s = answer["sharePercent"], time.monotonic()
-            say(f"{answer['cluster']}: {traffic(answer)}")
+            say(f"{answer['cluster']}: {traffic(answer)}{_still_watched(answer, watch_s)}")
         if answer["state"] == "rolled back":
             return answer
         if answer["state"] == "drained":
@@ -156,3 +160,8 @@ def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any
             answer = session.get(path)
         except UnavailableError as error:
             say(f"asking again: {error.message}")
+
+
+def _still_watched(drain: dict[str, Any], watch_s: float) -> str:
+    """What there is to wait for after the last step."""
+    return f", watched for errors for {watch_s:g} s" if drain["state"] == "drained" and watch_s else ""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from discovery.core.commands import Delete, Put
+from discovery.core.drain_reports import WATCHED_AFTER_MS_MIN
 from discovery.core.kinds import decode_spec
 from discovery.core.specs import DrainSpec, ServiceTraffic
 from federation.api.messages import TrafficReport, WatchedDrain
@@ -108,10 +109,15 @@ def test_a_drain_that_errors_do_not_end(drain):
     assert one.say() == []
 
 
-def test_the_last_step_is_looked_at_as_long_as_the_others():
-    one = Watching(share_percent=0)
-    one.now_s += 1.0
+@pytest.mark.parametrize(
+    ("every_ms", "watched_s"),
+    [(60_000, 60.0), pytest.param(0, WATCHED_AFTER_MS_MIN / 1000, id="a-drain-at-once")],
+)
+def test_after_the_last_step_it_is_looked_at_for_as_long_as_errors_count(every_ms, watched_s):
+    one = Watching(share_percent=0, everyMs=every_ms)
+    one.now_s += watched_s
     one.report(100, 0)
+    assert one.say() == []
     assert tuple(one.watch._drains) == (BETA,)
     one.now_s += 0.1
     one.watch.look()

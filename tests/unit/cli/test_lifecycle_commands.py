@@ -9,13 +9,14 @@ from federation.kernel.errors import UnavailableError
 
 
 def drain(
-    share_percent: int, state: str = "draining", reason: str = "", *, every_ms: int = 0
+    share_percent: int, state: str = "draining", reason: str = "", *, watched_ms: int = 0
 ) -> dict[str, Any]:
     return {
         "cluster": "beta",
         "state": state,
         "sharePercent": share_percent,
-        "everyMs": every_ms,
+        "everyMs": 0,
+        "watchedMs": watched_ms,
         "reason": reason,
     }
 
@@ -42,7 +43,7 @@ DONE, GIVEN_UP = drain(0, "drained"), drain(100, "rolled back", "why")
         pytest.param(drain(100), [DONE], DONE, id="to-the-last-step"),
         pytest.param(drain(50), [UnavailableError("no leader"), DONE], DONE, id="whoever-does-not-answer-is-asked-again"),
         pytest.param(drain(50), [GIVEN_UP], GIVEN_UP, id="until-it-is-given-up"),
-        pytest.param(drain(50, every_ms=60_000), [DONE, GIVEN_UP], GIVEN_UP, id="the-last-step-is-watched-as-long-as-the-others"),
+        pytest.param(drain(50, watched_ms=60_000), [DONE, GIVEN_UP], GIVEN_UP, id="errors-end-it-for-a-while-after-the-last-step"),
         pytest.param(DONE, [GIVEN_UP], DONE, id="what-was-drained-before-is-not-watched"),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from discovery.core.drain_reports import MILLION, fails_too_often
+from discovery.core.drain_reports import MILLION, WATCHED_AFTER_MS_MIN, fails_too_often
 from discovery.core.error_window import SERVICES_PER_SLICE_MAX, WINDOW_MS, ErrorWindow
 from discovery.core.kinds import decode_spec
 from discovery.core.specs import DRAIN_FAILING_MAX, TRAFFIC_COUNT_MAX, DrainSpec, ServiceTraffic
@@ -95,14 +95,20 @@ def test_a_report_that_ends_no_drain(log, operation):
     assert row(log) == before
 
 
-def test_the_last_step_is_watched_for_as_long_as_the_others():
-    for waited_ms, given_up in ((1_000, True), (1_001, False)):
+@pytest.mark.parametrize(
+    ("every_ms", "watched_ms"),
+    [
+        pytest.param(60_000, 60_000, id="for-as-long-as-the-others"),
+        pytest.param(1_000, WATCHED_AFTER_MS_MIN, id="longer-where-those-were-close"),
+        pytest.param(0, WATCHED_AFTER_MS_MIN, id="also-of-a-drain-at-once"),
+    ],
+)
+def test_after_its_last_step_a_drain_is_watched(every_ms, watched_ms):
+    for waited_ms, given_up in ((watched_ms, True), (watched_ms + 1, False)):
         log = founded()
         log.wait(5_000)
-        now_ms = log.catalog.now_ms
-        log.accept(
-            "alpha", put_cluster("gamma"), put_drain("beta", 0, startedMs=7, steppedMs=now_ms, everyMs=1_000)
-        )
+        last = {"startedMs": 7, "steppedMs": log.catalog.now_ms, "everyMs": every_ms}
+        log.accept("alpha", put_cluster("gamma"), put_drain("beta", 0, **last))
         log.wait(waited_ms)
         log.accept("gamma", report("gamma"))
         assert bool(row(log).rolled_back) is given_up, waited_ms
