@@ -48,6 +48,19 @@ def envoy_stats(data_dir: Path, contains: str) -> dict[str, int]:
     return {one["name"]: one["value"] for one in stats if isinstance(one.get("value"), int)}
 
 
+def assigned_share(data_dir: Path, cluster: str) -> int:
+    """Return how much per cent of its traffic the newest load assignment of an Envoy's `cluster` lets it take.
+
+    100 where nothing is held back, and where the Envoy has no assignment of it; raises OSError, LabError.
+    """
+    dump = json.loads(admin_get(data_dir, "/config_dump?include_eds&resource=dynamic_endpoint_configs"))
+    for one in dump.get("configs", ()):
+        assignment = one["endpoint_config"]
+        if assignment["cluster_name"] == cluster:
+            return min(100, int(assignment.get("policy", {}).get("overprovisioning_factor", 100)))
+    return 100
+
+
 def envoy_pid(data_dir: Path) -> int:
     """Return the process id of the Envoy that serves with the admin socket in `data_dir`, 0 when none does."""
     with suppress(OSError, json.JSONDecodeError, LabError):

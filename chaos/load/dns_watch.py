@@ -89,14 +89,27 @@ class DnsWatch:
 
 def ask_dns(lab: Lab, cluster: str, service: str, *, timeout_s: float = _TIMEOUT_S) -> str:
     """Ask the DNS process of a cluster for a service; return what was wrong, or an empty text."""
-    name = f"{service}.{topology.NAMESPACE}.svc.clusterset.local."
-    question = dns.message.make_query(name, "A")
     try:
-        with lab.place.inside(cluster):
-            plan = lab.clusters[cluster]
-            answer = dns.query.udp(question, plan.dns, port=plan.dns_port, timeout=timeout_s)
+        answer = _ask(lab, cluster, service, timeout_s)
     except (dns.exception.DNSException, OSError) as error:
         return f"{type(error).__name__}: {error}"
     if answer.rcode() != dns.rcode.NOERROR or not answer.answer:
         return f"{dns.rcode.to_text(answer.rcode())} with {len(answer.answer)} answers"
     return ""
+
+
+def resolve(lab: Lab, cluster: str, service: str) -> tuple[str, ...]:
+    """Return the addresses by which a cluster knows a service, sorted; none where DNS has no answer."""
+    try:
+        answer = _ask(lab, cluster, service, _TIMEOUT_S)
+    except (dns.exception.DNSException, OSError):
+        return ()
+    return tuple(sorted(str(record) for records in answer.answer for record in records))
+
+
+def _ask(lab: Lab, cluster: str, service: str, timeout_s: float) -> dns.message.Message:
+    name = f"{service}.{topology.NAMESPACE}.svc.clusterset.local."
+    question = dns.message.make_query(name, "A")
+    with lab.place.inside(cluster):
+        plan = lab.clusters[cluster]
+        return dns.query.udp(question, plan.dns, port=plan.dns_port, timeout=timeout_s)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from chaos.scenarios.disasters import DISASTERS
 from chaos.scenarios.drain import DRAIN
+from chaos.scenarios.failing_drain import FAILING_DRAIN
 from chaos.scenarios.gateways import gateway_kill
 from chaos.scenarios.impostor import IMPOSTOR
 from chaos.scenarios.network import flapping_link, partition
@@ -37,6 +38,7 @@ CATALOGUE = (
         Scenario("gateway-kill", "The gateway of a cluster dies and comes back", gateway_kill),
     ),
     Entry("drain", False, DRAIN),
+    Entry("failing-drain", False, FAILING_DRAIN),
     Entry("impostor", False, IMPOSTOR),
     Entry("rehome", False, REHOME),
     Entry(

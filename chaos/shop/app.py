@@ -45,13 +45,18 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 class Instance:
     """One instance of a service. `outbound` is host:port of its sidecar's listener; empty: names are captured."""
 
-    def __init__(self, service: str, cluster: str, instance: str, *, outbound: str) -> None:
+    def __init__(self, service: str, cluster: str, instance: str, *, outbound: str, broken: str = "") -> None:
         self._me = Hop(service=service, cluster=cluster, instance=instance)
         self._outbound = outbound
+        self._broken_path = (
+            broken  # Of a bad release: all that it answers there is 500; empty: of a good one.
+        )
 
     def application(self) -> web.Application:
         """Return what serves it."""
         application = web.Application()
+        if self._broken_path:
+            application.router.add_route("*", self._broken_path, self._fail)
         application.router.add_get(CHAIN_PATH, self._chain)
         application.router.add_route("*", "/{path:.*}", self._identify)
         application.cleanup_ctx.append(self._open)
@@ -65,6 +70,9 @@ class Instance:
 
     async def _identify(self, request: web.Request) -> web.Response:
         return _answer(self._hop(request))
+
+    async def _fail(self, _request: web.Request) -> web.Response:
+        return self._broken("a bad release")
 
     async def _chain(self, request: web.Request) -> web.Response:
         following = _NEXT.get(self._me.service)
@@ -116,8 +124,15 @@ def main() -> None:
     parser.add_argument("--instance", required=True)
     parser.add_argument("--listen", required=True, metavar="HOST:PORT")
     parser.add_argument("--outbound", default="", metavar="HOST:PORT")
+    parser.add_argument("--broken", default="", metavar="PATH", help="be a bad release: answer 500 there")
     options = parser.parse_args()
-    instance = Instance(options.service, options.cluster, options.instance, outbound=options.outbound)
+    instance = Instance(
+        options.service,
+        options.cluster,
+        options.instance,
+        outbound=options.outbound,
+        broken=options.broken,
+    )
     asyncio.run(_serve(instance, options.listen))
 
 

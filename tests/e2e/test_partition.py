@@ -1,4 +1,4 @@
-"""Faults of the network between clusters, a gateway that dies, and impostors, on one laboratory behind an emulated WAN.
+"""Faults of the network between clusters, a gateway that dies, a drain that fails, and impostors, on one laboratory behind an emulated WAN.
 
 A cluster is cut off for 20 s: each side goes on and grows alone, then they become one again. A link that carries one
 direction only, and one that goes up and down, disturb nobody who is not behind it. Needs root.
@@ -24,6 +24,14 @@ pytestmark = pytest.mark.timeout(300)
 # What each scenario must show, beside that no request fails. A check that is no longer made fails here.
 RULES = {
     "gateway-kill": ("calls of catalogue move to the gateway of gamma",),
+    # Before any scenario that brings alpha a service of its own, which would keep it from being drained.
+    "failing-drain": (
+        "assignments, gateways and dns of delta follow a step of the drain",
+        "the command says whose callers saw what fail, how often, and exits with 1",
+        "callers fail under the drain, and 50 times in a row not after it",
+        "status and history tell why the drain was rolled back",
+        "dns while alpha is drained and gets its traffic back",
+    ),
     "partition": (
         "a service that is new in alpha is called on its side",
         "a service that is new in beta is called on its side",

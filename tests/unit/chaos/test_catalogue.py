@@ -16,6 +16,7 @@ NEED_NONE = {
     "control-plane-loss",
     "gateway-kill",
     "drain",
+    "failing-drain",
     "impostor",
     "rehome",
 }
