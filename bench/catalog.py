@@ -26,8 +26,9 @@ FEW_CLUSTERS = 10
 CHANGES_PER_S = 1_000
 LOAD_S, LONG_LOAD_S = 10.0, 60.0
 NORMAL_PER_S, NOISE = 10, 100  # Of each cluster; how many times that the noisy one changes.
-NOISE_ROUNDS, NOISE_S = 3, 3.0
-NOISY = CLUSTERS[-1]
+NOISE_ROUNDS, NOISE_S = 5, 5.0
+# Clusters are given to the controllers by turns, the leader's first.
+NOISY = {"the leader's": CLUSTERS[9], "another": CLUSTERS[8]}
 WATCHES = 5_000
 CHILD_TIMEOUT_S = 300.0
 METHOD = f"""
@@ -38,10 +39,12 @@ one endpoint in one entry of the log, the median of {CHANGES}; *followed* is dec
 follower that missed {BEHIND:,} entries; *copy* one that has nothing, without its view, which is computed behind it. The
 codec is in all of these, the wire in none. *Slope* is the exponent of the cost over the size, by least squares of the
 logarithms: 0 is flat, 1 is proportional. *Load*: three members, each a process with the catalog and a follower, journals on
-one disk; agents of {len(CLUSTERS)} clusters declare changes of single endpoints to the leader, whose publishers commit them.
+one disk; agents of {len(CLUSTERS)} clusters, which belong to the members by turns, declare changes of single endpoints to
+their controllers, whose publishers commit them.
 *Global* is from a declaration until its publisher acknowledges it, *mirror lag* from a declaration until a follower's view at
-any member has it, behind the codec. *Noise*: each cluster changes {NORMAL_PER_S} times a second, and by turns, {NOISE_ROUNDS}
-rounds of {NOISE_S:g} s, one of them {NOISE} times as often; the others' p99 are compared. *Watches* and *followers* are
+any member has it, behind the codec. *Noise*: each cluster changes {NORMAL_PER_S} times a second, none in step with another; by turns,
+{NOISE_ROUNDS} rounds of {NOISE_S:g} s each, nobody, one of those at the leader or one at another member {NOISE} times as often. The p99 until global of
+others at other controllers, and of others at the same one, are compared by round. *Watches* and *followers* are
 tasks of one process that changes its catalog now and then; what is written to a network is not in it.
 """
 
@@ -152,30 +155,38 @@ def _load_figures(session: Session) -> list[Figure]:
 
 
 def _noise_figures(session: Session, trio: CatalogTrio) -> list[Figure]:
-    quiet: list[float] = []
-    noisy: list[float] = []
     normal = dict.fromkeys(CLUSTERS, float(NORMAL_PER_S))
+    rounds: list[dict[str, Loaded]] = []
     for number in range(NOISE_ROUNDS):
         session.say(f"catalog: noise, round {number + 1} of {NOISE_ROUNDS}")
-        quiet.append(_others_p99(trio, normal))
-        noisy.append(_others_p99(trio, normal | {NOISY: float(NORMAL_PER_S * NOISE)}))
-    first = of_rounds("the others' p99 until global, without noise", quiet, "ms")
-    return [
-        first,
-        of_rounds(
-            f"the others' p99 until global, one cluster at {NOISE} times its rate",
-            noisy,
-            "ms",
-            beside=quiet,
-            ratio_to=first.name,
-        ),
-    ]
+        quiet = {"": trio.load(normal, NOISE_S)[0]}
+        noisy = {
+            name: trio.load(normal | {name: float(NORMAL_PER_S * NOISE)}, NOISE_S)[0]
+            for name in NOISY.values()
+        }
+        rounds.append(quiet | noisy)
+    figures = []
+    for whose, name in NOISY.items():
+        others = [cluster for cluster in CLUSTERS if cluster not in NOISY.values()]
+        shares = {cluster: trio.controllers[cluster] == trio.controllers[name] for cluster in others}
+        for where, shared in (("elsewhere", False), ("at its own controller", True)):
+            victims = [cluster for cluster in others if shares[cluster] is shared]
+            figures += _moved_by_noise(
+                f"noise at {whose} controller, p99 of others {where}", victims, name, rounds
+            )
+    return figures
 
 
-def _others_p99(trio: CatalogTrio, per_s: Mapping[str, float]) -> float:
-    loaded: Loaded = trio.load(per_s, NOISE_S)[0]
-    others = [took for name, cluster in loaded.took_ms.items() if name != NOISY for took in cluster]
-    return quantile(others, 0.99)
+def _moved_by_noise(
+    name: str, victims: Sequence[str], noisy: str, rounds: Sequence[Mapping[str, Loaded]]
+) -> list[Figure]:
+    """Return the victims' p99 until global without and with the noise."""
+    without, under = (
+        [quantile([took for one in victims for took in loads[load].took_ms[one]], 0.99) for loads in rounds]
+        for load in ("", noisy)
+    )
+    first = of_rounds(f"{name}: before", without, "ms")
+    return [first, of_rounds(f"{name}: with it", under, "ms", beside=without, ratio_to=first.name)]
 
 
 def _notes(largest: Growth, session: Session) -> tuple[str, ...]:

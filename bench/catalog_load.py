@@ -28,10 +28,11 @@ from discovery.core.specs import AnySpec, ClusterSpec, FederationSpec, TrustDoma
 from federation.agent.directory import DirectoryStore
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
+from federation.app.process import spare_what_lives
 from federation.app.publisher import Publisher
 from federation.app.raft import RaftSecurity, members_of
 from federation.app.telemetry import set_up_logging
-from federation.replication.feed import Feed
+from federation.replication.feed import Feed, federation_id
 from federation.replication.followed_view import FollowedView
 from federation.replication.state import FollowerState
 from federation.replication.wire import decode_answer, encode
@@ -40,7 +41,8 @@ CLUSTERS = tuple(f"c{number}" for number in range(10))
 ENDPOINTS_PER_CLUSTER = 100
 AGENT = "bench"
 ADDRESS = "10.0.0.1"
-PACE_S = 0.01  # Declarations that are due come together each so often.
+PHASES = {name: number / len(CLUSTERS) for number, name in enumerate(CLUSTERS)}  # They do not change in step.
+PACE_S = 0.002  # Declarations that are due come together each so often.
 SENT = "sent"  # The label with the moment of the declaration, by the machine's monotonic clock.
 SETTLE_S = 30.0
 
@@ -48,8 +50,9 @@ SETTLE_S = 30.0
 class Ask(Struct, frozen=True, kw_only=True):
     """One question."""
 
-    what: str  # leads, found, follow, load, lags
-    per_s: dict[str, float] = {}  # For load: changes a second, by cluster.
+    what: str  # leads, found, follow, host, load, lags
+    clusters: tuple[str, ...] = ()  # For host: whose controller this is.
+    per_s: dict[str, float] = {}  # For load: changes a second, by cluster of those.
     seconds: float = 0.0
 
 
@@ -147,6 +150,7 @@ class CatalogMember:
         )
         self.feed = Feed(self.catalog, unix_ms=lambda: 0)
         self.lags_ms: list[float] = []
+        self._founded = asyncio.Event()  # Here the log has a federation.
         self.clusters: dict[str, LoadedCluster] = {}
 
     async def run(self) -> None:
@@ -161,6 +165,7 @@ class CatalogMember:
             self._tasks = tasks
             running = [tasks.create_task(self.engine.run(), name="engine")]
             await self.engine.ready.wait()
+            spare_what_lives()
             while line := await asyncio.to_thread(sys.stdin.readline):
                 answer = await self._answer(msgspec.json.decode(line, type=Ask), running)
                 print(msgspec.json.encode(answer).decode(), flush=True)
@@ -173,19 +178,15 @@ class CatalogMember:
                 return self.engine.status().role == "leader"
             case "found":
                 await self._found()
-                self.clusters = {
-                    name: LoadedCluster(name, self.catalog, self.engine, self.feed) for name in CLUSTERS
-                }
-                for cluster in self.clusters.values():
-                    running += [
-                        self._tasks.create_task(part) for part in (cluster.publisher.run(), cluster.take())
-                    ]
-                return await self._settled()
+                return True
             case "follow":
                 followed = asyncio.Event()
                 running.append(self._tasks.create_task(self._follow(followed), name="follow"))
                 await followed.wait()
                 return True
+            case "host":
+                running += self._host(ask.clusters)
+                return await self._settled()
             case "load":
                 return await self._load(ask)
             case _:
@@ -199,7 +200,7 @@ class CatalogMember:
         done = dict.fromkeys(ask.per_s, 0)
         while (passed_s := time.monotonic() - began_s) < ask.seconds:
             for name, per_s in ask.per_s.items():
-                due = int(passed_s * per_s)
+                due = int(passed_s * per_s + PHASES[name])
                 self.clusters[name].change(due - done[name])
                 done[name] = due
             await asyncio.sleep(PACE_S)
@@ -227,7 +228,14 @@ class CatalogMember:
             first.append(_put("TrustDomain", domain, TrustDomainSpec(roots=("PEM",))))
         await proposer.write(*first)
 
+    def _host(self, names: Iterable[str]) -> list["asyncio.Task[None]"]:
+        hosted = [LoadedCluster(name, self.catalog, self.engine, self.feed) for name in names]
+        self.clusters = {cluster.name: cluster for cluster in hosted}
+        parts = [part for cluster in hosted for part in (cluster.publisher.run(), cluster.take())]
+        return [self._tasks.create_task(part) for part in parts]
+
     async def _follow(self, followed: asyncio.Event) -> None:
+        await self._founded.wait()
         state = FollowerState(CLUSTERS[0])
         view = FollowedView(state)
         async for answer in self.feed.subscribe(state.cluster, state.request()):
@@ -244,6 +252,8 @@ class CatalogMember:
                     self.lags_ms.append((now_s - float(sent)) * 1000)
 
     def _changed(self, revision: int, changes: tuple[Change, ...]) -> None:
+        if federation_id(self.catalog.tables):
+            self._founded.set()
         self.feed.changed(revision, changes)
         for name, cluster in self.clusters.items():
             mine = tuple(

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bench.catalog_load import Ask, Loaded
+from bench.catalog_load import CLUSTERS, Ask, Loaded
 from bench.log_member import prepare
 from bench.stores import NAMES
 from chaos.lab.processes import LabError
@@ -21,7 +21,7 @@ AnswerT = TypeVar("AnswerT")
 
 
 class CatalogTrio:
-    """Three processes; the one that leads is loaded, all of them say how far behind their followers were."""
+    """Three processes, each the controller of some clusters: they are loaded, and say how far behind followers were."""
 
     def __init__(self, directory: Path, hosts: Sequence[str], environment: Mapping[str, str]) -> None:
         directory.mkdir(parents=True)
@@ -38,28 +38,43 @@ class CatalogTrio:
             )
             for name in NAMES
         }
-        self._leader = ""
+        self.controllers: dict[str, str] = {}  # By cluster; the first one's led when they began.
 
     def found(self) -> None:
-        """Wait for a leader, found a federation there, and have all of them follow."""
+        """Wait for a leader, found a federation there, have all of them follow, and give each its clusters."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not self._leader:
+        leader = ""
+        while not leader:
             if time.monotonic() > deadline_s:
                 raise LabError(f"no member leads within {START_TIMEOUT_S:g} s")
             time.sleep(_POLL_S)
-            self._leader = next((name for name in NAMES if self._ask(name, Ask(what="leads"), bool)), "")
-        if not self._ask(self._leader, Ask(what="found"), bool):
-            raise LabError("what the first agents declared did not become global")
+            leader = next((name for name in NAMES if self._ask(name, Ask(what="leads"), bool)), "")
+        self._ask(leader, Ask(what="found"), bool)
         for name in NAMES:
             self._ask(name, Ask(what="follow"), bool)
+        members = sorted(NAMES, key=lambda name: name != leader)
+        self.controllers = {
+            cluster: members[number % len(members)] for number, cluster in enumerate(CLUSTERS)
+        }
+        for name in NAMES:
+            if not self._ask(name, Ask(what="host", clusters=tuple(self._hosted(name))), bool):
+                raise LabError(f"what the first agents declared to {name} did not become global")
 
     def load(self, per_s: Mapping[str, float], seconds: float) -> tuple[Loaded, list[float]]:
         """Return what a load came to, and how late the followers of all members were, in milliseconds."""
         for name in NAMES:
             self._ask(name, Ask(what="lags"), list[float])
-        loaded = self._ask(self._leader, Ask(what="load", per_s=dict(per_s), seconds=seconds), Loaded)
-        if loaded.failure:
-            raise LabError(loaded.failure)
+        for name in NAMES:
+            rates = {cluster: per_s[cluster] for cluster in self._hosted(name)}
+            self._send(name, Ask(what="load", per_s=rates, seconds=seconds))
+        parts = [self._answer(name, Loaded) for name in NAMES]
+        for part in parts:
+            if part.failure:
+                raise LabError(part.failure)
+        loaded = Loaded(
+            took_ms={cluster: took for part in parts for cluster, took in part.took_ms.items()},
+            elapsed_s=max(part.elapsed_s for part in parts),
+        )
         return loaded, [lag for name in NAMES for lag in self._ask(name, Ask(what="lags"), list[float])]
 
     def end(self) -> None:
@@ -72,16 +87,26 @@ class CatalogTrio:
                 pipe.close()
             self._logs[name].close()
 
+    def _hosted(self, name: str) -> list[str]:
+        return [cluster for cluster, controller in self.controllers.items() if controller == name]
+
     def _ask(self, name: str, ask: Ask, answer: type[AnswerT]) -> AnswerT:
-        member = self._members[name]
-        assert member.stdin is not None
-        assert member.stdout is not None
+        self._send(name, ask)
+        return self._answer(name, answer)
+
+    def _send(self, name: str, ask: Ask) -> None:
+        pipe = self._members[name].stdin
+        assert pipe is not None
         try:
-            member.stdin.write(msgspec.json.encode(ask) + b"\n")
-            member.stdin.flush()
+            pipe.write(msgspec.json.encode(ask) + b"\n")
+            pipe.flush()
         except BrokenPipeError:
             raise LabError(f"member {name} ended, see {self._logs[name].name}") from None
-        line = member.stdout.readline()
+
+    def _answer(self, name: str, answer: type[AnswerT]) -> AnswerT:
+        pipe = self._members[name].stdout
+        assert pipe is not None
+        line = pipe.readline()
         if not line:
             raise LabError(f"member {name} ended, see {self._logs[name].name}")
         return msgspec.json.decode(line, type=answer)
