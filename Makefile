@@ -59,7 +59,7 @@ sim: $(PROJECT_DONE) ## the log's members, then five clusters, on virtual time: 
 	$(BIN)/python -m tests.simulation.federation.replay sweep $(SEEDS)
 
 .PHONY: bench
-bench: setup ## measure, and write docs/benchmarks.md and build/bench.json (under 10 minutes)
+bench: setup ## measure, and write docs/benchmarks.md and build/bench.json (under 12 minutes)
 	$(BIN)/python -m bench
 
 .PHONY: lint

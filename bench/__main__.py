@@ -13,7 +13,19 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from bench import catalog, consensus, dns, failover, machine, memory, propagation, rejoin, report, start
+from bench import (
+    catalog,
+    consensus,
+    dns,
+    failover,
+    machine,
+    memory,
+    propagation,
+    rejoin,
+    report,
+    start,
+    withdrawal,
+)
 from bench.records import SectionRun
 from bench.session import Session
 from federation.app.telemetry import set_up_logging
@@ -26,6 +38,7 @@ FIGURES = REPOSITORY / "build" / "bench.json"
 # the machine for themselves.
 IN_FEDERATION: dict[str, ModuleType] = {
     "memory": memory,
+    "withdrawal": withdrawal,
     "propagation": propagation,
     "rejoin": rejoin,
     "failover": failover,

@@ -20,7 +20,7 @@ from chaos.load.records import Plan, Stream, Target
 from chaos.scenarios.stage import read_log
 
 TITLE = "Failover: what callers notice of a kill -9"
-ROUNDS = 4  # A round takes 14 s: with more the whole suite would take longer than ten minutes.
+ROUNDS = 4  # A round takes 14 s: with more the whole suite would take longer than twelve minutes.
 RATE_PER_S = 100.0
 STEADY_S = 2.0  # Of load before each fault.
 # The windows after the faults: longer than probes; longer than health checks and two ejections (3 s, then 6 s).
