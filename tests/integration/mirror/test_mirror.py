@@ -9,6 +9,7 @@ from certs.core.spiffe import parse
 from certs.runtime.grpc_security import client_channel
 from certs.runtime.identity import LeafIdentity
 from discovery.core.commands import AcquireLease
+from discovery.core.publishing import publish_lease
 from federation.agent.control import sign
 from federation.agent.directory import DirectoryStore
 from federation.api.messages import SignRequest
@@ -49,7 +50,9 @@ async def test_a_write_at_a_mirror_is_the_federations_and_read_back_at_once(
 
 async def what_may_have_happened_and_what_did_not_stay_apart(member: Process, log: ForwardingLog) -> None:
     """The way of a mirror's writes, with less time for each than the ten seconds of its API."""
-    proposer, write = Proposer(log, cluster="alpha"), AcquireLease(name="test", holder="test", ttl_ms=1_000)
+    # One that a mirror may want, and that changes nothing: the member holds it.
+    proposer = Proposer(log, cluster="alpha")
+    write = AcquireLease(name=publish_lease("alpha"), holder="test", ttl_ms=1_000)
     await proposer.propose(write)
     member.send(signal.SIGSTOP)
     with pytest.raises(OutcomeUnknownError, match="may still take effect"):
