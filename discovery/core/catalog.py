@@ -248,12 +248,14 @@ class Catalog:
         match command.body:
             case Write(operations=operations):
                 write(draft, command.proposer, operations)
+                self._check_growth(draft, command.body)
                 settle_drains(draft, operations)
                 if concerns_verdicts(draft):
                     settle(draft, self._lease_time.now_ms)
                 settle_changed(draft, self._lease_time.now_ms)
             case PublishEndpoints() as batch:
                 publish(draft, command.proposer, batch, self._leases.get(publish_lease(batch.cluster)))
+                self._check_growth(draft, batch)
             case RemoveCluster() as removal:
                 remove(draft, command.proposer, removal)
                 settle(draft, self._lease_time.now_ms)
@@ -274,12 +276,14 @@ class Catalog:
                 if self._verdict_due_ms is not None and self._lease_time.now_ms >= self._verdict_due_ms:
                     settle(draft, self._lease_time.now_ms)
                 settle_external(draft, self._dues.due(self._lease_time.now_ms), self._lease_time.now_ms)
-        if command.schema >= STRICT_SCHEMA:
-            check_growth(self._tables, draft.usage)
         changes = draft.changes()
         if changes:
             self._commit(draft, changes, command)
         return Outcome(revision=self.revision, lease=grant), changes
+
+    def _check_growth(self, draft: Draft, body: Write | PublishEndpoints) -> None:
+        if draft.schema >= STRICT_SCHEMA:
+            check_growth(self._tables, draft.usage, body)
 
     def _commit(self, draft: Draft, changes: tuple[Change, ...], command: Command) -> None:
         resources = tuple([change for change in changes if change.table == "resources"])

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from discovery.core.commands import Operation, PublishEndpoints, Put, Write
 from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Endpoint, EndpointKey, ResourceKey, pack
 from discovery.core.specs import NamespaceQuota, QuotaSpec
@@ -22,7 +23,7 @@ from discovery.core.usage import Measure, Place, Usage
 from federation.kernel.errors import IsthmusError, LimitExceededError
 
 DEFAULT_QUOTA = "default"
-# By so much a command that adds no rows may exceed the limit of bytes.
+# By so much a batch of endpoints that adds none may exceed the limit of bytes: rows grow as their agents count on.
 BYTES_SLACK = 4 * 1024
 _MEASURES: tuple[Measure, ...] = ("endpoints", "services", "resources", "bytes")
 
@@ -42,15 +43,15 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
             return _value(own, place.measure), f"spec.namespaces.{place.namespace}.{place.measure}"
         return _value(self.spec.namespace, place.measure), f"spec.namespace.{place.measure}"
 
-    def check_growth(self, usage: Usage, cluster: str) -> None:
-        """Raise `LimitExceededError` where a draft's usage has grown past a limit of the cluster."""
-        grown = {place: change for place, change in usage.changes() if change > 0}
+    def check_growth(self, usage: Usage, cluster: str, *, slack_bytes: int) -> None:
+        """Raise `LimitExceededError` where a draft's usage has grown past a limit of the cluster.
+
+        What adds no rows, and at most `slack_bytes`, is not judged.
+        """
+        grown = {place: by for place, by in usage.changes() if by > 0 and place.cluster == cluster}
         adds_rows = any(place.measure in ("endpoints", "resources") for place in grown)
         for place, change in grown.items():
-            # A row that grows by a byte when its agent counts on must not be stuck at a limit.
-            if place.measure == "bytes" and not adds_rows and change <= BYTES_SLACK:
-                continue
-            if place.cluster == cluster:
+            if place.measure != "bytes" or adds_rows or change > slack_bytes:
                 self._check(usage, place)
 
     def admit(
@@ -71,7 +72,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
                 size = len(key) + len(pack(row))
                 draft.note("endpoints", key, 1, size)
                 try:
-                    self.check_growth(draft, row.key.cluster)
+                    self.check_growth(draft, row.key.cluster, slack_bytes=0)
                 except LimitExceededError as error:
                     draft.note("endpoints", key, -1, -size)
                     refused.append((row.key, error.message))
@@ -105,11 +106,21 @@ def quota_of(tables: Tables, cluster: str) -> Quota:
     return BUILT_IN
 
 
-def check_growth(tables: Tables, usage: Usage) -> None:
-    """Raise `LimitExceededError` when a draft's usage grows past a quota that is in force in `tables`."""
-    grown = [place for place, change in usage.changes() if change > 0 and place.cluster]
-    for cluster in {place.cluster: None for place in grown}:
-        quota_of(tables, cluster).check_growth(usage, cluster)
+def check_growth(tables: Tables, usage: Usage, body: Write | PublishEndpoints) -> None:
+    """Raise `LimitExceededError` when what a command asks for grows past a quota that is in force in `tables`.
+
+    `usage` is that of a draft, before anything else follows from the command: that is charged to nobody. Nor is a
+    status: members write it.
+    """
+    slack_bytes = BYTES_SLACK
+    if isinstance(body, Write) and any(_asks_for_bytes(operation) for operation in body.operations):
+        slack_bytes = 0
+    for cluster in {place.cluster: None for place, by in usage.changes() if by > 0 and place.cluster}:
+        quota_of(tables, cluster).check_growth(usage, cluster, slack_bytes=slack_bytes)
+
+
+def _asks_for_bytes(operation: Operation) -> bool:
+    return isinstance(operation, Put) and (operation.spec is not None or operation.labels is not None)
 
 
 def shares(usage: Usage, cluster: str, quota: Quota) -> Mapping[Measure, tuple[int, int]]:

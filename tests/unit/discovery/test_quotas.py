@@ -2,15 +2,17 @@
 
 import pytest
 
-from discovery.core.commands import Command, Delete, PublishEndpoints, encode_command
+from discovery.core.commands import Command, Delete, PublishEndpoints, Put, encode_command
 from discovery.core.declarations import Declaration
 from discovery.core.local import LocalTable
 from discovery.core.quotas import BUILT_IN, Quota, quota_of, shares
 from discovery.core.rates import Bucket
 from discovery.core.specs import QUOTA_BYTES, ClusterSpec, QuotaSpec
 from discovery.core.usage import Usage
+from discovery.core.verdicts import HOLD_MS_MIN
 from federation.kernel.errors import Code
 from tests.unit.discovery.builders import Log, endpoint, founded, key, put, put_export
+from tests.unit.discovery.test_external import miss, see, states, watched
 
 
 def limited(name: str = "alpha", **spec: object) -> Log:
@@ -78,6 +80,45 @@ def test_a_limit_below_what_is_there_takes_nothing_away_and_hinders_no_change():
     swapped = log.publish("alpha", endpoint(name="new"), remove=((endpoint(name="e2").key, 9, 9),))
     assert swapped.code == 0, swapped.message  # One goes, one comes: no growth.
     assert log.publish("alpha", endpoint(name="e9")).code == Code.RESOURCE_EXHAUSTED
+
+
+def policy(name: str, services: int) -> Put:
+    """A policy that takes up some 9 bytes for each service."""
+    spec = {"services": [f"s{number:04}" for number in range(services)]}
+    return put(key("ExportPolicy", name, scope="alpha", namespace="shop"), spec)
+
+
+def test_resources_do_not_creep_past_the_limit_of_bytes_in_small_steps():
+    log = limited(bytes=2_000)
+    log.accept("alpha", policy("a", 10), policy("b", 10))
+    for services in range(20, 1_000, 10):
+        outcome = log.write("alpha", policy("a", services))
+        if outcome.code:
+            break
+    assert outcome.code == Code.RESOURCE_EXHAUSTED
+    assert "bytes, at most 2000 are allowed by Quota/alpha spec.bytes" in outcome.message
+    assert log.catalog.usage.count("bytes", "alpha") <= 2_000
+    status = b'{"conditions": "%s"}' % (b"x" * 2_000)
+    log.accept("alpha", put(policy("b", 10).key, status=status))  # Members write it, not who is limited.
+    log.accept("alpha", policy("a", 5))  # Less is always allowed.
+
+
+def test_what_follows_from_others_observations_is_charged_to_nobody():
+    """Neither the checkers' word nor the federation's time may depend on how full the owner's quota is."""
+    log = watched(addresses=[f"203.0.113.{number}" for number in range(64)])
+    log.accept("beta", put_export("beta", "shop", "*"))
+    log.accept("alpha", put(key("Quota", "beta"), {"bytes": log.catalog.usage.count("bytes", "beta")}))
+    addresses = [f"203.0.113.{number}" for number in range(64)]
+    for checker in ("alpha", "gamma"):
+        outcome = log.write(checker, miss(checker, *addresses))
+        assert outcome.code == 0, outcome.message
+    assert set(states(log).values()) == {"unhealthy"}
+    for checker in ("alpha", "gamma"):
+        log.accept(checker, see(checker))
+        log.accept(checker, miss(checker, *addresses))
+    assert set(states(log).values()) == {"degraded"}  # Held: a later tick finds them unhealthy again.
+    log.wait(HOLD_MS_MIN)
+    assert set(states(log).values()) == {"unhealthy"}
 
 
 def test_a_clusters_own_quota_comes_before_the_default_and_that_before_what_is_built_in():
