@@ -5,11 +5,11 @@
            |                                               |
            +----------------- expire ----------------------+--> ended: its rows are removed
 
-A row goes only because its agent withdrew it, declared a complete list without it, or was expired by the
-runtime, which alone knows the time. An agent that another controller of the cluster hears is not expired here, and
-what it told that controller counts as if it had been said here (`hear`). An agent's list counts as a whole, when it
-is complete: until then its earlier rows stay. Between two versions of a row the larger (incarnation, sequence) wins, whichever path it
-took. Pure: no clock, no I/O. One thread writes; what `endpoints()` returned may be read from any.
+A row goes only because its agent withdrew it, declared a complete list without it, or was expired by the runtime, which
+alone knows the time. An agent that another controller of the cluster hears is not expired here, and what it told that
+controller counts as if it had been said here (`hear`). An agent's list counts as a whole, when it is complete: until then
+its earlier rows stay. Between two versions of a row the larger (incarnation, sequence) wins, whichever path it took. Pure:
+no clock, no I/O. One thread writes; what `endpoints()` returned may be read from any.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,6 +24,7 @@ from discovery.core.declarations import Declaration, Declared, Difference, Withd
 from discovery.core.model import Change, Endpoint, EndpointKey, Origin, pack, unpack_endpoint, unpack_origin
 from discovery.core.poison import Places
 from discovery.core.quotas import BUILT_IN
+from discovery.core.room import Room, usage_of_other
 from discovery.core.rules import check_endpoint_key
 from discovery.core.silence import GONE, SilencedRows
 from discovery.core.specs import ClusterSpec
@@ -56,8 +57,9 @@ class LocalTable:
         self._cluster = cluster
         self._agents: dict[str, Agent] = {}
         self._rows = Table()
-        # Rows that may differ from the catalog's: the only ones that `difference` looks at. In order.
-        self._unpublished: dict[bytes, None] = {}
+        self._unpublished: dict[
+            bytes, None
+        ] = {}  # What may differ from the catalog: all that `difference` looks at. In order.
         self.places: Places = frozenset()  # Where controllers listen: no endpoint may.
         self.quota = BUILT_IN
         self._usage = Usage()
@@ -121,9 +123,8 @@ class LocalTable:
     def declare(self, declaration: Declaration, spec: ClusterSpec) -> Declared:
         """Merge one message of an agent; `spec` is its cluster's, as the catalog has it now.
 
-        Bad rows, and rows of another live agent, are refused one by one; the others count. Raises
-        `PreconditionError` without a `hello`, `StaleRevisionError` for an earlier start of the agent, and
-        `LimitExceededError` when a list is too long; then nothing has changed.
+        Bad rows, and rows of another live agent, are refused one by one; the others count. Raises `PreconditionError`
+        without a `hello`, `StaleRevisionError` for an earlier start, `LimitExceededError` when a list is too long; then nothing has changed.
         """
         if (agent := self._agents.get(declaration.agent)) is None or (
             agent.listing is None and agent.phase is not Phase.LIVE
@@ -215,18 +216,15 @@ class LocalTable:
 
     def has_ended(self, agent: str) -> bool:
         """True for an agent whose lease ended, and of which nothing has come since."""
-        known = self._agents.get(agent)
-        return known is not None and known.phase is Phase.ENDED
+        return (known := self._agents.get(agent)) is not None and known.phase is Phase.ENDED
 
     def is_live(self, agent: str) -> bool:
         """True while the agent's stream is here and its list is complete."""
-        known = self._agents.get(agent)
-        return known is not None and known.phase is Phase.LIVE
+        return (known := self._agents.get(agent)) is not None and known.phase is Phase.LIVE
 
     def is_heard(self, agent: str) -> bool:
         """True while this or another controller of the cluster hears the agent."""
-        known = self._agents.get(agent)
-        return known is not None and known.heard
+        return (known := self._agents.get(agent)) is not None and known.heard
 
     def doubted(self) -> Mapping[str, Doubt]:
         """The agents whose newest lists left out too much at once, and what of it still stands."""
@@ -280,9 +278,8 @@ class LocalTable:
     def absorb(self, changes: Iterable[Change]) -> tuple[Change, ...]:
         """Follow what the catalog says of this cluster; return what that changed here.
 
-        Rows newer than ours are taken. A row that the catalog lost goes here too, because another
-        controller has heard of its end; unless its agent is live here or has changed it since: then it is
-        published again.
+        Rows newer than ours are taken. A row that the catalog lost goes here too, because another controller has heard
+        of its end; unless its agent is live here or has changed it since: then it is published again.
         """
         edits: _Edits = {}
         theirs = {
@@ -306,12 +303,15 @@ class LocalTable:
                 self._unpublished[key] = None
         return ours
 
-    def difference(self, tables: Tables, *, creating: bool = True) -> Difference:
+    def published(self, catalog: Table) -> Usage:
+        """Return what the catalog has of this cluster's endpoints. Cost: that of its services, and of the rows that differ."""
+        return usage_of_other(self._usage, self._rows, catalog, self._unpublished)
+
+    def difference(self, tables: Tables, room: Room | None = None) -> Difference:
         """Return the next batch that brings the catalog to this table; empty when there is nothing to do.
 
-        Without `creating` it holds no row that the catalog lacks: for when a limit stands against new ones.
-        Idempotent: a row stays in it until the catalog has it. Cost: proportional to the rows that
-        differ, not to the table.
+        With `room` it holds what that takes: for when a limit stands against the whole.
+        Idempotent: a row stays in it until the catalog has it. Cost: proportional to the rows that differ.
         """
         put: list[Endpoint] = []
         remove: list[tuple[EndpointKey, int, int]] = []
@@ -326,13 +326,15 @@ class LocalTable:
                 self._silenced.catalog_lost(key)
                 continue
             row = None if ours is None else unpack_endpoint(ours)
-            if theirs is None and not (creating and row and self._agents[row.agent].told):
+            if theirs is None and not (row and self._agents[row.agent].told):
                 continue
             there = None if theirs is None else unpack_origin(theirs)
             if there is not None and not self._may_replace(key, there, row):
                 continue
             if row is not None and (reason := refusal(row, self._cluster, spec, self.places)):
                 refused.append((row.key, reason))
+                continue
+            if room is not None and not room.takes(key, ours, theirs):
                 continue
             size += len(ours or b"") + len(key) + _REMOVAL_BYTES
             if len(put) + len(remove) >= PUBLISH_ROWS_MAX or size > PUBLISH_BYTES_MAX:
@@ -373,8 +375,7 @@ class LocalTable:
             raise LimitExceededError(
                 f"{rows} endpoints of one agent, at most {ENDPOINTS_PER_AGENT_MAX} are allowed"
             )
-        total = len(self._rows) - len(agent.rows) + rows
-        if total > ENDPOINTS_PER_CLUSTER_MAX:
+        if (total := len(self._rows) - len(agent.rows) + rows) > ENDPOINTS_PER_CLUSTER_MAX:
             raise LimitExceededError(
                 f"cluster {self._cluster}: {total} endpoints, at most {ENDPOINTS_PER_CLUSTER_MAX} are allowed"
             )
@@ -443,8 +444,7 @@ class LocalTable:
 
     def _follows_removal(self, key: bytes) -> str | None:
         """Return whose row it is that the catalog lost and nobody says that it still exists; None for any other."""
-        value = self._rows.get(key)
-        if value is None or key in self._unpublished:
+        if (value := self._rows.get(key)) is None or key in self._unpublished:
             return None  # What was removed was an older row than ours.
         agent = unpack_origin(value).agent
         return None if self.is_heard(agent) else agent

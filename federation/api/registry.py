@@ -13,6 +13,7 @@ from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint, unpack_origin
 from discovery.core.poison import controller_places
 from discovery.core.quotas import BUILT_IN, quota_of
+from discovery.core.room import Room
 from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
 from federation.api.heard import HEARD_ROWS_MAX, AgentHeard, Fellows, HeardFeed
@@ -81,7 +82,8 @@ class ClusterRegistry:
         self._learnt: Table | None = None
         self.quota = BUILT_IN  # In force for this cluster.
         self.delayed_s = 0.0  # In all, by the rate of its quota.
-        self.limited = ""  # Why new endpoints are not published, "" while they are.
+        self.limited = ""  # Why some endpoints are not published, "" while all are...
+        self._room: Room | None = None  # ... and for which there is room.
         self.unpublished = Unpublished()  # Accepted once, and not to be published by the rules of now.
         self._ends_s: dict[str, float] = {}
         self._heard_s = float("-inf")  # When the last of them gave a sign of life.
@@ -286,10 +288,25 @@ class ClusterRegistry:
         self.dirty.set()
 
     def difference(self) -> Difference:
-        """The next batch to publish: without new endpoints while a limit stands against them."""
+        """The next batch to publish: what there is room for, while a limit stands against the whole."""
         tables = self._catalog.tables
         self._learn(tables)
-        return self._table.difference(tables, creating=not self.limited)
+        if self._room is not None:
+            self._room.begin()
+        return self._table.difference(tables, self._room)
+
+    def limit(self, reason: str) -> bool:
+        """The log refused a batch for its size; return False when there is no smaller one to try."""
+        if self._room is None:
+            self.limited = reason
+            self._room = Room(self.quota, self._table.published(self._catalog.tables.endpoints))
+            return True
+        was_open, self._room.open = self._room.open, False
+        return was_open
+
+    def unlimit(self) -> None:
+        """Try everything again."""
+        self.limited, self._room = "", None
 
     def rules_changed(self) -> None:
         """What rows are judged by changed: those that were refused may be published now."""

@@ -83,7 +83,7 @@ class Publisher:
                 async with asyncio.timeout(self._create_again_s - now_s):
                     await registry.dirty.wait()
         else:
-            registry.limited = ""
+            registry.unlimit()
         registry.dirty.clear()
 
     async def _publish(self) -> None:
@@ -111,11 +111,10 @@ class Publisher:
             try:
                 outcome = await self._proposer.propose(publish)
             except LimitExceededError as error:
-                if registry.limited:
+                # What is there already may change and go; what is new goes as far as there is room.
+                if not registry.limit(error.message):
                     raise
-                # What is there already may change and go; what is new has to wait for room.
                 _log.warning("endpoints_limited", cluster=registry.cluster, reason=error.message)
-                registry.limited = error.message
                 self._create_again_s = clock() + LIMITED_RETRY_S
                 continue
             if batch.whole and not registry.limited:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from discovery.core.commands import AcquireLease, Command, PublishEndpoints
+from discovery.core.commands import AcquireLease, Command, Delete, PublishEndpoints
 from discovery.core.declarations import Declaration
 from discovery.core.model import Endpoint, unpack_endpoint
 from federation.api.proposer import Proposer
@@ -233,6 +233,37 @@ async def test_a_limit_keeps_new_endpoints_out_until_there_is_room_and_nothing_e
     await world.publishing(world.settled)
     assert world.published() == {"e0", "e1", "e2", "new"}
     assert world.registry.limited == ""
+
+
+async def test_a_namespace_that_is_full_keeps_out_nothing_of_the_others_nor_more_than_it_must() -> None:
+    world = World()
+    world.declare(*rows(600), *(endpoint(name=f"b{number}", namespace="bank") for number in range(3)))
+    world.log.accept("beta", put(key("Quota", "alpha"), {"namespaces": {"shop": {"endpoints": 2}}}))
+    await world.publishing(lambda: len(world.published()) == 5)
+    assert {"b0", "b1", "b2"} < world.published()
+    assert "in namespace shop, at most 2 are allowed" in world.registry.limited
+    world.declare(endpoint(name="b3", namespace="bank", version=(1, 2)), sequence=2, complete=False)
+    await world.publishing(lambda: "b3" in world.published())
+    world.log.accept("beta", Delete(key=key("Quota", "alpha")))
+    await world.publishing(world.settled)
+    assert len(world.published()) == 604
+
+
+async def test_rows_that_grow_at_a_full_quota_of_bytes_hold_up_nothing() -> None:
+    world = World()
+    world.declare(*rows(100))
+    await world.publishing(world.settled)
+    full = world.log.catalog.usage.count("bytes", "alpha")
+    world.log.accept("beta", put(key("Quota", "alpha"), {"bytes": full}))
+    labelled = [
+        endpoint(name=f"e{number}", version=(1, 2), labels=(("team", "x" * 60),)) for number in range(99)
+    ]
+    world.declare(*labelled, sequence=2, complete=False)
+    said = Declaration(agent="agent-1", incarnation=1, sequence=3, remove=(endpoint(name="e99").key,))
+    world.registry.declare(said, world.session)
+    await world.publishing(world.settled)
+    assert "e99" not in world.published()
+    assert row_of(world, "e98").labels
 
 
 async def test_changes_beyond_the_rate_wait_and_what_changes_twice_meanwhile_goes_once() -> None:
