@@ -25,6 +25,7 @@ from discovery.core.specs import (
 )
 from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotAllowedError, PreconditionError
 from federation.kernel.limits import CLUSTERS_MAX
+from federation.kernel.versions import STRICT_SCHEMA
 
 
 def cluster_key(name: str) -> ResourceKey:
@@ -248,6 +249,22 @@ def _check_new_cluster(draft: Draft, proposer: str, name: str, spec: ClusterSpec
         if taken.trust_domain == spec.trust_domain:
             raise AlreadyExistsError(
                 f"cluster {name}: trust domain {spec.trust_domain} belongs to cluster {other}"
+            )
+    _check_not_inherited(draft, name, spec.trust_domain)
+
+
+def _check_not_inherited(draft: Draft, name: str, trust_domain: str) -> None:
+    """Grants name trust domains, and outlive them: nobody else takes that of a removed cluster, and is let in by them."""
+    if draft.schema < STRICT_SCHEMA:
+        return
+    for row in draft.list_resources(FEDERATION_SCOPE, "RemovedCluster"):
+        removed = removed_spec(draft, row.key.name)
+        if removed is None or row.key.name == name or removed.role == "remote":
+            continue
+        if removed.trust_domain == trust_domain:
+            raise AlreadyExistsError(
+                f"cluster {name}: trust domain {trust_domain} was that of cluster {row.key.name}, which was removed, and"
+                f" Grants may name it still: choose another, or isthmus delete removedcluster {row.key.name}"
             )
 
 

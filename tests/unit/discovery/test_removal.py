@@ -2,13 +2,23 @@
 
 import pytest
 
-from discovery.core.commands import AcquireLease, Delete, PublishEndpoints, RemoveCluster, SweepRemoved
+from discovery.core.commands import (
+    AcquireLease,
+    Command,
+    Delete,
+    PublishEndpoints,
+    Put,
+    RemoveCluster,
+    SweepRemoved,
+    Write,
+    encode_command,
+)
 from discovery.core.kinds import decode_spec
 from discovery.core.model import EndpointKey, ServiceKey
 from discovery.core.specs import RemovedClusterSpec
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import Code
-from federation.kernel.versions import PROTOCOL_VERSION
+from federation.kernel.versions import PROTOCOL_VERSION, STRICT_SCHEMA
 from tests.unit.discovery.builders import (
     Log,
     endpoint,
@@ -207,6 +217,42 @@ def test_the_name_is_taken_again_by_the_next_epoch_alone_once_nothing_is_left():
     assert log.write("beta", put_cluster("beta", epoch=1)).code == Code.ALREADY_EXISTS
     log.send("alpha", removal(forced=True))
     assert tombstone(log).epoch == 2
+
+
+def gamma_as(trust_domain: str) -> list[Put]:
+    spec = {"role": "primary", "trustDomain": trust_domain}
+    return [put(key("Cluster", "gamma"), spec), put_trust_domain(trust_domain)]
+
+
+def test_nobody_else_takes_the_trust_domain_of_a_removed_cluster_and_with_it_what_was_granted():
+    log = federation()
+    log.accept("alpha", put_export("alpha", "shop", "*"))
+    log.accept("alpha", put_grant("alpha", "shop", "*", trustDomains=["beta.test"]))
+    log.send("alpha", removal())
+    sweep_all(log)
+    refused = log.write("alpha", *gamma_as("beta.test"))
+    assert refused.code == Code.ALREADY_EXISTS
+    assert "was that of cluster beta, which was removed" in refused.message
+    log.accept("alpha", *gamma_as("gamma.test"))
+    # Who had it may come back with it, and an operator may give it free.
+    log.accept("alpha", put_cluster("beta", epoch=2), put_trust_domain("beta.test"))
+
+
+def test_an_operator_gives_the_trust_domain_of_a_removed_cluster_free():
+    log = federation()
+    log.send("alpha", removal())
+    sweep_all(log)
+    log.accept("alpha", Delete(key=key("RemovedCluster", "beta")))
+    log.accept("alpha", *gamma_as("beta.test"))
+
+
+def test_a_join_of_before_the_rule_is_applied_as_it_was():
+    log = federation()
+    log.send("alpha", removal())
+    sweep_all(log)
+    body = Write(operations=tuple(gamma_as("beta.test")))
+    old = Command(request_id="old", proposer="alpha", body=body, schema=STRICT_SCHEMA - 1)
+    assert log.entry(encode_command(old)).code == OK
 
 
 def test_a_new_name_begins_at_epoch_one():
