@@ -1,19 +1,19 @@
 """`isthmus apply|get|delete`: resources, in kubectl's manner."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import difflib
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import click
 import msgspec
-import yaml
 
 from discovery.core.kinds import KINDS, Kind
-from federation.api.manifest import API_VERSION
-from federation.cli.output import print_json, print_table, say
-from federation.cli.session import Session, context_option, decode_answer, output_option, read_text
+from federation.api.manifest import API_VERSION, decode_manifest, to_put
+from federation.cli.manifests import Manifest, read_manifests
+from federation.cli.output import say
+from federation.cli.resource_output import print_endpoints, print_event, print_objects, print_value
+from federation.cli.session import Session, context_option, decode_answer
 from federation.kernel.errors import (
     BadIdentityError,
     CompactedError,
@@ -25,16 +25,33 @@ from federation.kernel.errors import (
 )
 
 BASE = f"/apis/{API_VERSION}"
-VALUES_MAX = 20_000  # In one object of at most 32 KiB.
+ENDPOINTS = ("endpoint", "endpoints")
+_PLURALS = ", ".join(sorted(kind.plural for kind in KINDS.values()))
+_KINDS_TEXT = f"KIND is one of {_PLURALS}, or its singular."
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def object_output_option(command: F) -> F:
+    """`-o table|json|yaml`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json", "yaml"]),
+        default="table",
+        show_default=True,
+        help="For people, or for programs and a later isthmus apply.",
+    )(command)
 
 
 def kind_named(text: str) -> Kind:
     """Return the kind that the operator means: Cluster, cluster, clusters."""
-    for kind in KINDS.values():
-        if text.lower() in (kind.name.lower(), kind.plural):
-            return kind
-    known = ", ".join(sorted(kind.plural for kind in KINDS.values()))
-    raise NotFoundError(f"no kind {text!r}: expected one of {known}")
+    names = {name: kind for kind in KINDS.values() for name in (kind.name.lower(), kind.plural)}
+    if (found := names.get(text.lower())) is not None:
+        return found
+    close = difflib.get_close_matches(text.lower(), (*names, *ENDPOINTS), n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise NotFoundError(f"no kind {text[:80]!r}: {hint}expected one of {_PLURALS}")
 
 
 def path_of(kind: Kind, *, cluster: str = "", namespace: str = "", name: str = "") -> str:
@@ -44,6 +61,20 @@ def path_of(kind: Kind, *, cluster: str = "", namespace: str = "", name: str = "
     return f"{prefix}{BASE}{inside}/{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
 
 
+def _check_namespace(kind: Kind, namespace: str) -> None:
+    if kind.namespaced and not namespace:
+        raise InvalidInputError(
+            f"--namespace is missing: each {kind.name} lives in one; isthmus get {kind.plural} shows all"
+        )
+
+
+def _parted(kind: str, name: str | None) -> tuple[str, str | None]:
+    """Return kind and name, which may also be given in one: grant/shop."""
+    if name is None and "/" in kind:
+        kind, _, name = kind.partition("/")
+    return kind, name
+
+
 @click.command()
 @click.option(
     "-f",
@@ -51,103 +82,106 @@ def path_of(kind: Kind, *, cluster: str = "", namespace: str = "", name: str = "
     "filenames",
     multiple=True,
     required=True,
-    help="File with objects in YAML or JSON; - for standard input.",
+    help="File with objects in YAML or JSON, or folder of .yaml, .yml and .json files; - for standard input.",
 )
 @click.option(
     "--cluster",
     default="",
     help="Owner of the objects; default: metadata.cluster, or the cluster of the context.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check the objects and show what would be created or configured; whether limits and rights"
+    " allow it only the write itself knows.",
+)
 @context_option
-@output_option
-def apply(filenames: tuple[str, ...], cluster: str, context_directory: str, output: str) -> None:
+@object_output_option
+def apply(
+    filenames: tuple[str, ...], cluster: str, dry_run: bool, context_directory: str, output: str
+) -> None:
     """Create objects, or make them as the file says. One that is refused does not stop the others."""
     # Everything is read and checked for shape before anything is sent.
-    objects = [(one, *_identify(one, where)) for name in filenames for where, one in _read_objects(name)]
+    objects = read_manifests(filenames)
     session = Session(context_directory)
     refused: list[IsthmusError] = []
-    for one, kind, metadata in objects:
-        scope = metadata.get("cluster") or cluster
-        path = path_of(kind, cluster=scope, namespace=metadata.get("namespace", ""), name=metadata["name"])
+    for one in objects:
         try:
-            answer = session.send("PUT", path, one)
+            done, answer = _apply_one(session, one, cluster, dry_run=dry_run)
         except (UnavailableError, OutcomeUnknownError, BadIdentityError):
             raise  # The next one would fare no better.
         except IsthmusError as error:
             refused.append(error)
             if len(objects) > 1:
-                say(f"isthmus: {kind.name.lower()}/{metadata['name']}: {error.message}")
+                say(f"isthmus: {one.label}: {error.message}")
             continue
-        if output == "json":
-            print_json(answer)
+        if output == "yaml":
+            click.echo("---")
+        if output == "table":
+            click.echo(f"{one.label} {done}{' (dry run)' if dry_run else ''}")
         else:
-            done = "created" if answer["metadata"]["generation"] == 1 else "configured"
-            click.echo(f"{kind.name.lower()}/{metadata['name']} {done}")
+            print_value(answer, output)
     if refused and len(objects) == 1:
         raise refused[0]
     if refused:
-        raise type(refused[0])(
-            f"{len(refused)} of {len(objects)} objects were refused, the others are as the file says"
+        others = "nothing was changed" if dry_run else "the others are as the file says"
+        raise type(refused[0])(f"{len(refused)} of {len(objects)} objects were refused, {others}")
+
+
+def _apply_one(session: Session, one: Manifest, cluster: str, *, dry_run: bool) -> tuple[str, dict[str, Any]]:
+    """Write one object; return what that did to it, and the object."""
+    path = path_of(
+        one.kind,
+        cluster=one.metadata.get("cluster") or cluster,
+        namespace=one.metadata.get("namespace", ""),
+        name=one.metadata["name"],
+    )
+    if dry_run:
+        to_put(
+            decode_manifest(msgspec.json.encode(one.value)), cluster=cluster or session.context.file.cluster
         )
+    before = _present(session, path)
+    if dry_run:
+        return _done(
+            before, before if before is not None and _is_same(before, one.value) else None
+        ), one.value
+    answer: dict[str, Any] = session.send("PUT", path, one.value)
+    return _done(before, answer), answer
 
 
-def _read_objects(filename: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = sys.stdin.read() if filename == "-" else read_text(Path(filename))
+def _present(session: Session, path: str) -> dict[str, Any] | None:
+    """Return the object as the controller that is asked knows it: only for the word that is printed."""
     try:
-        documents = list(yaml.safe_load_all(text))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date.
-        raise InvalidInputError(f"{filename}: not YAML: {error}") from error
-    for position, document in enumerate(documents, start=1):
-        if document is None:
-            continue
-        where = f"{filename}: document {position}"
-        if not isinstance(document, dict):
-            raise InvalidInputError(f"{where} is not an object")
-        if _count(document) > VALUES_MAX:
-            raise InvalidInputError(f"{where} has more than {VALUES_MAX} values, those of aliases included")
-        try:
-            msgspec.json.encode(document)
-        except (TypeError, OverflowError) as error:
-            raise InvalidInputError(f"{where} holds what JSON cannot say: {error}") from error
-        yield where, document
+        found: dict[str, Any] = session.get(f"{path}?resourceVersion=0")
+    except (NotFoundError, InvalidInputError):
+        return None
+    return found
 
 
-def _count(document: object) -> int:
-    """Count the values of a document, up to one more than VALUES_MAX: its aliases may multiply without end."""
-    count, left = 0, [document]
-    while left and count <= VALUES_MAX:
-        value = left.pop()
-        count += 1
-        if isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, list | set):
-            left += value
-    return count
+def _done(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    if before is None:
+        return "configured" if after is not None and after["metadata"]["generation"] > 1 else "created"
+    is_same = (
+        after is not None and before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
+    )
+    return "unchanged" if is_same else "configured"
 
 
-def _identify(one: dict[str, Any], where: str) -> tuple[Kind, dict[str, str]]:
-    if one.get("apiVersion") != API_VERSION:
-        raise InvalidInputError(f"{where}: apiVersion is {one.get('apiVersion')!r}, expected {API_VERSION!r}")
-    metadata = one.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        raise InvalidInputError(f"{where}: metadata.name is missing")
-    for field in ("namespace", "cluster"):
-        if not isinstance(metadata.get(field, ""), str):
-            raise InvalidInputError(f"{where}: metadata.{field} is {metadata[field]!r}, expected text")
-    kind = KINDS.get(str(one.get("kind")))
-    if kind is None:
-        raise InvalidInputError(f"{where}: kind is {one.get('kind')!r}, expected one of {', '.join(KINDS)}")
-    return kind, metadata
+def _is_same(before: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    labels = wanted["metadata"].get("labels") or {}
+    return bool(before["spec"] == wanted.get("spec", {}) and before["metadata"].get("labels", {}) == labels)
 
 
-@click.command()
+@click.command(epilog=f"{_KINDS_TEXT[:-1]}; or endpoints.")
 @click.argument("kind")
 @click.argument("name", required=False)
-@click.option("-n", "--namespace", default="", help="Namespace of the objects.")
-@click.option("--cluster", default="", help="Cluster that owns the objects; default: all.")
+@click.option("-n", "--namespace", default="", help="Namespace of the objects; default: all.")
+@click.option(
+    "--cluster", default="", help="Cluster that owns the objects; default: all, with NAME the context's."
+)
 @click.option("-w", "--watch", is_flag=True, help="After listing, print changes as they happen.")
 @context_option
-@output_option
+@object_output_option
 def get(
     kind: str,
     name: str | None,
@@ -157,118 +191,66 @@ def get(
     context_directory: str,
     output: str,
 ) -> None:
-    """Show objects: isthmus get clusters, isthmus get grants -n shop."""
-    session = Session(context_directory)
-    if kind.lower() in ("endpoint", "endpoints"):
-        _get_endpoints(session, namespace, cluster, output)
+    """Show objects: isthmus get clusters, isthmus get grants -n shop, isthmus get grant shop -n shop -o yaml."""
+    kind, name = _parted(kind, name)
+    if kind.lower() in ENDPOINTS:
+        if watch:
+            raise InvalidInputError("--watch: endpoints cannot be watched, only objects")
+        _get_endpoints(Session(context_directory), name, namespace, cluster, output)
         return
     known = kind_named(kind)
     if name:
-        if known.scoped and not cluster:
-            cluster = session.context.file.cluster
-        answer = session.get(path_of(known, cluster=cluster, namespace=namespace, name=name))
-        _print_objects([answer], output, single=True)
+        _check_namespace(known, namespace)
+    session = Session(context_directory)
+    if name and known.scoped and not cluster:
+        cluster = session.context.file.cluster
+    if name and not watch:
+        path = path_of(known, cluster=cluster, namespace=namespace, name=name)
+        print_objects([session.get(path)], output, single=True)
         return
     path = path_of(known, cluster=cluster, namespace=namespace)
     answer = session.get(path)
-    _print_objects(answer["items"], output)
+    items = [one for one in answer["items"] if name in (None, "", one["metadata"]["name"])]
+    if name and not items:
+        raise NotFoundError(f"{known.name} {name} does not exist")
+    if items or output != "table":
+        print_objects(items, output)
+    else:
+        say(f"no {known.plural} found{_place(known, namespace, cluster)}")
     if watch:
-        revision = answer["metadata"]["resourceVersion"]
-        for line in session.api.stream(f"{path}?watch=true&resourceVersion={revision}"):
-            event = decode_answer(line)
-            if event["type"] == "ERROR":
-                raise CompactedError(event["object"]["message"])
-            click.echo(msgspec.json.encode(event) if output == "json" else _event_line(event))
+        _watch(session, path, answer["metadata"]["resourceVersion"], name, output)
 
 
-def _event_line(event: dict[str, Any]) -> str:
-    metadata = event["object"]["metadata"]
-    return f"{event['type']}  {event['object']['kind'].lower()}/{metadata['name']}  {metadata['resourceVersion']}"
+def _place(kind: Kind, namespace: str, cluster: str) -> str:
+    parts = [f"namespace {namespace}"] if namespace and kind.namespaced else []
+    parts += [f"cluster {cluster}"] if cluster and kind.scoped else []
+    return f" in {' of '.join(parts)}" if parts else ""
 
 
-def _print_objects(items: list[dict[str, Any]], output: str, *, single: bool = False) -> None:
-    if output == "json":
-        print_json(items[0] if single else {"kind": "List", "apiVersion": "v1", "items": items})
-        return
-    if not items:
-        say("no objects found")
-        return
-    print_table(
-        ("cluster", "namespace", "name", "revision", "created", "conditions"),
-        [
-            (
-                item["metadata"].get("cluster", ""),
-                item["metadata"].get("namespace", ""),
-                item["metadata"]["name"],
-                item["metadata"]["resourceVersion"],
-                item["metadata"]["creationTimestamp"],
-                _conditions(item),
-            )
-            for item in items
-        ],
-    )
-    for item in items if single else ():
-        for one in _addresses(item):
-            by = f", missed by {', '.join(one['missedBy'])}" if one.get("missedBy") else ""
-            say(f"{one['address']} is {one['state']}{by}")
-        for one in _troubles(item):
-            say(f"{one['type']}={one['status']} ({one['reason']}): {one['message']}")
+def _watch(session: Session, path: str, revision: str, name: str | None, output: str) -> None:
+    for line in session.api.stream(f"{path}?watch=true&resourceVersion={revision}"):
+        event = decode_answer(line)
+        if event["type"] == "ERROR":
+            raise CompactedError(event["object"]["message"])
+        if name in (None, "", event["object"]["metadata"]["name"]):
+            print_event(event, output)
+    raise UnavailableError("the controller ended the watch: repeat the command to list anew and go on")
 
 
-# Of these `True` is the bad news, of all others `False`.
-_BAD_IF_TRUE = ("Conflict",)
-
-
-def _troubles(item: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the conditions of an object that call for somebody's attention."""
-    status = item.get("status")
-    conditions = status.get("conditions", []) if isinstance(status, dict) else []
-    return [
-        one
-        for one in conditions
-        if isinstance(one, dict)
-        and one.get("status") == ("True" if one.get("type") in _BAD_IF_TRUE else "False")
-    ]
-
-
-def _conditions(item: dict[str, Any]) -> str:
-    if item["kind"] == "ExternalService":
-        states = [one["state"] for one in _addresses(item)]
-        return ",".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    return ",".join(f"{one['type']}={one['status']}" for one in _troubles(item))
-
-
-def _addresses(item: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is held of each address of an external service; empty for all other kinds."""
-    status = item.get("status")
-    return (
-        status.get("addresses", []) if item["kind"] == "ExternalService" and isinstance(status, dict) else []
-    )
-
-
-def _get_endpoints(session: Session, namespace: str, cluster: str, output: str) -> None:
+def _get_endpoints(session: Session, name: str | None, namespace: str, cluster: str, output: str) -> None:
     answer = session.get(f"/v1/endpoints?{urlencode({'namespace': namespace, 'cluster': cluster})}")
-    if output == "json":
-        print_json(answer)
+    found = [one for one in answer if name in (None, "", one["name"])]
+    if name and not found:
+        raise NotFoundError(f"no endpoint is called {name[:80]!r}: isthmus get endpoints shows all")
+    if not found and output == "table":
+        parts = [f"namespace {namespace}"] if namespace else []
+        parts += [f"cluster {cluster}"] if cluster else []
+        say(f"no endpoints found{' in ' if parts else ''}{' of '.join(parts)}")
         return
-    print_table(
-        ("cluster", "namespace", "service", "name", "address", "ports", "ready"),
-        [
-            (
-                one["cluster"],
-                one["namespace"],
-                one["service"],
-                one["name"],
-                one["address"],
-                ",".join(f"{port['servicePort']}:{port['listenPort']}" for port in one["ports"]),
-                "yes" if one["ready"] else "no",
-            )
-            for one in answer
-        ],
-    )
+    print_endpoints(found, output)
 
 
-@click.command()
+@click.command(epilog=_KINDS_TEXT)
 @click.argument("kind")
 @click.argument("name")
 @click.option("-n", "--namespace", default="", help="Namespace of the object.")
@@ -276,8 +258,9 @@ def _get_endpoints(session: Session, namespace: str, cluster: str, output: str) 
 @context_option
 def delete(kind: str, name: str, namespace: str, cluster: str, context_directory: str) -> None:
     """Delete an object."""
-    session = Session(context_directory)
     known = kind_named(kind)
+    _check_namespace(known, namespace)
+    session = Session(context_directory)
     scope = cluster or (session.context.file.cluster if known.scoped else "")
     session.api.call("DELETE", path_of(known, cluster=scope, namespace=namespace, name=name))
     click.echo(f"{known.name.lower()}/{name} deleted")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 import msgspec
@@ -13,6 +13,7 @@ from federation.app.context import Context, open_context
 from federation.kernel.codec import MALFORMED
 from federation.kernel.configfile import Section, decode_config
 from federation.kernel.errors import InvalidInputError, NotFoundError, UnavailableError
+from federation.kernel.units import duration_ms
 
 CONTEXT_VARIABLE = "ISTHMUS_CONTEXT"
 CONTEXT_DEFAULT = "~/.config/isthmus"
@@ -64,15 +65,33 @@ def read_text(path: Path) -> str:
     """Return a configuration or manifest file; raises NotFoundError or InvalidInputError naming it."""
     try:
         with path.open("rb") as file:
-            raw = file.read(_FILE_BYTES_MAX + 1)
+            return text_of(file, str(path))
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror}") from error
+
+
+def text_of(file: IO[bytes], name: str) -> str:
+    """Return what a file holds; raises InvalidInputError naming it where that is too much, or no text."""
+    raw = file.read(_FILE_BYTES_MAX + 1)
     if len(raw) > _FILE_BYTES_MAX:
-        raise InvalidInputError(f"{path}: larger than {_FILE_BYTES_MAX} bytes")
+        raise InvalidInputError(f"{name}: larger than {_FILE_BYTES_MAX} bytes")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path}: not UTF-8 text: {error}") from error
+        raise InvalidInputError(f"{name}: not UTF-8 text: {error}") from error
+
+
+def as_text(error: Exception) -> str:
+    """Return what an error says as one line."""
+    return " ".join(str(error).split())
+
+
+def read_duration(text: str, option: str) -> int:
+    """Return the milliseconds that an option says; raises InvalidInputError naming it."""
+    try:
+        return duration_ms(text)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{option}: {error.message}") from error
 
 
 def read_config(path: Path, schema: type[S]) -> S:

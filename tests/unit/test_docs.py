@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from consensus.core.contract import Counters, PeerStatus, Status
 from discovery.core import specs
 from discovery.core.catalog import Catalog
+from discovery.core.kinds import KINDS
 from discovery.runtime.dns_sockets import DnsCounters
 from federation.agent import config as agent_config
 from federation.agent.status import AgentStatus, EndpointStatus, LeafStatus, ProxyStatus, StatusCollector
@@ -150,6 +151,18 @@ def test_every_command_and_option_is_documented_and_no_other() -> None:
         for heading, table in rows(REFERENCE / "cli.md").items()
     }
     assert documented == expected
+
+
+def test_every_kind_is_documented_with_who_writes_and_who_deletes_it() -> None:
+    part = (REFERENCE / "cli.md").read_text().partition("\n## Resources\n")[2].partition("\n### ")[0]
+    table, _, others = part.partition("\nThe others are")
+    kinds = KINDS.values()
+    assert set(QUOTED.findall(table)) == {kind.name for kind in kinds if kind.writable}
+    others = others.partition("\nA kind may")[0]
+    told = {name for name in QUOTED.findall(others) if name in KINDS}
+    assert told == {kind.name for kind in kinds if not kind.writable}
+    starred = set(re.findall(r"`(\w+)`\*", others))
+    assert starred == {kind.name for kind in kinds if kind.deletable and not kind.writable}
 
 
 SECTIONS = [

@@ -86,7 +86,30 @@ def test_one_bad_object_of_fifty_is_named_and_the_others_are_applied(isthmus: Ru
     assert "'Bad' is not a name" in named
     assert total == "isthmus: 1 of 50 objects were refused, the others are as the file says"
     again = isthmus("apply", "-f", "-", text=policy(21))
-    assert ok(again) == "exportpolicy/bulk-21 created\n"  # As it was: still of its first generation.
+    assert ok(again) == "exportpolicy/bulk-21 unchanged\n"
+
+
+def test_what_was_shown_as_yaml_can_be_applied_and_a_dry_run_changes_nothing(
+    isthmus: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY.replace("name: cli", "name: folder") % "orders")
+    apply = ("apply", "-f", str(tmp_path))
+    show = ("get", "exportpolicies", "folder", "-n", "shop")
+    assert ok(isthmus(*apply, "--dry-run")) == "exportpolicy/folder created (dry run)\n"
+    refused(isthmus(*show), 3, "does not exist")
+    assert ok(isthmus(*apply)) == "exportpolicy/folder created\n"
+    shown = ok(isthmus(*show, "-o", "yaml"))
+    assert ok(isthmus("apply", "-f", "-", text=shown)) == "exportpolicy/folder unchanged\n"
+    changed = shown.replace("- orders", "- payments")
+    for options, done in (
+        (("--dry-run",), "configured (dry run)"),
+        ((), "configured"),
+    ):
+        assert ok(isthmus("apply", "-f", "-", *options, text=changed)) == f"exportpolicy/folder {done}\n"
+    assert ok(isthmus(*apply, "--dry-run")) == "exportpolicy/folder configured (dry run)\n"
+    wrong = changed.replace("services:", "service:")
+    refused(isthmus("apply", "-f", "-", "--dry-run", text=wrong), 2, "unknown field `service`")
+    refused(isthmus("apply", "-f", "-", text=changed), 4, "is at revision")  # It was shown before the change.
 
 
 def test_a_file_with_something_that_is_no_object_is_refused_before_anything_is_sent(isthmus: Run) -> None:
@@ -121,6 +144,11 @@ def test_proxies_and_endpoints_are_empty_lists_while_there_are_none(isthmus: Run
     assert json.loads(ok(isthmus("proxy", "status", "-o", "json"))) == []
     assert ok(isthmus("proxy", "status")).split()[:2] == ["PROXY", "CLUSTER"]
     assert json.loads(ok(isthmus("get", "endpoints", "-n", "nowhere", "-o", "json"))) == []
+    empty = isthmus("get", "grants", "-n", "nowhere", "--cluster", "alpha")
+    assert (ok(empty), empty.stderr) == ("", "no grants found in namespace nowhere of cluster alpha\n")
+    empty = isthmus("get", "endpoints", "-n", "nowhere")
+    assert (ok(empty), empty.stderr) == ("", "no endpoints found in namespace nowhere\n")
+    refused(isthmus("get", "endpoint", "none"), 3, "no endpoint is called 'none'")
 
 
 @pytest.mark.parametrize(

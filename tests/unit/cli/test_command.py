@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from federation.cli import main as command
 from federation.cli.main import cli, main
+from federation.cli.manifests import ITEMS_MAX, VALUES_MAX
 from federation.cli.output import exit_code, print_json, print_table
-from federation.cli.resource_commands import VALUES_MAX, kind_named, path_of
+from federation.cli.resource_commands import kind_named, path_of
 from federation.kernel import errors
 from federation.kernel.errors import IsthmusError, NotFoundError
 
@@ -45,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         ("nonsense",),
         ("get",),
         ("get", "clusters", "--nonsense"),
-        ("get", "clusters", "-o", "yaml"),
+        ("get", "clusters", "-o", "wide"),
         ("apply",),
         ("delete", "grant"),
         ("resolve", "orders.shop"),
@@ -84,6 +85,13 @@ def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
         (("token", "create", "--cluster", "a", "--purpose", "agent"), 2, "namespace: '' is not a name"),
         (("controller", "run", "--config", "no-file.toml"), 3, "no-file.toml: No such file or directory"),
         (("apply", "-f", "no-file.yaml"), 3, "no-file.yaml: No such file or directory"),
+        (("get", "pods"), 3, "no kind 'pods': expected one of agents, "),
+        (("get", "gratns"), 3, "no kind 'gratns': did you mean grants? expected one of"),
+        (("get", "endpionts"), 3, "did you mean endpoints?"),
+        (("get", "grant", "shop"), 2, "--namespace is missing: each Grant lives in one; isthmus get grants shows all"),
+        (("get", "grant/shop"), 2, "--namespace is missing"),
+        (("get", "endpoints", "-w"), 2, "--watch: endpoints cannot be watched"),
+        (("delete", "grant", "shop"), 2, "--namespace is missing"),
         (("cluster", "join", "--config", "x.toml"), 2, "--token or --token-file is missing"),
         (("cluster", "join", "--config", "x.toml", "--token", "x"), 2, "this is not a join token"),
         (("cluster", "join", "--config", "x.toml", "--token", "x", "--token-file", "y"), 2, "give one of them"),
@@ -103,7 +111,8 @@ def test_an_error_is_one_line_and_an_exit_status(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "not YAML"),
+        ("a: [", "not YAML: expected the node content, but found '<stream end>' at line 1, column 5\n"),
+        ("a: b: c", "not YAML: mapping values are not allowed here at line 1, column 5\n"),
         ("a: \x01", "not YAML"),
         ("a: 2026-99-99", "not YAML: month must be in 1..12"),
         ("[" * 5_000, "not YAML"),
@@ -120,6 +129,12 @@ def test_an_error_is_one_line_and_an_exit_status(
         (GRANT + "metadata: {name: a, cluster: }", "metadata.cluster is None, expected text"),
         (GRANT.replace("Grant", "Pod") + "metadata: {name: a}", "kind is 'Pod', expected one of"),
         (GRANT.replace("Grant", "[1]") + "metadata: {name: a}", "kind is [1], expected one of"),
+        ("", "no object in it"),
+        ("---\n# nothing\n---\n", "no object in it"),
+        ("kind: List\nitems: []", "no object in it"),
+        ("kind: List\nitems: [{kind: Grant}]", "document 1, item 1: apiVersion is None"),
+        ("kind: List\nitems: [1]", "document 1, item 1 is not an object"),
+        ("kind: GrantList\nitems: [" + "{}," * (ITEMS_MAX + 1) + "]", f"document 1 has {ITEMS_MAX + 1} items"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_makes_no_sense_is_named_before_anything_is_sent(
