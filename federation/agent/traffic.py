@@ -19,6 +19,9 @@ WATCH_S = 1.0
 IDLE_S = 10.0
 # What failed before a drain is what failed within the last IDLE_S times this.
 READINGS_KEPT = 6
+# Of so many drains, the newest, it is remembered what they are compared with: who loses its controllers during one and
+# finds them again must not take what failed meanwhile for usual.
+DRAINS_REMEMBERED_MAX = 64
 # Reading takes so little of the time of Envoy's main thread: 2 in a hundred.
 PAUSE_PER_READING = 50
 # But what nobody reads nobody sees fail. A reading that nobody answered took `REQUEST_TIMEOUT_S` of the admin interface,
@@ -41,6 +44,7 @@ class TrafficMeter:
         self._last: Reading | None = None
         self._quiet: dict[str, Counted] = {}  # What was counted in the last quiet time.
         self._before: dict[WatchedDrain, dict[str, Counted]] = {}
+        self._remembered: dict[WatchedDrain, dict[str, Counted]] = {}  # Of those that nobody asks about now.
         self._news = asyncio.Event()
 
     def watch(self, drains: frozenset[WatchedDrain]) -> None:
@@ -51,8 +55,10 @@ class TrafficMeter:
         if not known:
             self._last = None  # What is counted until the next reading belongs to both times.
             self._learn_quiet()
-        before = self._quiet
-        self._before = {drain: known.get(drain, before) for drain in drains}
+        remembered = self._remembered | known
+        self._before = {drain: remembered.get(drain, self._quiet) for drain in drains}
+        over = [(drain, before) for drain, before in remembered.items() if drain not in drains]
+        self._remembered = dict(over[-DRAINS_REMEMBERED_MAX:])
         self._news.set()
 
     async def run(self) -> None:

@@ -5,6 +5,7 @@ import pytest
 from discovery.core.spec_checks import check_traffic
 from discovery.core.specs import DRAIN_FAILING_MAX, TRAFFIC_COUNT_MAX, ServiceTraffic
 from federation.agent.traffic import (
+    DRAINS_REMEMBERED_MAX,
     IDLE_MAX_S,
     IDLE_S,
     WATCH_MAX_S,
@@ -93,6 +94,29 @@ def test_what_failed_under_a_drain_is_not_taken_for_usual_under_the_next():
     one.watch(WatchedDrain(cluster="beta", started_ms=90))
     (report,) = one.take(reading(500, 100), reading(600, 110))
     assert (report.services[0].requests_before, report.services[0].errors_before) == (100, 0)
+
+
+def test_who_loses_its_controllers_during_a_drain_compares_with_the_time_before_it_still():
+    one = Meter()
+    one.take(reading(100, 0), reading(200, 0))
+    one.watch(BETA)
+    one.take(reading(300, 50))
+    one.watch()
+    one.take(reading(400, 100), reading(500, 150), reading(600, 200))
+    one.watch(BETA)
+    (report,) = one.take(reading(600, 200), reading(700, 250))
+    assert (report.services[0].requests_before, report.services[0].errors_before) == (100, 0)
+    one.watch()
+    one.watch(WatchedDrain(cluster="beta", started_ms=90))
+    (report,) = one.take(reading(700, 250), reading(800, 300))
+    assert (report.services[0].requests_before, report.services[0].errors_before) == (200, 100)
+
+
+def test_so_many_drains_are_remembered_and_no_more():
+    one = Meter()
+    for number in range(3 * DRAINS_REMEMBERED_MAX):
+        one.watch(WatchedDrain(cluster="beta", started_ms=number), BETA)
+    assert len(one.meter._remembered) == DRAINS_REMEMBERED_MAX
 
 
 def test_nobody_asks_again_and_nothing_is_told():
