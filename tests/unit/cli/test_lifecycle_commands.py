@@ -53,6 +53,14 @@ def test_the_command_returns_when_it_is_known_what_came_of_the_drain(first, answ
     assert f"beta: {last['sharePercent']}%" in capsys.readouterr().err
 
 
+def test_after_the_last_step_it_says_for_how_long_it_waits(capsys):
+    session: Any = Answers(DONE, GIVEN_UP)
+    _watch(session, "path", drain(50, watched_ms=60_000))
+    assert "beta: 0% (drained), watched for errors for 60 s\n" in capsys.readouterr().err
+    _watch(session, "path", DONE)
+    assert "beta: 0% (drained)\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("shown", "said"), [(None, ""), (DONE, ""), (GIVEN_UP, "its drain was rolled back: why\n")]
 )
