@@ -57,9 +57,8 @@ class LocalTable:
         self._cluster = cluster
         self._agents: dict[str, Agent] = {}
         self._rows = Table()
-        self._unpublished: dict[
-            bytes, None
-        ] = {}  # What may differ from the catalog: all that `difference` looks at. In order.
+        # Rows that may differ from the catalog's: the only ones that `difference` looks at. In order.
+        self._unpublished: dict[bytes, None] = {}
         self.places: Places = frozenset()  # Where controllers listen: no endpoint may.
         self.quota = BUILT_IN
         self._usage = Usage()
