@@ -16,15 +16,16 @@ def foresee_dead(
     controlled: Collection[str],
     edged: Collection[str],
     lost: Collection[str],
+    blind: Collection[str] = frozenset(),
 ) -> frozenset[str]:
     """Return those of `lost` that the others would find dead; nobody when these have too few eyes to tell.
 
     `controlled` are the clusters with a controller that answers others, `edged` those with a gateway: of others nobody
-    sees the control plane, but their home, or a data path.
+    sees the control plane, but their home, or a data path. Those whose member was removed are `blind`.
     """
     complaints: dict[str, dict[str, ObservationSpec]] = {}
     for observer, spec in clusters.items():
-        if observer in lost or spec.role == "remote":
+        if observer in lost or observer in blind or spec.role == "remote":
             continue
         heard = {
             name
@@ -36,7 +37,7 @@ def foresee_dead(
             name: ObservationSpec(control_lost=name in control, data_lost=name in data)
             for name in control | data
         }
-    electorate = Electorate(clusters, complaints)
+    electorate = Electorate(clusters, complaints, blind)
     return frozenset(name for name in lost if name in clusters and electorate.judge(name).state == "dead")
 
 

@@ -33,7 +33,7 @@ from discovery.core.specs import (
     ExternalState,
 )
 from discovery.core.tables import Tables
-from discovery.core.verdicts import complaints_of, hold_ms
+from discovery.core.verdicts import electorate_of, hold_ms
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import LimitExceededError, NotAllowedError, PreconditionError
 
@@ -48,7 +48,7 @@ _services = msgspec.json.Decoder(ExternalServiceSpec)
 _observations = msgspec.json.Decoder(ExternalObservationSpec)
 _SETTLED_KINDS = frozenset({KIND.encode(), OBSERVATION.encode()})
 # What decides which checkers count.
-_ELECTORATE_KINDS = frozenset({b"Observation", b"Cluster"})
+_ELECTORATE_KINDS = frozenset({b"Observation", b"Cluster", b"Member"})
 
 
 def observation_key(checker: str, service: ResourceKey) -> ResourceKey:
@@ -167,7 +167,7 @@ def settle(draft: Draft, services: Iterable[ResourceKey], lease_ms: int) -> None
     if not rows:
         return
     joined = clusters(draft)
-    electorate = Electorate(joined, complaints_of(draft, joined))
+    electorate = electorate_of(draft, joined)
     for row in rows:
         if row.key.scope in joined:
             _settle_one(draft, row, joined, electorate, lease_ms)

@@ -9,14 +9,15 @@ these rows alone, in the state machine, so that nobody can forge one:
     data-degraded  somebody does not reach its gateways
     dead           in both planes, at least two observers, and more than half of those that count
 
-Observers are the primaries and witnesses but the subject. Two kinds of them do not count: the silent, whose
+Observers are the primaries and witnesses but the subject, and but those whose member was removed: they hear the log
+no longer, and cannot take back what they said. Two kinds of them do not count: the silent, whose
 own controllers a quorum misses (their rows are old news), and in one plane those that miss more than half
 of all others there, two at least: they have lost their own network (self-preservation).
 
 A remote cluster has no controllers. Its control plane is lost when its home misses its agents, or is silent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
@@ -41,21 +42,29 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Electorate:
-    """All joined clusters, and what they miss of each other at one moment."""
+    """All joined clusters, and what they miss of each other at one moment; the `blind` have no member that observes."""
 
-    def __init__(self, clusters: Mapping[str, ClusterSpec], complaints: Complaints) -> None:
+    def __init__(
+        self,
+        clusters: Mapping[str, ClusterSpec],
+        complaints: Complaints,
+        blind: Collection[str] = frozenset(),
+    ) -> None:
         self._clusters = clusters
         self._complaints = complaints
-        self._observers = {name for name, spec in clusters.items() if spec.role != "remote"}
+        hosts = {name for name, spec in clusters.items() if spec.role != "remote"}
+        self._observers = hosts.difference(blind)
         self._suspended: dict[Plane, set[str]] = {
             plane: {name for name in self._observers if self._misses_too_much(name, plane)}
             for plane in ("control", "data")
         }
-        missed = {subject for rows in complaints.values() for subject in rows}
+        self.missed = {
+            subject for rows in complaints.values() for subject in rows
+        }  # By anybody, in any plane.
         # By all that observe, not by the silent among them only: that would turn in a circle.
         self._silent = {
             name
-            for name in self._observers & missed
+            for name in hosts & self.missed
             if _is_quorum(self._lost_by(name, "control"), self._voters(name, "control"))
         }
 

@@ -6,7 +6,7 @@ HOLD_MS_MAX. Meanwhile it is `data-degraded`. A verdict lifts at once: that harm
 lease time (`discovery.core.leases`), so that no clock that jumps makes or ends a verdict.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -15,7 +15,14 @@ from discovery.core.kinds import decode_spec
 from discovery.core.liveness import Electorate, Judgement
 from discovery.core.model import FEDERATION_SCOPE, Change, Resource, ResourceKey
 from discovery.core.ownership import clusters
-from discovery.core.specs import ClusterSpec, ObservationSpec, VerdictChange, VerdictSpec, VerdictStatus
+from discovery.core.specs import (
+    ClusterSpec,
+    MemberSpec,
+    ObservationSpec,
+    VerdictChange,
+    VerdictSpec,
+    VerdictStatus,
+)
 from discovery.core.tables import Tables, resource_prefix
 
 DAMPING_WINDOW_MS = 600_000
@@ -27,7 +34,7 @@ VERDICT_CHANGES_MAX = 16
 EVIDENCE_MAX = 16  # Observers named in a row.
 
 _VERDICTS = resource_prefix(FEDERATION_SCOPE, "Verdict")
-_JUDGED_KINDS = frozenset({b"Observation", b"Cluster"})
+_JUDGED_KINDS = frozenset({b"Observation", b"Cluster", b"Member"})
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +92,9 @@ def settle(draft: Draft, lease_ms: int) -> None:
     Cost: the rows of clusters, observations and verdicts; observations exist only while something is missed.
     """
     joined = clusters(draft)
-    complaints = complaints_of(draft, joined)
     rows = {row.key.name: row for row in tuple(draft.list_resources(FEDERATION_SCOPE, "Verdict"))}
-    electorate = Electorate(joined, complaints)
-    observed = {subject for by_subject in complaints.values() for subject in by_subject}
+    electorate = electorate_of(draft, joined)
+    observed = electorate.missed
     # A remote cluster hangs on its home's silence, of which nobody wrote a row about it.
     remotes = {name for name, spec in joined.items() if spec.home in observed}
     for subject in sorted({*rows, *observed, *remotes}):
@@ -99,12 +105,25 @@ def settle(draft: Draft, lease_ms: int) -> None:
             draft.remove(row.key)
 
 
-def complaints_of(draft: Draft, joined: Mapping[str, ClusterSpec]) -> dict[str, dict[str, ObservationSpec]]:
-    """What joined clusters miss of each other; rows about clusters that left are dropped."""
+def electorate_of(draft: Draft, joined: Mapping[str, ClusterSpec]) -> Electorate:
+    """These clusters, with what they miss of each other; rows that count no more are dropped."""
+    blind = frozenset(
+        row.key.name
+        for row in draft.list_resources(FEDERATION_SCOPE, "Member")
+        if isinstance(spec := decode_spec("Member", row.spec, where=str(row.key)), MemberSpec)
+        and spec.standing == "removed"
+    )
+    return Electorate(joined, _complaints_of(draft, joined, blind), blind)
+
+
+def _complaints_of(
+    draft: Draft, joined: Mapping[str, ClusterSpec], blind: Collection[str]
+) -> dict[str, dict[str, ObservationSpec]]:
+    """What joined clusters miss of each other; rows about clusters that left, or of the blind, are dropped."""
     found: dict[str, dict[str, ObservationSpec]] = {}
     for observer in sorted(joined):
         for row in tuple(draft.list_resources(observer, "Observation")):
-            if row.key.name not in joined:
+            if row.key.name not in joined or observer in blind:
                 draft.remove(row.key)
                 continue
             spec = decode_spec("Observation", row.spec, where=str(row.key))

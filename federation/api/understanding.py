@@ -9,7 +9,7 @@ from aiohttp import web
 
 from certs.core.verifier import Verifier
 from discovery.core.death_forecast import foresee_dead
-from discovery.core.specs import ClusterSpec, ControllerSpec
+from discovery.core.specs import ClusterSpec, ControllerSpec, MemberSpec
 from discovery.core.tables import Tables
 from discovery.core.view import Service
 from discovery.core.views import ViewIndex
@@ -119,6 +119,7 @@ class Understanding:
             controlled=_controlled(tables),
             edged=[name for name, found in gateways.items() if found],
             lost=lost,
+            blind=_without_member(tables),
         )
         losses = await _foresee(callers, lost, dead)
         heard = [voter for voter in facts.voters if facts.is_heard(voter)]
@@ -213,4 +214,13 @@ def _controlled(tables: Tables) -> frozenset[str]:
         spec.cluster
         for _, spec in resources(tables, "Controller")
         if isinstance(spec, ControllerSpec) and spec.control
+    )
+
+
+def _without_member(tables: Tables) -> frozenset[str]:
+    """The clusters whose member was removed: they observe nobody."""
+    return frozenset(
+        row.key.name
+        for row, spec in resources(tables, "Member")
+        if isinstance(spec, MemberSpec) and spec.standing == "removed"
     )

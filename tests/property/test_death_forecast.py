@@ -62,9 +62,12 @@ def test_who_is_foreseen_to_be_found_dead_is_found_dead(data, clusters):
     lost = data.draw(few) or {names[-1]}
     controlled = data.draw(few) | {name for name in names if clusters[name].role == "primary"}
     edged = set(names) - data.draw(few)
+    blind = data.draw(few)
     log = founded(clusters)
+    for name in blind:
+        log.accept("c0", put(key("Member", name), {"standing": "removed"}))
     for observer, spec in clusters.items():
-        if spec.role == "remote" or observer in lost:
+        if spec.role == "remote" or observer in lost | blind:
             continue
         minds = {
             name: Mind(
@@ -85,7 +88,7 @@ def test_who_is_foreseen_to_be_found_dead_is_found_dead(data, clusters):
     found = {
         name for name, verdict in read_verdicts(log.catalog.tables).items() if verdict.spec.state == "dead"
     }
-    assert foresee_dead(clusters, controlled=controlled, edged=edged, lost=lost) == found
+    assert foresee_dead(clusters, controlled=controlled, edged=edged, lost=lost, blind=blind) == found
 
 
 def sight(is_lost: bool, is_seen: bool) -> Opinion:

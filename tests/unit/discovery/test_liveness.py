@@ -73,6 +73,13 @@ def test_a_remote_cluster_observes_nothing():
     assert judged(primaries("AX", R=remote("A")), "X", ("AR", "X", BOTH)).state == "data-degraded"
 
 
+def test_a_home_without_a_member_observes_nothing_and_is_missed_all_the_same():
+    electorate = Electorate(
+        primaries("ABX", R=remote("X")), complaints(("ABX", "R", DATA), ("AB", "X", CONTROL)), {"X"}
+    )
+    assert electorate.judge("R") == Judgement(state="dead", data_lost_by=("A", "B"))
+
+
 def test_a_witness_observes():
     assert judged(primaries("AX", W=spec("witness")), "X", ("AW", "X", BOTH)).state == "dead"
 

@@ -28,6 +28,14 @@ def three() -> Log:
     return log
 
 
+def four() -> Log:
+    """The same, and zeta, another primary."""
+    log = three()
+    spec = {"role": "primary", "trustDomain": "zeta.test"}
+    log.accept("alpha", put(key("Cluster", "zeta"), spec), put_trust_domain("zeta.test"))
+    return log
+
+
 def observe(observer: str, subject: str, **lost: bool) -> Put:
     return put(key("Observation", subject, scope=observer), lost or {"controlLost": True, "dataLost": True})
 
@@ -246,6 +254,41 @@ def test_a_remote_cluster_goes_silent_with_its_home_and_comes_back_with_it():
     assert state(log, "delta") == "control-lost"
     log.accept("beta", withdraw("beta", "alpha"))
     assert state(log, "delta") == "ok"
+
+
+def test_what_a_cluster_said_before_its_member_was_removed_kills_nobody():
+    """It hears the log no longer, and cannot take back what it said: gamma's word would be the word of one."""
+    log = four()
+    log.accept("alpha", observe("alpha", "beta"))
+    log.accept("gamma", put(key("Member", "alpha"), {"standing": "removed"}))
+    log.accept("gamma", observe("gamma", "beta"))
+    found = verdict(log)
+    assert found is not None
+    assert (found.state, found.control_lost_by) == ("data-degraded", ("gamma",))
+
+
+def test_a_verdict_lifts_when_the_member_is_removed_whose_word_made_it():
+    log = three()
+    die(log)
+    assert state(log) == "dead"
+    log.accept("gamma", put(key("Member", "alpha"), {"standing": "removed"}))
+    assert state(log) == "data-degraded"
+    # When it comes back it observes anew.
+    log.accept("gamma", put(key("Member", "alpha"), {"standing": "learner"}))
+    assert state(log) == "data-degraded"
+    log.wait(HOLD_MS_MAX)
+    assert state(log) == "data-degraded"
+
+
+def test_who_has_no_eyes_is_no_part_of_the_majority_that_must_miss_a_cluster():
+    """Two of the three that observe are enough, though there are more primaries."""
+    log = four()
+    for name in ("one", "two"):
+        spec = {"role": "primary", "trustDomain": f"{name}.test"}
+        log.accept("alpha", put(key("Cluster", name), spec), put_trust_domain(f"{name}.test"))
+        log.accept("alpha", put(key("Member", name), {"standing": "removed"}))
+    die(log)
+    assert state(log) == "dead"
 
 
 def test_an_older_schema_knows_no_observations():
