@@ -11,7 +11,7 @@ these rows alone, in the state machine, so that nobody can forge one:
 
 Observers are the primaries and witnesses but the subject, and but those whose member was removed: they hear the log
 no longer, and cannot take back what they said. Two kinds of them do not count: the silent, whose
-own controllers a quorum misses (their rows are old news), and in one plane those that miss more than half
+own controllers, or the member among them, a quorum misses (their rows are old news), and in one plane those that miss more than half
 of all others there, two at least: they have lost their own network (self-preservation).
 
 A remote cluster has no controllers. Its control plane is lost when its home misses its agents, or is silent.
@@ -67,6 +67,12 @@ class Electorate:
             for name in hosts & self.missed
             if _is_quorum(self._lost_by(name, "control"), self._voters(name, "control"))
         }
+        # Mirrors answer for the cluster, and nobody takes back what its member said.
+        self._mute = self._silent | {
+            name
+            for name in self._observers & self.missed
+            if _is_quorum(self._not_heard_observing(name), self._voters(name, "control"))
+        }
 
     def suspended(self, observer: str) -> frozenset[Plane]:
         """The planes in which an observer misses so many that it does not count."""
@@ -74,18 +80,18 @@ class Electorate:
 
     def counts(self, observer: str) -> bool:
         """Whether what a cluster sees of things outside of all clusters is believed: it is heard, and hears others."""
-        return observer in self._observers and observer not in self._silent and not self.suspended(observer)
+        return observer in self._observers and observer not in self._mute and not self.suspended(observer)
 
     def judge(self, subject: str) -> Judgement:
         """Return the state of one joined cluster."""
-        control, data = (self._lost_by(subject, plane) - self._silent for plane in ("control", "data"))
-        data_voters = self._voters(subject, "data") - self._silent
+        control, data = (self._lost_by(subject, plane) - self._mute for plane in ("control", "data"))
+        data_voters = self._voters(subject, "data") - self._mute
         home = self._clusters[subject].home
         if home:
             control &= {home}
             control_is_lost = bool(control) or home in self._silent
         else:
-            control_is_lost = _is_quorum(control, self._voters(subject, "control") - self._silent)
+            control_is_lost = _is_quorum(control, self._voters(subject, "control") - self._mute)
         state: ClusterState = "ok"
         if control_is_lost and _is_quorum(data, data_voters):
             state = "dead"
@@ -105,6 +111,14 @@ class Electorate:
             observer
             for observer in self._voters(subject, plane)
             if _misses(self._complaints.get(observer, {}).get(subject), plane)
+        }
+
+    def _not_heard_observing(self, subject: str) -> set[str]:
+        return {
+            observer
+            for observer in self._voters(subject, "control")
+            if (row := self._complaints.get(observer, {}).get(subject)) is not None
+            and (row.control_lost or row.member_lost)
         }
 
     def _misses_too_much(self, observer: str, plane: Plane) -> bool:

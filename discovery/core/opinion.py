@@ -71,6 +71,7 @@ class Mind(msgspec.Struct, frozen=True, kw_only=True):
 
     control: Opinion = Opinion()
     data: Opinion = Opinion()
+    member: Opinion = Opinion()  # Where mirrors could answer instead: the member, which observes.
 
 
 def data_opinion(own: Opinion, told: Collection[bool]) -> Opinion:
@@ -104,7 +105,10 @@ def wanted_observation(
     before = said or ObservationSpec()
     control = _lost(mind.control, before.control_lost, suspended[0])
     data = _lost(mind.data, before.data_lost, suspended[1])
-    return ObservationSpec(control_lost=control, data_lost=data) if control or data else None
+    member = not control and _lost(mind.member, before.member_lost, suspended[0])
+    if not (control or data or member):
+        return None
+    return ObservationSpec(control_lost=control, data_lost=data, member_lost=member)
 
 
 def _lost(opinion: Opinion, said: bool, suspended: bool) -> bool:

@@ -69,7 +69,7 @@ def check_spec(spec: AnySpec, where: str) -> None:
             if not spec.sources:
                 raise InvalidInputError(f"{where}: spec.sources is empty: expected at least one source")
         case ObservationSpec():
-            if not (spec.control_lost or spec.data_lost):
+            if not (spec.control_lost or spec.data_lost or spec.member_lost):
                 raise InvalidInputError(f"{where}: spec says that nothing is lost: delete the row instead")
         case LossPolicySpec():
             _check_names(spec.services, f"{where}: spec.services")

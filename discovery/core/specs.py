@@ -302,6 +302,7 @@ class ObservationSpec(Spec, frozen=True, kw_only=True):
         False  # No controller of it answers; of a remote cluster, to its home: no agent is heard.
     )
     data_lost: bool = False  # No gateway of it answers.
+    member_lost: bool = False  # Of its controllers only mirrors answer, which observe nothing.
 
 
 class VerdictSpec(Spec, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -66,6 +66,19 @@ SAID_AT_ONCE_MAX = 100
 _GATEWAYS = ServiceKey(SYSTEM_NAMESPACE, GATEWAY_SERVICE)
 
 _log = structlog.get_logger("observer")
+
+
+class _Probes(NamedTuple):
+    """With which one cluster is looked at."""
+
+    members: ControllersProbe
+    mirrors: ControllersProbe
+    gateways: GatewaysProbe
+
+    async def close(self) -> None:
+        self.gateways.close()
+        await self.members.close()
+        await self.mirrors.close()
 
 
 class Engine(Protocol):
@@ -137,14 +150,17 @@ class Observer:
     # -- seeing ------------------------------------------------------------------------------------
 
     async def _watch(self, subject: str) -> None:
-        controllers = ControllersProbe(identity=self._identity, directory=self._directory)
-        gateways = GatewaysProbe(subject, verifier=self._verifier)
+        probes = _Probes(
+            members=ControllersProbe(identity=self._identity, directory=self._directory),
+            mirrors=ControllersProbe(identity=self._identity, directory=self._directory),
+            gateways=GatewaysProbe(subject, verifier=self._verifier),
+        )
         await asyncio.sleep(INTERVAL_S * random.random())  # noqa: S311 - not all clusters at one moment
         try:
             while cluster_key(subject).encode() in self._catalog.tables.resources:
                 due_s = self._clock()
                 try:
-                    await self._look(subject, controllers, gateways)
+                    await self._look(subject, probes)
                 except InvalidInputError as error:  # Its record is of a newer build.
                     _log.warning("not_observed", cluster=subject, reason=error.message)
                 pause_s = self._interval_s(subject) * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
@@ -153,8 +169,7 @@ class Observer:
             del self.minds[subject]
             self._own_data.pop(subject, None)
             self._eyes.aim(ProbeTarget(cluster=subject))
-            gateways.close()
-            await controllers.close()
+            await probes.close()
 
     async def _sleep(self, pause_s: float) -> None:
         began_s = self._clock()
@@ -164,10 +179,10 @@ class Observer:
     def _interval_s(self, subject: str) -> float:
         mind = self.minds[subject]
         own = self._own_data.get(subject, mind.data)
-        suspect = any(opinion.contradictions for opinion in (mind.control, own))
+        suspect = any(opinion.contradictions for opinion in (mind.control, mind.member, own))
         return SUSPECT_INTERVAL_S if suspect else INTERVAL_S
 
-    async def _look(self, subject: str, controllers: ControllersProbe, gateways: GatewaysProbe) -> None:
+    async def _look(self, subject: str, probes: _Probes) -> None:
         """Take one look at both planes; raises `InvalidInputError` for a Cluster that cannot be read."""
         spec = self._catalog.tables.cluster(subject)
         if spec is None:
@@ -175,28 +190,32 @@ class Observer:
         async with self._at_once:
             began_s = self._clock()
             async with asyncio.TaskGroup() as tasks:
-                hears = tasks.create_task(self._hears(subject, spec, controllers), name="observer/control")
-                reaches = tasks.create_task(self._reaches(subject, spec, gateways), name="observer/data")
+                hears = tasks.create_task(self._hears(subject, spec, probes), name="observer/control")
+                reaches = tasks.create_task(
+                    self._reaches(subject, spec, probes.gateways), name="observer/data"
+                )
         took_s = self._clock() - began_s
         self._strain = strained(self._strain, 1000 * (took_s - self._timeout_s))
         own = self._own_data.get(subject, Opinion())
         self._own_data[subject] = self._after(own, reaches.result(), FAILURES_MIN)
-        control = self._after(self.minds[subject].control, hears.result(), self._patience(subject))
-        self._think(subject, control)
+        hears_any, hears_member = hears.result()
+        before = self.minds[subject]
+        control = self._after(before.control, hears_any, self._patience(subject))
+        self._think(subject, control, self._after(before.member, hears_member, FAILURES_MIN))
 
     def _gateways_told(self) -> None:
         """A gateway of this cluster has an opinion, or another one, or is gone."""
         for subject, mind in self.minds.items():
-            self._think(subject, mind.control)
+            self._think(subject, mind.control, mind.member)
 
-    def _think(self, subject: str, control: Opinion) -> None:
+    def _think(self, subject: str, control: Opinion, member: Opinion) -> None:
         """Make up the mind about a cluster: its own gateways' word on the data path goes before ours."""
         before = self.minds[subject]
         own = self._own_data.get(subject, Opinion())
-        mind = Mind(control=control, data=data_opinion(own, self.told_of(subject)))
+        mind = Mind(control=control, data=data_opinion(own, self.told_of(subject)), member=member)
         self.minds[subject] = mind
-        if (mind.control.sight, mind.data.sight) != (before.control.sight, before.data.sight):
-            _log.info("sight_changed", cluster=subject, control=mind.control.sight, data=mind.data.sight)
+        if _sights(mind) != _sights(before):
+            _log.info("sight_changed", cluster=subject, **_sights(mind))
             self._news.set()
 
     def _after(self, opinion: Opinion, answered: bool | None, failures_min: int) -> Opinion:
@@ -212,16 +231,33 @@ class Observer:
         lease_ms = 0 if registry is None else registry.lease_ms
         return max(FAILURES_MIN, int(lease_ms / 1000 / SUSPECT_INTERVAL_S))
 
-    async def _hears(self, subject: str, spec: ClusterSpec, probe: ControllersProbe) -> bool | None:
-        """Whether the control plane of a cluster gives a sign of life; None: it is not ours to see."""
+    async def _hears(
+        self, subject: str, spec: ClusterSpec, probes: _Probes
+    ) -> tuple[bool | None, bool | None]:
+        """Whether the control plane of a cluster gives a sign of life, and its member where it has mirrors too.
+
+        None: it is not ours to see.
+        """
         if spec.role == "witness":
             status = self._engine.status()
-            return subject in status.connected if subject in status.members else None
-        if controllers := self._controllers(subject):
-            return await probe.ask(controllers, timeout_s=self._timeout_s)
+            return subject in status.connected if subject in status.members else None, None
+        controllers = self._controllers(subject)
+        mirrors = tuple(one for one in controllers if one.spec.role == "mirror")
+        members = tuple(one for one in controllers if one.spec.role != "mirror")
+        if members and mirrors:
+            async with asyncio.TaskGroup() as tasks:
+                member = tasks.create_task(
+                    probes.members.ask(members, timeout_s=self._timeout_s), name="observer/member"
+                )
+                mirror = tasks.create_task(
+                    probes.mirrors.ask(mirrors, timeout_s=self._timeout_s), name="observer/mirrors"
+                )
+            return member.result() or mirror.result(), member.result()
+        if controllers:
+            return await probes.members.ask(controllers, timeout_s=self._timeout_s), None
         registry = self._registries.get(subject) if spec.home == self._cluster else None
         phases = {} if registry is None else registry.agents()
-        return "live" in phases.values() if phases else None
+        return "live" in phases.values() if phases else None, None
 
     async def _reaches(self, subject: str, spec: ClusterSpec, probe: GatewaysProbe) -> bool | None:
         """Whether a gateway of a cluster answers; None: it has none."""
@@ -294,6 +330,10 @@ class Observer:
             elif wanted is not None and wanted != before:
                 found.append(Put(key=key, spec=msgspec.json.encode(wanted)))
         return found
+
+
+def _sights(mind: Mind) -> dict[str, str]:
+    return {"control": mind.control.sight, "data": mind.data.sight, "member": mind.member.sight}
 
 
 def _gateways(tables: Tables, cluster: str) -> tuple[Gateway, ...]:

@@ -1,18 +1,20 @@
 """What an observer says: the difference between what it sees and what the catalog says that it saw."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, cast
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from discovery.core.commands import Delete, Put
 from discovery.core.opinion import Mind, Opinion
+from discovery.core.specs import ControllerSpec
 from federation.api.gateway_eyes import GatewayEyes
-from federation.api.messages import ProbeTarget, Sightings
+from federation.api.messages import NamedController, ProbeTarget, Sightings
 from federation.app.liveness_metrics import LivenessCollector
 from federation.app.observer import Observer
 from tests.unit.discovery.builders import Log, key, put_drain
-from tests.unit.discovery.test_verdicts import observe, state, three
+from tests.unit.discovery.test_verdicts import four, observe, state, three
 
 HEARD, LOST, UNKNOWN = Opinion(sight="heard"), Opinion(sight="lost"), Opinion()
 
@@ -58,6 +60,62 @@ def test_a_change_of_mind_is_written_once_and_taken_back_once():
     one.minds["beta"] = Mind(control=HEARD, data=HEARD)
     assert say(log, one, "alpha") == [Delete(key=key("Observation", "beta", scope="alpha"))]
     assert state(log) == "ok"
+
+
+class Answers:
+    """A probe of controllers of which these answer."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    async def ask(self, controllers: tuple[NamedController, ...], *, timeout_s: float) -> bool:
+        return any(one.name in self.names for one in controllers)
+
+
+def controller(name: str, role: Literal["member", "mirror"]) -> NamedController:
+    spec = ControllerSpec(cluster="beta", role=role, identity="x", protocol=1, control="127.1.0.1:7444")
+    return NamedController(name=name, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("controllers", "answering", "heard"),
+    [
+        pytest.param(["member"], ["member"], (True, None), id="a-member-alone"),
+        pytest.param(["member"], [], (False, None), id="a-member-alone-is-gone"),
+        pytest.param(["mirror"], ["mirror"], (True, None), id="mirrors-alone"),
+        pytest.param(["member", "mirror"], ["member"], (True, True), id="the-member-answers"),
+        pytest.param(["member", "mirror"], ["mirror"], (True, False), id="only-its-mirror-answers"),
+        pytest.param(["member", "mirror"], [], (False, False), id="nobody-answers"),
+    ],
+)
+async def test_a_mirror_gives_a_sign_of_life_and_does_not_observe_for_its_member(
+    controllers, answering, heard
+):
+    log = three()
+    one = observer(log)
+    known = SimpleNamespace(controllers=[controller(name, name) for name in controllers])
+    one._directory = cast("Any", SimpleNamespace(current=known))
+    probes: Any = SimpleNamespace(members=Answers(*answering), mirrors=Answers(*answering))
+    spec = log.catalog.tables.cluster("beta")
+    assert spec is not None
+    assert await one._hears("beta", spec, probes) == heard
+
+
+def test_what_a_member_that_is_lost_said_of_others_counts_no_more():
+    log = four()
+    for name in ("alpha", "zeta"):
+        log.accept(name, observe(name, "beta"))
+    say(log, observer(log, "gamma", zeta=Mind(control=HEARD, member=LOST)), "gamma")
+    log.accept("gamma", observe("gamma", "beta", dataLost=True))
+    assert state(log) == "dead"  # alpha and zeta; gamma alone silences nobody.
+    say(
+        log,
+        observer(log, "alpha", zeta=Mind(control=HEARD, member=LOST), beta=Mind(control=LOST, data=LOST)),
+        "alpha",
+    )
+    assert (state(log), state(log, "zeta")) == ("data-degraded", "ok")
+    say(log, observer(log, "alpha", zeta=Mind(control=HEARD, member=HEARD)), "alpha")
+    assert log.catalog.tables.resource(key("Observation", "zeta", scope="alpha")) is None
 
 
 def test_two_observers_are_enough():

@@ -145,3 +145,26 @@ def test_two_halves_that_miss_each_other_kill_nobody():
 )  # fmt: skip
 def test_the_control_plane_of_a_remote_cluster_is_its_home(rows, state):
     assert judged(primaries("ABCD", R=remote("A")), "R", *rows).state == state
+
+
+MEMBER = ObservationSpec(member_lost=True)
+
+
+def test_what_a_member_said_is_old_news_when_only_mirrors_answer_for_its_cluster():
+    """D's member died after it had said that it misses X, and nobody takes that back: A alone misses X now."""
+    rows = [("D", "X", BOTH), ("A", "X", BOTH)]
+    assert judged(primaries("ADX"), "X", *rows).state == "dead"
+    told = Electorate(primaries("ABDX"), complaints(*rows, ("AB", "D", MEMBER), ("A", "X", BOTH)))
+    assert told.judge("X") == Judgement(state="data-degraded", control_lost_by=("A",), data_lost_by=("A",))
+    assert not told.counts("D")
+    assert told.judge("D") == Judgement(state="ok")
+
+
+def test_one_observer_alone_silences_nobody():
+    rows = [("AD", "X", BOTH), ("B", "D", MEMBER)]
+    assert judged(primaries("ABDX"), "X", *rows).state == "dead"
+
+
+def test_a_home_that_only_a_mirror_answers_for_loses_none_of_its_remotes():
+    rows = [("AB", "X", MEMBER), ("AB", "R", DATA), ("X", "R", BOTH)]
+    assert judged(primaries("ABX", R=remote("X")), "R", *rows).state == "data-degraded"
