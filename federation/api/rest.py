@@ -7,6 +7,7 @@ clusters, and a write needs `metadata.cluster` or goes to the controller's own c
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from certs.core.verifier import Verifier
-from discovery.core.commands import Delete
+from discovery.core.commands import Delete, Put
 from discovery.core.kinds import GROUP, KINDS, VERSION, Kind, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, unpack_resource
 from discovery.core.quotas import quota_of
@@ -132,6 +133,12 @@ def _verbs(kind: Kind) -> list[str]:
     return ["get", "list", "watch", *write, *(("delete",) if kind.deletable else ())]
 
 
+def _request_id(request: web.Request, put: Put) -> str:
+    """Return under which id a write is proposed: the client's, for this very write; another one is no repetition."""
+    given = request.query.get("requestId", "")
+    return f"{given}/{hashlib.sha256(msgspec.msgpack.encode(put)).hexdigest()[:32]}" if given else ""
+
+
 class ResourceApi:
     """Serves the catalog's resources to operators of one cluster."""
 
@@ -240,7 +247,7 @@ class ResourceApi:
                 self._same(f"metadata.{field}", in_body, in_path)
         cluster = request.match_info.get("cluster", self._cluster)
         put = to_put(manifest, cluster=cluster, create=create)
-        outcome = await self._proposer.write(put, request_id=request.query.get("requestId", ""))
+        outcome = await self._proposer.write(put, request_id=_request_id(request, put))
         _log.info("resource_written", key=str(put.key), operator=operator, revision=outcome.revision)
         return json_response(
             to_object(resource(self._catalog.tables, put.key)), status=201 if create else 200
@@ -309,7 +316,10 @@ class ResourceApi:
                     }
                 else:
                     row = unpack_resource(change.value)
-                    yield {"type": "ADDED" if row.generation == 1 else "MODIFIED", "object": to_object(row)}
+                    yield {
+                        "type": "ADDED" if row.created_revision == at else "MODIFIED",
+                        "object": to_object(row),
+                    }
 
     def _pace(self) -> None:
         """Count one write; raises `LimitExceededError` where this cluster's quota wants them slower."""
