@@ -48,8 +48,12 @@ def check_request(request: TokenRequest) -> None:
     """Raise InvalidInputError if the request makes no sense."""
     check_label(request.cluster, "cluster")
     if not 1_000 <= request.ttl_ms <= TTL_MS_MAX:
-        raise InvalidInputError(f"ttl: {request.ttl_ms} ms is outside 1s to 7d")
+        raise InvalidInputError(f"ttl: {request.ttl_ms} ms is outside 1s to 7d (1000 to {TTL_MS_MAX} ms)")
     if request.purpose == "agent":
+        if not request.namespace or not (request.service_account or request.workload_group):
+            raise InvalidInputError(
+                "namespace, or service account and workload group, are missing: an agent token says who its workloads are"
+            )
         check_label(request.namespace, "namespace")
         if not request.workload_group:
             check_label(request.service_account, "service_account")

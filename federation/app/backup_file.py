@@ -160,7 +160,7 @@ class BackupReader:
         self._offset = 0
         head = self._read(_HEAD_BYTES)
         if not head.startswith(MAGIC):
-            raise CorruptError(f"{name} is not a backup: it does not begin with {MAGIC!r}")
+            raise CorruptError(f"{name} is not a backup: it does not begin with {MAGIC.decode()}")
         version, mode = head[len(MAGIC)], head[len(MAGIC) + 1 : len(MAGIC) + 2]
         if version > FORMAT_VERSION:
             raise PreconditionError(

@@ -15,7 +15,7 @@ import msgspec
 from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
 from discovery.core.catalog import Catalog
-from discovery.core.commands import Put
+from discovery.core.commands import Put, Tick
 from discovery.core.model import ResourceKey
 from discovery.core.specs import ClusterSpec, ControllerSpec, FederationSpec, TrustDomainSpec
 from federation.agent.directory import DirectoryStore, save_directory
@@ -132,6 +132,8 @@ async def _first_commit(config: ControllerConfig, credentials: Credentials, stor
         proposer = Proposer(engine, cluster=config.cluster.name)
         await proposer.barrier(timeout_ms=_COMMIT_TIMEOUT_MS)
         if catalog.tables.resources.get(ResourceKey("", "Federation", "", "federation").encode()) is None:
+            # Federation time begins here: else what is written first would be of the year 1970.
+            await proposer.propose(Tick(now_ms=int(utc_now().timestamp() * 1000)))
             await proposer.write(*_founding_records(config, credentials, store.current))
 
 

@@ -7,8 +7,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from federation.cli.output import print_json, print_table, say
-from federation.cli.session import Session, context_option, output_option
-from federation.kernel.units import duration_ms
+from federation.cli.session import Session, context_option, output_option, read_duration
 
 
 @click.command()
@@ -18,11 +17,22 @@ from federation.kernel.units import duration_ms
 @output_option
 def history(name: str, since: str, context_directory: str, output: str) -> None:
     """Show what changed about NAME: a cluster, a service such as orders.shop, or KIND/[NAMESPACE/]NAME."""
-    query = {"name": name} | ({"sinceMs": str(duration_ms(since))} if since else {})
+    query = {"name": name} | ({"sinceMs": str(read_duration(since, "--since"))} if since else {})
     answer: dict[str, Any] = Session(context_directory).get(f"/v1/history?{urlencode(query)}")
     if output == "json":
         print_json(answer)
         return
+    if answer["events"]:
+        _print_events(answer["events"])
+    else:
+        say(f"no change of {name} is remembered{f' of the last {since}' if since else ''}")
+    if not answer["complete"]:
+        say(f"and more: the newest {len(answer['events'])} are shown")
+    begins = f"since {_time(answer['beginsMs'])}, " if answer["beginsMs"] else ""
+    say(f"changes are kept {begins}after revision {answer['beginsAfter']}, on the controller that answered")
+
+
+def _print_events(events: list[dict[str, Any]]) -> None:
     print_table(
         ("revision", "when", "by", "cluster", "what", "object", "fields"),
         [
@@ -35,13 +45,9 @@ def history(name: str, since: str, context_directory: str, output: str) -> None:
                 one["object"],
                 _fields(one),
             )
-            for one in answer["events"]
+            for one in events
         ],
     )
-    if not answer["complete"]:
-        say(f"and more: the newest {len(answer['events'])} are shown")
-    begins = f"since {_time(answer['beginsMs'])}, " if answer["beginsMs"] is not None else ""
-    say(f"changes are kept {begins}after revision {answer['beginsAfter']}, on the controller that answered")
 
 
 def _fields(event: dict[str, Any]) -> str:

@@ -64,7 +64,8 @@ def _ask(address: str) -> dict[str, Any]:
         response = connection.getresponse()
         body = response.read(ANSWER_BYTES_MAX + 1)
     except (OSError, http.client.HTTPException) as error:
-        raise UnavailableError(f"no agent answers at {address}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UnavailableError(f"no agent answers at {address}: {reason}") from error
     finally:
         connection.close()
     try:

@@ -21,11 +21,11 @@ from federation.cli.session import (
     context_option,
     output_option,
     read_config,
+    read_duration,
     read_text,
     read_token,
 )
 from federation.kernel.errors import InvalidInputError, NotFoundError
-from federation.kernel.units import duration_ms
 
 
 @click.command()
@@ -255,17 +255,13 @@ def create(
     output: str,
 ) -> None:
     """Create a token and print it: it cannot be shown again."""
-    try:
-        ttl_ms = duration_ms(ttl)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"--ttl: {error.message}") from error
     request = TokenRequest(
         purpose=purpose,  # type: ignore[arg-type]  # checked by click
         cluster=cluster_name,
         namespace=namespace,
         service_account=service_account,
         workload_group=workload_group,
-        ttl_ms=ttl_ms,
+        ttl_ms=read_duration(ttl, "--ttl"),
     )
     check_request(request)
     answer = Session(context_directory).send("POST", "/v1/tokens", request)

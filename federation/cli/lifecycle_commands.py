@@ -8,9 +8,8 @@ import click
 
 from federation.api.lifecycle import DrainRequest, RemoveRequest
 from federation.cli.output import print_json, say
-from federation.cli.session import Session, context_option, decode_answer, output_option
+from federation.cli.session import Session, context_option, decode_answer, output_option, read_duration
 from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
-from federation.kernel.units import duration_ms
 
 POLL_S = 0.5
 # Beyond the time between two steps: a new leader, a new holder of the lease, a check of many services.
@@ -68,10 +67,6 @@ def drain(
     Refused where it alone serves something, or where the log would stop without it. Given up by itself when the
     others lose what they serve meanwhile, or when more requests fail than before. Repeat the command to watch one that is under way.
     """
-    try:
-        every_ms = duration_ms(every)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"--every: {error.message}") from error
     if not 1 <= step <= 100:
         raise InvalidInputError(f"--step is {step}, expected 1 to 100")
     if not 0 <= min_capacity <= 100:
@@ -82,7 +77,7 @@ def drain(
     path = f"/v1/clusters/{quote(name, safe='')}/drain"
     wanted = DrainRequest(
         step_percent=step,
-        every_ms=every_ms,
+        every_ms=read_duration(every, "--every"),
         force=force,
         min_capacity=min_capacity,
         max_error_rate=max_error_rate,

@@ -10,9 +10,8 @@ import click
 from certs.core.token import parse_token, token_hash
 from federation.api.rehomings import RehomeRequest
 from federation.cli.output import print_json, say
-from federation.cli.session import Session, context_option, output_option, read_token
+from federation.cli.session import Session, context_option, output_option, read_duration, read_token
 from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
-from federation.kernel.units import duration_ms
 
 POLL_S = 0.5
 # Beyond the time that a move has: the way back, and a new leader.
@@ -83,10 +82,7 @@ def rehome(
 def _begin(
     session: Session, path: str, name: str, to: str, text: str | None, within: str, *, force: bool, yes: bool
 ) -> dict[str, Any]:
-    try:
-        within_ms = duration_ms(within)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"--within: {error.message}") from error
+    within_ms = read_duration(within, "--within")
     found: dict[str, Any] = session.get(path)
     if found["state"] in ("announced", "moving") and found["otherHome"] == to:
         return found

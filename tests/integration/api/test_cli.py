@@ -209,3 +209,13 @@ def test_a_server_that_is_another_cluster_is_not_believed(
     text = (copy / "context.toml").read_text()
     (copy / "context.toml").write_text(text.replace('cluster = "alpha"', 'cluster = "beta"'))
     refused(isthmus("status", context=copy), 1, "expected a controller of beta")
+
+
+def test_the_history_begins_when_the_federation_was_founded(isthmus: Run) -> None:
+    (created,) = json.loads(ok(isthmus("history", "cluster/alpha", "-o", "json")))["events"]
+    assert created["atMs"] > 1_700_000_000_000
+    cluster = json.loads(ok(isthmus("get", "cluster/alpha", "-o", "json")))
+    assert not cluster["metadata"]["creationTimestamp"].startswith("1970")
+    nothing = isthmus("history", "grant/shop/never")
+    assert ok(nothing) == ""
+    assert nothing.stderr.startswith("no change of grant/shop/never is remembered\n")

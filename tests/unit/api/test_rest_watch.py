@@ -11,6 +11,7 @@ from aiohttp import web
 from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
 from discovery.core.catalog import Catalog
+from discovery.core.commands import Put
 from federation.api import rest
 from federation.api.proposer import Proposer
 from federation.api.rest import ResourceApi, errors_to_status
@@ -95,3 +96,16 @@ async def test_a_watch_tells_only_of_its_own_kind_namespace_and_cluster() -> Non
         watches.notify()
         event = msgspec.json.decode(await answer.content.readline())
         assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "mine")
+
+
+async def test_a_new_status_of_an_object_that_is_as_it_was_made_is_no_new_object() -> None:
+    log = founded()
+    path = f"{POLICIES}?watch=true&resourceVersion={log.catalog.revision}"
+    made = put_export("alpha", "shop", "x")
+    async with serving(log) as (_, watches, session), session.get(path) as answer:
+        log.accept("alpha", made)
+        log.accept("alpha", Put(key=made.key, status=b'{"conditions":[]}'))
+        watches.notify()
+        events = [msgspec.json.decode(await answer.content.readline()) for _ in range(2)]
+        assert [event["type"] for event in events] == ["ADDED", "MODIFIED"]
+        assert [event["object"]["metadata"]["generation"] for event in events] == [1, 1]

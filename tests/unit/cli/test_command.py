@@ -82,7 +82,7 @@ def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
         (("get", "clusters"), 3, "no-context/context.toml: No such file or directory: name an operator's context"),
         (("token", "create", "--cluster", "a", "--ttl", "10"), 2, "--ttl: '10' is not a duration"),
         (("token", "create", "--cluster", "A"), 2, "cluster: 'A' is not a name"),
-        (("token", "create", "--cluster", "a", "--purpose", "agent"), 2, "namespace: '' is not a name"),
+        (("token", "create", "--cluster", "a", "--purpose", "agent"), 2, "are missing: an agent token says who"),
         (("controller", "run", "--config", "no-file.toml"), 3, "no-file.toml: No such file or directory"),
         (("apply", "-f", "no-file.yaml"), 3, "no-file.yaml: No such file or directory"),
         (("get", "pods"), 3, "no kind 'pods': expected one of agents, "),
