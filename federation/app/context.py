@@ -16,7 +16,7 @@ from certs.runtime.keystore import write_private
 from federation.app.config import ControllerConfig
 from federation.app.credentials import Credentials
 from federation.kernel.configfile import Section, decode_config, host_port
-from federation.kernel.errors import NotFoundError
+from federation.kernel.errors import BadIdentityError, NotFoundError
 
 CONTEXT_FILE = "context.toml"
 ROOTS_FILE = "roots.pem"
@@ -48,7 +48,7 @@ class Context:
 
 
 def open_context(directory: Path) -> Context:
-    """Read the context in `directory`; raises NotFoundError or InvalidInputError naming the file."""
+    """Read the context in `directory`; raises NotFoundError, InvalidInputError or BadIdentityError naming the file."""
     path = directory / CONTEXT_FILE
     try:
         text = path.read_text()
@@ -60,7 +60,13 @@ def open_context(directory: Path) -> Context:
         ) from error
     file = decode_config(text, ContextFile, path=str(path))
     bundle = make_bundle(file.trust_domain, from_pem(roots, where=str(directory / ROOTS_FILE)))
-    return Context(file, LeafIdentity.load(directory), {file.trust_domain: bundle})
+    identity = LeafIdentity.load(directory)
+    if identity.installed and identity.not_after <= utc_now():
+        raise BadIdentityError(
+            f"{identity.path} expired at {identity.not_after.isoformat()}: a controller that runs renews it in its"
+            " DATA_DIR/operator: start it, or copy that directory anew"
+        )
+    return Context(file, identity, {file.trust_domain: bundle})
 
 
 def write_context(config: ControllerConfig, credentials: Credentials, *, name: str = "admin") -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import tomllib
+import warnings
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ from federation.cli.session import (
     read_text,
     read_token,
 )
-from federation.kernel.errors import InvalidInputError, NotFoundError
+from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 
 
 @click.command()
@@ -48,7 +49,10 @@ def init(config_path: Path, name: str, root_export: Path | None, export_passphra
     config = read_config(config_path, ControllerConfig)
     passphrase = b""
     if root_export is not None:
+        _check_export(root_export)
         passphrase = _export_passphrase(export_passphrase_file)
+    elif export_passphrase_file is not None:
+        raise InvalidInputError("--export-passphrase-file: only with --root-export")
     founded = asyncio.run(found(config, name=name, root_export=root_export, export_passphrase=passphrase))
     say(f"federation {founded.federation} founded by cluster {config.cluster.name}")
     if founded.root_export is None:
@@ -63,10 +67,25 @@ def init(config_path: Path, name: str, root_export: Path | None, export_passphra
 def _export_passphrase(path: Path | None) -> bytes:
     if path is not None:
         return read_text(path).strip().encode()
-    first = getpass.getpass("passphrase of the exported root key: ")
-    if first != getpass.getpass("again: "):
-        raise InvalidInputError("the two passphrases differ")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            first = getpass.getpass("passphrase of the exported root key: ")
+            if first != getpass.getpass("again: "):
+                raise InvalidInputError("the two passphrases differ")
+    except getpass.GetPassWarning as error:
+        raise InvalidInputError(
+            "--export-passphrase-file is missing: there is no terminal to ask for the passphrase"
+        ) from error
     return first.encode()
+
+
+def _check_export(root_export: Path) -> None:
+    """Refuse what would fail after the founding."""
+    if not root_export.parent.is_dir():
+        raise NotFoundError(f"--root-export: {root_export.parent}: no such directory")
+    if root_export.exists():
+        raise AlreadyExistsError(f"--root-export: {root_export} exists: it is never overwritten")
 
 
 @click.group()

@@ -84,7 +84,11 @@ def drain(
     )
     answer = session.send("POST", path, wanted)
     if wait:
-        answer = _watch(session, path, answer)
+        try:
+            answer = _watch(session, path, answer)
+        except KeyboardInterrupt:
+            say(f"the drain goes on without this command: isthmus cluster undrain {name} takes it back")
+            raise
     if output == "json":
         print_json(answer)
     if answer["state"] == "rolled back":

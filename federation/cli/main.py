@@ -12,7 +12,7 @@ from federation.cli.doctor_command import doctor
 from federation.cli.federation_commands import cluster, init, token
 from federation.cli.lab_commands import chaos, demo
 from federation.cli.member_commands import member
-from federation.cli.output import EXIT_FAILED, exit_code, leave_quietly, say
+from federation.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, exit_code, leave_quietly, say
 from federation.cli.process_commands import agent, controller, dns, gateway
 from federation.cli.resource_commands import apply, delete, get
 from federation.cli.status_commands import proxy, resolve, status
@@ -20,9 +20,22 @@ from federation.cli.understanding_commands import explain, trace, whatif
 from federation.kernel.errors import IsthmusError, cause_of
 
 
+class Commands(click.Group):
+    """Ends with the status of an interrupted command on Ctrl-C, which is no failure."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+
+
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done, 1 failed, 2 bad input or usage, 3 not found, 4 conflict, 5 unavailable or timed out.",
+    epilog="Exit status: 0 done, 1 failed, 2 bad input or usage, 3 not found, 4 conflict, 5 unavailable or timed out,"
+    " 130 interrupted.",
 )
 @click.version_option(version("isthmus"), prog_name="isthmus")
 def cli() -> None:

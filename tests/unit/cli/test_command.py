@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -18,8 +21,10 @@ from federation.cli.output import exit_code, print_json, print_table
 from federation.cli.resource_commands import kind_named, path_of
 from federation.kernel import errors
 from federation.kernel.errors import IsthmusError, NotFoundError
+from tests.support.pki import TestDomain
 
 Run = Callable[..., tuple[int, str, str]]
+REPOSITORY = Path(__file__).parents[3]
 GRANT = "apiVersion: federation.isthmus.dev/v1alpha1\nkind: Grant\n"
 
 
@@ -84,6 +89,7 @@ def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
         (("token", "create", "--cluster", "A"), 2, "cluster: 'A' is not a name"),
         (("token", "create", "--cluster", "a", "--purpose", "agent"), 2, "are missing: an agent token says who"),
         (("controller", "run", "--config", "no-file.toml"), 3, "no-file.toml: No such file or directory"),
+        (("init", "--config", __file__, "--name", "x"), 2, "not a TOML file"),
         (("apply", "-f", "no-file.yaml"), 3, "no-file.yaml: No such file or directory"),
         (("get", "pods"), 3, "no kind 'pods': expected one of agents, "),
         (("get", "gratns"), 3, "no kind 'gratns': did you mean grants? expected one of"),
@@ -282,6 +288,17 @@ def test_no_column_is_cut_although_the_widest_cells_stand_in_different_rows(
     assert [tuple(line.split()) for line in capsys.readouterr().out.splitlines()[1:]] == rows
 
 
+def _interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_command_says_so_by_its_exit_status_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cli.commands, "talk", click.Command("talk", callback=_interrupted))
+    assert run("talk") == (130, "", "")
+
+
 async def _say_in_a_task() -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(asyncio.to_thread(click.echo, "news"))
@@ -306,3 +323,79 @@ def test_a_reader_that_has_seen_enough_is_no_error(
     assert run("talk") == (1, "", "")
     with contextlib.suppress(BrokenPipeError):  # What click left in it.
         output.close()
+
+
+CONTROLLER = """\
+id = "c1"
+data_dir = "%s"
+[cluster]
+name = "alpha"
+trust_domain = "alpha.example"
+region = "eu"
+[listen]
+raft = "127.0.0.1:1"
+control = "127.0.0.1:2"
+api = "127.0.0.1:3"
+metrics = "127.0.0.1:4"
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--root-export", "nowhere/x.root"), 3, "--root-export: nowhere: no such directory"),
+        (("--root-export", "there.root"), 4, "--root-export: there.root exists"),
+        (("--root-export", "x.root"), 2, "--export-passphrase-file is missing: there is no terminal"),
+        (("--export-passphrase-file", "x"), 2, "--export-passphrase-file: only with --root-export"),
+    ],
+)
+def test_an_export_that_cannot_be_made_is_refused_before_anything_is_founded(
+    tmp_path: Path, options: tuple[str, ...], code: int, message: str
+) -> None:
+    (tmp_path / "controller.toml").write_text(CONTROLLER % (tmp_path / "data"))
+    (tmp_path / "there.root").touch()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "federation.cli.main",
+            "init",
+            "--config",
+            "controller.toml",
+            "--name",
+            "x",
+            *options,
+        ],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Without a terminal.
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_expired_context_is_named_with_what_renews_it(run: Run, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    domain = TestDomain("alpha.example", tmp_path / "pki")
+    ago = datetime.now(UTC) - timedelta(hours=1)
+    operator = domain.forge(
+        uris=["spiffe://alpha.example/isthmus/alpha/operator/admin"],
+        not_before=ago - timedelta(hours=1),
+        not_after=ago,
+    )
+    context.mkdir(mode=0o700)
+    operator.write(context / "identity.pem")
+    (context / "roots.pem").write_bytes(domain.root.bundle().pem())
+    (context / "context.toml").write_text(
+        'cluster = "alpha"\ntrust_domain = "alpha.example"\napi = ["127.0.0.1:1"]\n'
+    )
+    code, _, err = run("get", "clusters", "--context", str(context))
+    assert code == 1
+    assert f"{context / 'identity.pem'} expired at {ago:%Y-%m-%dT%H:%M}" in err
+    assert "copy that directory anew" in err
