@@ -150,7 +150,8 @@ class Operators:
         if world.agreed.leader() is None or cluster in unswept(tables):
             world.later(0.5, self._join, cluster)
             return
-        sponsor = HOME if cluster != HOME else "beta"
+        # Two clusters may be removed at one time: who is gone himself lets nobody join.
+        sponsor = next(one for one in world.primaries if one not in (cluster, *self.gone))
         epoch = world.rules.lifecycle.epoch(cluster) + 1
         self._say(sponsor, Write(operations=tuple(joining(cluster, world.primaries, epoch=epoch))))
         controllers = [name for name, one in world.controllers.items() if one.cluster == cluster]
