@@ -21,8 +21,9 @@ from discovery.core.model import FEDERATION_SCOPE, ResourceKey
 from discovery.core.specs import DrainReportSpec, DrainSpec, ServiceTraffic
 
 MILLION = 1_000_000
-# Fewer say nothing about a rate: one failure in a quiet second is not a hundred per cent.
-REQUESTS_MIN = 50
+# Fewer requests are taken for so many, of which the others were good, and fewer errors for none: one failure in a quiet
+# second is not a hundred per cent, but a quiet service of which most calls fail fails.
+REQUESTS_TAKEN_MIN = 50
 ERRORS_MIN = 3
 FAILING_NAMED_MAX = 3
 # After the last step callers are looked at for so long at least, however close the steps were: requests are added up over
@@ -44,11 +45,10 @@ def watched_after_ms(drain: DrainSpec) -> int:
 
 def fails_too_often(one: ServiceTraffic, errors_per_million_max: int) -> bool:
     """True when more requests fail than did before, and by more than the limit; in whole numbers, the same everywhere."""
-    if one.requests < REQUESTS_MIN or one.errors < ERRORS_MIN:
+    if one.errors < ERRORS_MIN:
         return False
-    return one.errors * MILLION > (
-        per_million(one.errors_before, one.requests_before) + errors_per_million_max
-    ) * (one.requests)
+    allowed = per_million(one.errors_before, one.requests_before) + errors_per_million_max
+    return one.errors * MILLION > allowed * max(one.requests, REQUESTS_TAKEN_MIN)
 
 
 def per_million(errors: int, requests: int) -> int:

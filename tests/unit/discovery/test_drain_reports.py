@@ -31,7 +31,11 @@ def traffic(
     [
         pytest.param(traffic(1_000, 11), LIMIT, True, id="above-the-limit"),
         pytest.param(traffic(1_000, 10), LIMIT, False, id="at-the-limit"),
-        pytest.param(traffic(49, 49), LIMIT, False, id="too-few-requests"),
+        pytest.param(traffic(5, 5), LIMIT, True, id="a-quiet-service-that-is-down"),
+        pytest.param(traffic(2, 2), LIMIT, False, id="a-service-that-nobody-calls"),
+        pytest.param(traffic(20, 5), 10 * LIMIT, False, id="few-requests-are-taken-for-fifty"),
+        pytest.param(traffic(20, 6), 10 * LIMIT, True, id="unless-so-many-fail-that-it-is-too-much-of-fifty"),
+        pytest.param(traffic(20, 8, (100, 20)), LIMIT, False, id="a-quiet-service-that-failed-before"),
         pytest.param(traffic(50, 2), LIMIT, False, id="two-are-no-rate"),
         pytest.param(traffic(50, 3), LIMIT, True, id="three-of-fifty"),
         pytest.param(traffic(1_000, 55, (1_000, 50)), LIMIT, False, id="it-failed-before"),
