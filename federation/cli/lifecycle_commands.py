@@ -9,7 +9,7 @@ import click
 from federation.api.lifecycle import DrainRequest, RemoveRequest
 from federation.cli.output import print_json, say
 from federation.cli.session import Session, context_option, decode_answer, output_option, read_duration
-from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
+from federation.kernel.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 
 POLL_S = 0.5
 # Beyond the time between two steps: a new leader, a new holder of the lease, a check of many services.
@@ -159,6 +159,11 @@ def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any
             answer = session.get(path)
         except UnavailableError as error:
             say(f"asking again: {error.message}")
+        except NotFoundError as error:
+            raise PreconditionError(
+                f"the drain of {answer['cluster']} was ended by somebody else: it has its whole share again,"
+                " or was removed"
+            ) from error
 
 
 def _still_watched(drain: dict[str, Any], watch_s: float) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from federation.cli.lifecycle_commands import _watch, print_drain
-from federation.kernel.errors import UnavailableError
+from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError, UnavailableError
 
 
 def drain(
@@ -24,12 +24,12 @@ def drain(
 class Answers:
     """A session whose answers the test gives; the last one stays."""
 
-    def __init__(self, *answers: dict[str, Any] | UnavailableError) -> None:
+    def __init__(self, *answers: dict[str, Any] | IsthmusError) -> None:
         self.left = list(answers)
 
     def get(self, _path: str) -> dict[str, Any]:
         answer = self.left.pop(0) if len(self.left) > 1 else self.left[0]
-        if isinstance(answer, UnavailableError):
+        if isinstance(answer, IsthmusError):
             raise answer
         return answer
 
@@ -51,6 +51,12 @@ def test_the_command_returns_when_it_is_known_what_came_of_the_drain(first, answ
     session: Any = Answers(*answers)
     assert _watch(session, "path", first) == last
     assert f"beta: {last['sharePercent']}%" in capsys.readouterr().err
+
+
+def test_a_drain_that_somebody_else_ends_is_told_as_what_it_is():
+    session: Any = Answers(drain(50), NotFoundError("cluster beta is not drained"))
+    with pytest.raises(PreconditionError, match="ended by somebody else"):
+        _watch(session, "path", drain(100))
 
 
 def test_after_the_last_step_it_says_for_how_long_it_waits(capsys):
