@@ -208,7 +208,9 @@ def claims(policies: Policies, tables: Tables, key: ServiceKey) -> list[Claim]:
     if len(found) < 2:
         return found  # Of ports nobody else has an opinion.
     return [
-        msgspec.structs.replace(claim, ports=_ports(tables, key, claim.cluster, parts.get(claim.cluster)))
+        msgspec.structs.replace(
+            claim, ports=_ports(policies, tables, key, claim.cluster, parts.get(claim.cluster))
+        )
         for claim in found
     ]
 
@@ -224,10 +226,10 @@ def _clusters_with(tables: Tables, key: ServiceKey) -> Iterator[str]:
 
 
 def _ports(
-    tables: Tables, key: ServiceKey, cluster: str, part: ExternalPart | None
+    policies: Policies, tables: Tables, key: ServiceKey, cluster: str, part: ExternalPart | None
 ) -> tuple[EndpointPort, ...]:
     outside = () if part is None else part.endpoints
-    rows = (*tables.list_endpoints(key, cluster), *outside)
+    rows = (*filter(policies.served.serves, tables.list_endpoints(key, cluster)), *outside)
     return distinct_ports(port for endpoint in rows for port in endpoint.ports)
 
 

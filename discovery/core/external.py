@@ -22,7 +22,7 @@ from discovery.core.draft import Draft
 from discovery.core.liveness import OBSERVERS_MIN, Electorate
 from discovery.core.model import Change, Resource, ResourceKey, unpack_resource
 from discovery.core.ownership import cluster_spec, clusters
-from discovery.core.poison import address_refusal, is_a_place
+from discovery.core.poison import address_refusal, is_a_place, stands_for
 from discovery.core.rules import networks
 from discovery.core.specs import (
     ClusterSpec,
@@ -36,6 +36,8 @@ from discovery.core.tables import Tables
 from discovery.core.verdicts import electorate_of, hold_ms
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import LimitExceededError, NotAllowedError, PreconditionError
+
+_Sought = list[tuple[int, int, int]]  # IP version, number, position among a service's addresses.
 
 KIND = "ExternalService"
 OBSERVATION = "ExternalObservation"
@@ -103,25 +105,50 @@ def check_service(
         for port in spec.ports:
             if is_a_place(address, port.target_port or port.port, draft.places):
                 raise NotAllowedError(f"{where}:{port.target_port or port.port} is a controller's own")
-    _check_ranges(key, spec, joined)
-
-
-def _check_ranges(key: ResourceKey, spec: ExternalServiceSpec, joined: Mapping[str, ClusterSpec]) -> None:
-    """Raise for an address of another cluster. Cost: one search for each range of all clusters."""
-    addresses = [ipaddress.ip_address(text) for text in spec.addresses]
-    sought = sorted((address.version, int(address), position) for position, address in enumerate(addresses))
+    sought = _sorted(spec.addresses)
     for name, other in joined.items():
-        if name == key.scope:
-            continue
-        for network in networks(other.ranges):
-            first, last = int(network.network_address), int(network.broadcast_address)
-            found = bisect_left(sought, (network.version, first))
-            if found < len(sought) and sought[found][:2] <= (network.version, last):
-                position = sought[found][2]
+        if name != key.scope and (found := _first_within(sought, other.ranges)) is not None:
+            raise NotAllowedError(
+                f"{key}: spec.addresses[{found}]: {spec.addresses[found]} lies in the ranges of cluster"
+                f" {name}: only that may publish it"
+            )
+
+
+def check_ranges(draft: Draft, cluster: str, ranges: tuple[str, ...]) -> None:
+    """Raise for a range in which an external service of another cluster has an address: who came first keeps it.
+
+    So nobody takes an address from callers by what it says of itself. Cost: the external services of all clusters.
+    """
+    before = cluster_spec(draft, cluster)
+    if not ranges or (before is not None and before.ranges == ranges):
+        return
+    for name in clusters(draft):
+        for row in draft.list_resources(name, KIND) if name != cluster else ():
+            addresses = _spec(row).addresses
+            if (found := _first_within(_sorted(addresses), ranges)) is not None:
                 raise NotAllowedError(
-                    f"{key}: spec.addresses[{position}]: {spec.addresses[position]} lies in the ranges of cluster"
-                    f" {name}: only that may publish it"
+                    f"cluster {cluster}: spec.ranges contain {addresses[found]}, an address of {row.key}:"
+                    f" take it out there, or give {cluster} ranges without it"
                 )
+
+
+def _sorted(addresses: tuple[str, ...]) -> _Sought:
+    """The addresses, and what they stand for, to look for ranges in."""
+    return sorted(
+        (meant.version, int(meant), position)
+        for position, address in enumerate(addresses)
+        for meant in map(ipaddress.ip_address, (address, *stands_for(address)))
+    )
+
+
+def _first_within(sought: _Sought, ranges: tuple[str, ...]) -> int | None:
+    """Return which of the addresses lies in one of these ranges. Cost: one search for each range."""
+    for network in networks(ranges):
+        first, last = int(network.network_address), int(network.broadcast_address)
+        found = bisect_left(sought, (network.version, first))
+        if found < len(sought) and sought[found][:2] <= (network.version, last):
+            return sought[found][2]
+    return None
 
 
 def check_observation(draft: Draft, proposer: str, key: ResourceKey) -> None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+import msgspec
+
 from discovery.core.external import KIND, checkers
 from discovery.core.kinds import decode_spec
 from discovery.core.liveness import is_suspended
 from discovery.core.model import ResourceKey, ServiceKey
 from discovery.core.opinion import Opinion
 from discovery.core.policies import Policies
+from discovery.core.served import ServedAddresses
 from discovery.core.specs import ExternalServiceSpec
 from discovery.core.tables import Tables
 from federation.kernel.errors import InvalidInputError
@@ -16,7 +19,16 @@ from federation.kernel.errors import InvalidInputError
 ADDRESSES_CHECKED_MAX = 2_000
 # What the duties follow from. A status changes an ExternalService too; that is rare.
 DUTY_KINDS = frozenset(
-    {KIND, "Cluster", "TrustDomain", "ExportPolicy", "ClusterExportPolicy", "Grant", "ImportPolicy"}
+    {
+        KIND,
+        "Cluster",
+        "Controller",
+        "TrustDomain",
+        "ExportPolicy",
+        "ClusterExportPolicy",
+        "Grant",
+        "ImportPolicy",
+    }
 )
 
 Duties = dict[ResourceKey, ExternalServiceSpec]
@@ -34,7 +46,7 @@ def duties(tables: Tables, cluster: str) -> tuple[Duties, int]:
     addresses = left_out = 0
     for owner in sorted(policies.clusters, key=lambda name: (name != cluster, name)):
         is_own = cluster in (owner, policies.clusters[owner].home)
-        for key, spec in _services(tables, owner):
+        for key, spec in _services(tables, owner, policies.served):
             if cluster not in checkers(spec, owner, policies.clusters):
                 continue
             if not is_own and not policies.shows(owner, cluster, ServiceKey(key.namespace, key.name)):
@@ -90,11 +102,17 @@ def concerns_duties(kinds: Iterable[str]) -> bool:
     return not DUTY_KINDS.isdisjoint(kinds)
 
 
-def _services(tables: Tables, owner: str) -> Iterator[tuple[ResourceKey, ExternalServiceSpec]]:
+def _services(
+    tables: Tables, owner: str, served: ServedAddresses
+) -> Iterator[tuple[ResourceKey, ExternalServiceSpec]]:
+    """Yield the services of a cluster, with those of their addresses to which callers may be sent."""
     for row in tables.list_resources(owner, KIND):
         try:
             spec = decode_spec(KIND, row.spec, where=str(row.key))
         except InvalidInputError:
             continue  # Of a newer build: its checkers are, too.
         assert isinstance(spec, ExternalServiceSpec)
-        yield row.key, spec
+        ports = [port.target_port or port.port for port in spec.ports]
+        addresses = tuple(one for one in spec.addresses if not served.outside_refusal(owner, one, ports))
+        if addresses:
+            yield row.key, msgspec.structs.replace(spec, addresses=addresses)

@@ -6,6 +6,7 @@ import msgspec
 
 from discovery.core.external import read_status
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort, Resource
+from discovery.core.served import ServedAddresses
 from discovery.core.specs import ExternalServiceSpec
 
 
@@ -14,9 +15,10 @@ class ExternalPart(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoints: tuple[Endpoint, ...]  # Sorted by key; ready unless the federation holds them to be unhealthy.
     suspects: tuple[str, ...] = ()  # Names of those that some checker misses: called when no other is left.
+    withheld: tuple[Endpoint, ...] = ()  # Those that the rules of now refuse: nobody is sent there.
 
 
-def external_part(row: Resource, spec: ExternalServiceSpec) -> ExternalPart:
+def external_part(row: Resource, spec: ExternalServiceSpec, served: ServedAddresses) -> ExternalPart:
     """Return the part of a service that an ExternalService adds."""
     states = {one.address: one.state for one in read_status(row).addresses}
     ports = tuple(
@@ -39,10 +41,19 @@ def external_part(row: Resource, spec: ExternalServiceSpec) -> ExternalPart:
         for address in spec.addresses
     ]
     found.sort(key=lambda endpoint: endpoint.key)
+    withheld = tuple(one for one in found if outside_refusal(one, served))
+    found = [one for one in found if one not in withheld]
     return ExternalPart(
         endpoints=tuple(found),
         suspects=tuple(one.key.name for one in found if states.get(one.address) == "degraded"),
+        withheld=withheld,
     )
+
+
+def outside_refusal(endpoint: Endpoint, served: ServedAddresses) -> str:
+    """Why callers are not sent to an address outside, "" if they are."""
+    ports = [port.listen_port for port in endpoint.ports]
+    return served.outside_refusal(endpoint.key.cluster, endpoint.address, ports)
 
 
 def external_name(address: str) -> str:

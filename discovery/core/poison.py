@@ -138,6 +138,12 @@ def check_not_poisoned(endpoint: Endpoint, ranges: tuple[str, ...], places: Plac
     key = endpoint.key
     where = f"endpoint {key.namespace}/{key.service}/{key.name}"
     check_key_is_plain(key)
+    check_place(endpoint, ranges, places, where)
+    check_labels(endpoint.labels, where)
+
+
+def check_place(endpoint: Endpoint, ranges: tuple[str, ...], places: Places, where: str) -> None:
+    """Raise `NotAllowedError` for an address, or a port of it, that would deceive the endpoint's callers."""
     if (reason := address_refusal(endpoint.address, ranges)) is not None:
         raise NotAllowedError(f"{where}: address {endpoint.address} {reason}")
     for port in endpoint.ports:
@@ -145,7 +151,6 @@ def check_not_poisoned(endpoint: Endpoint, ranges: tuple[str, ...], places: Plac
             raise NotAllowedError(
                 f"{where}: address {endpoint.address}:{port.listen_port} is a controller's own"
             )
-    check_labels(endpoint.labels, where)
 
 
 def check_key_is_plain(key: EndpointKey) -> None:

@@ -18,6 +18,8 @@ from discovery.core.model import (
     ResourceKey,
     ServiceKey,
 )
+from discovery.core.poison import controller_places
+from discovery.core.served import ServedAddresses
 from discovery.core.specs import (
     AnySpec,
     ClusterExportPolicySpec,
@@ -105,6 +107,7 @@ class Policies:
         self.trust_domains: Mapping[str, TrustDomainRoots] = self._read_trust_domains()
         self.dead: frozenset[str] = self._read_dead()  # By the federation's verdict.
         self._externals = self._find_externals()
+        self.served = ServedAddresses(self.clusters, controller_places(tables))
 
     def move(self, tables: Tables, changed: set[ResourceKey]) -> None:
         """Go on to a later version that differs in these resources."""
@@ -132,6 +135,8 @@ class Policies:
             self.dead = self._read_dead()
         if "Cluster" in kinds:
             self._externals = self._find_externals()
+        if not kinds.isdisjoint(("Cluster", "Controller")):
+            self.served = ServedAddresses(self.clusters, controller_places(tables))
         for key in changed:
             if key.kind == EXTERNAL:
                 self._find_external(key)
@@ -264,7 +269,7 @@ class Policies:
                 self.quarantined[str(row.key)] = error.message
                 continue
             assert isinstance(spec, ExternalServiceSpec)
-            found[cluster] = external_part(row, spec)
+            found[cluster] = external_part(row, spec, self.served)
         return found
 
     def external_services(self, cluster: str = "", namespace: str | None = None) -> Iterator[ServiceKey]:

@@ -18,6 +18,7 @@ from discovery.core.poison import (
     address_refusal,
     check_labels,
     check_not_poisoned,
+    check_place,
     is_a_place,
 )
 from discovery.core.rules import (
@@ -90,15 +91,28 @@ def _parts_are_good(endpoint: Endpoint, cluster: str, spec: ClusterSpec, places:
     if endpoint.labels and not _are_good_labels(endpoint.labels):
         return False
     address = endpoint.address
-    block, _, last = address.rpartition(".")
-    if not (
-        (last in _OCTETS and _is_good_block(block, spec.ranges)) or _is_good_address(address, spec.ranges)
-    ):
+    if not is_good_address(address, spec.ranges):
         return False
     for port in ports:  # noqa: SIM110 - a generator would cost as much as all the rest
         if is_a_place(address, port.listen_port, places):
             return False
     return True
+
+
+def is_good_address(address: str, ranges: tuple[str, ...]) -> bool:
+    """True only if an endpoint of a cluster with these ranges may have the address, other endpoints' places aside."""
+    block, _, last = address.rpartition(".")
+    return (last in _OCTETS and _is_good_block(block, ranges)) or _is_good_address(address, ranges)
+
+
+def place_refusal(endpoint: Endpoint, ranges: tuple[str, ...], places: Places) -> str:
+    """Why an endpoint of a cluster with these ranges may not be where it is, "" if it may."""
+    try:
+        check_address(endpoint.address, ranges, "endpoint")
+        check_place(endpoint, ranges, places, "endpoint")
+    except IsthmusError as error:
+        return error.message.removeprefix("endpoint: ")
+    return ""
 
 
 @lru_cache(maxsize=BLOCKS_REMEMBERED)

@@ -23,6 +23,7 @@ from discovery.core.model import (
     ServiceKey,
 )
 from discovery.core.policies import Policies
+from discovery.core.served import services_at
 from discovery.core.specs import ClusterSpec
 from discovery.core.tables import EMPTY_TABLES, Tables, endpoint_prefix
 from discovery.core.view import Admission, Gateway, Owner, Service, TrustDomainRoots
@@ -73,9 +74,13 @@ class ViewIndex:
                     gateways.add(key.cluster)
                 services.add(key.service_key)
         before = self._policies.trust_domains.keys()
-        dead_before = self._policies.dead
+        dead_before, places_before = self._policies.dead, self._policies.served.places
         self._tables = tables
         self._policies.move(tables, resources)
+        if moved := places_before ^ self._policies.served.places:
+            services |= services_at(moved, tables.endpoints.items()) | set(self._policies.external_services())
+            if GATEWAYS in services:
+                gateways |= self._policies.clusters.keys()
         roots = before ^ self._policies.trust_domains.keys()
         for cluster in gateways - {self._cluster}:
             services |= self._seen(cluster)
@@ -138,7 +143,7 @@ class ViewIndex:
                 ready=endpoint.ready,
             )
             for endpoint in self._tables.list_endpoints(GATEWAYS, cluster)
-            if endpoint.ports
+            if endpoint.ports and self._policies.served.serves(endpoint)
         )
 
     def claims(self, key: ServiceKey, owners: Iterable[Owner]) -> list[Claim]:
@@ -312,7 +317,8 @@ class ViewIndex:
         if own is None or key.namespace == SYSTEM_NAMESPACE:
             return None
         endpoints: dict[str, list[Endpoint]] = {}
-        for endpoint in self._tables.list_endpoints(key):
+        serves = self._policies.served.serves
+        for endpoint in filter(serves, self._tables.list_endpoints(key)):
             endpoints.setdefault(endpoint.key.cluster, []).append(endpoint)
         owners = [
             self._owner(cluster, spec, own, tuple(rows))
@@ -322,7 +328,7 @@ class ViewIndex:
         owners += [
             self._external(cluster, spec, part)
             for cluster, part in self._policies.external_parts(key).items()
-            if (spec := self._seen_spec(cluster, key, supposed)) is not None
+            if part.endpoints and (spec := self._seen_spec(cluster, key, supposed)) is not None
         ]
         if not owners:
             return None

@@ -1,7 +1,7 @@
 """Endpoints that were accepted from their agents and may no longer be published, because the rules changed meanwhile.
 
-They stay local: their own cluster goes on calling them. Their agents are told which these are and why, with each
-acknowledgement, and told anew when that changes: the ranges of the cluster may be changed back.
+They stay local, and nobody is sent there (`discovery.core.served`). Their agents are told which these are and why, with
+each acknowledgement, and told anew when that changes: the ranges of the cluster may be changed back.
 """
 
 from collections.abc import Iterable, Mapping

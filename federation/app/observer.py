@@ -38,6 +38,8 @@ from discovery.core.opinion import (
     wanted_observation,
 )
 from discovery.core.ownership import cluster_key
+from discovery.core.poison import controller_places
+from discovery.core.served import ServedAddresses
 from discovery.core.specs import ClusterSpec, ObservationSpec
 from discovery.core.tables import Tables
 from discovery.core.view import Gateway
@@ -261,7 +263,7 @@ class Observer:
 
     async def _reaches(self, subject: str, spec: ClusterSpec, probe: GatewaysProbe) -> bool | None:
         """Whether a gateway of a cluster answers; None: it has none."""
-        gateways = _gateways(self._catalog.tables, subject)
+        gateways = _gateways(self._catalog.tables, subject, spec)
         self._eyes.aim(
             ProbeTarget(
                 cluster=subject,
@@ -336,7 +338,9 @@ def _sights(mind: Mind) -> dict[str, str]:
     return {"control": mind.control.sight, "data": mind.data.sight, "member": mind.member.sight}
 
 
-def _gateways(tables: Tables, cluster: str) -> tuple[Gateway, ...]:
+def _gateways(tables: Tables, cluster: str, spec: ClusterSpec) -> tuple[Gateway, ...]:
+    """Those by which callers go: see `discovery.core.served`."""
+    served = ServedAddresses({cluster: spec}, controller_places(tables))
     return tuple(
         Gateway(
             name=endpoint.key.name,
@@ -346,5 +350,5 @@ def _gateways(tables: Tables, cluster: str) -> tuple[Gateway, ...]:
             ready=endpoint.ready,
         )
         for endpoint in tables.list_endpoints(_GATEWAYS, cluster)
-        if endpoint.ports
+        if endpoint.ports and served.serves(endpoint)
     )

@@ -6,7 +6,7 @@ Envoy's clusters are read from the compiled resources themselves. This module on
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -31,6 +31,7 @@ from gateways.core.explain_sent import (
     hidden_endpoints,
     seen_endpoints,
 )
+from gateways.core.explain_withheld import NOTHING_SERVED, withheld_endpoints, withheld_outside
 from gateways.core.explained import ConflictFact, EndpointFact, Explanation, OwnerFact, Withdrawn
 
 # Of one owner; its counts are of all.
@@ -140,34 +141,50 @@ def withdrawn_of(
 
 
 def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterator[OwnerFact]:
-    visible: set[str] = set()
+    told: set[str] = (
+        set()
+    )  # Whose policies were said: they are the same for what is registered and what is outside.
+    parts: set[tuple[str, bool]] = set()
+    served = reasons.policies.served
     for order, owner in enumerate(() if service is None else service.owners):
         assert service is not None
+        parts.add((owner.cluster, owner.external))
         if owner.external:
-            facts = external_endpoints(tables, service, owner)
-            fact = _external(reasons, owner.cluster, owner.endpoints, facts)
-            told = owner.cluster in visible  # With its policies, which are the same for both parts.
-            visible.add(owner.cluster)
-            yield replace(
-                fact, visible=True, order=order, direct=True, policies=() if told else fact.policies
-            )
-            continue
-        visible.add(owner.cluster)
-        facts = seen_endpoints(service, owner)
-        gateways = gateway_facts(service, owner)
-        fact = _owner(reasons, owner.cluster, owner.endpoints, facts)
-        yield replace(fact, visible=True, order=order, direct=owner.direct, gateways=gateways)
+            part = reasons.policies.external_parts(service.called_as)[owner.cluster]
+            facts = chain(external_endpoints(tables, service, owner), withheld_outside(served, part))
+            fact = replace(_external(reasons, owner.cluster, owner.endpoints, facts), direct=True)
+        else:
+            rows = tables.list_endpoints(service.called_as, owner.cluster)
+            facts = chain(seen_endpoints(service, owner), withheld_endpoints(served, rows))
+            fact = _owner(reasons, owner.cluster, owner.endpoints, facts)
+            fact = replace(fact, direct=owner.direct, gateways=gateway_facts(service, owner))
+        policies = () if owner.cluster in told else fact.policies
+        told.add(owner.cluster)
+        yield replace(fact, visible=True, order=order, policies=policies)
+    yield from _hidden(reasons, tables, parts)
+
+
+def _hidden(reasons: Reasons, tables: Tables, seen: set[tuple[str, bool]]) -> Iterator[OwnerFact]:
+    """What there is beside the parts that are seen: hidden by policies, or without an address that is served."""
+    served = reasons.policies.served
     hidden: dict[str, list[Endpoint]] = {}
     for endpoint in tables.list_endpoints(reasons.key):
-        if endpoint.key.cluster not in visible:
-            hidden.setdefault(endpoint.key.cluster, []).append(endpoint)
+        hidden.setdefault(endpoint.key.cluster, []).append(endpoint)
     for cluster, endpoints in sorted(hidden.items()):
-        facts = hidden_endpoints(endpoints, reasons.visibility(cluster))
-        yield _owner(reasons, cluster, endpoints, facts)
+        if (cluster, False) not in seen:
+            left = [one for one in endpoints if served.serves(one)]
+            facts = chain(
+                hidden_endpoints(left, reasons.visibility(cluster)), withheld_endpoints(served, endpoints)
+            )
+            fact = _owner(reasons, cluster, left, facts)
+            yield fact if left else replace(fact, why=NOTHING_SERVED)
     for cluster, part in sorted(reasons.policies.external_parts(reasons.key).items()):
-        if cluster not in visible:
-            facts = hidden_endpoints(part.endpoints, reasons.visibility(cluster))
-            yield _external(reasons, cluster, part.endpoints, facts)
+        if (cluster, True) not in seen:
+            facts = chain(
+                hidden_endpoints(part.endpoints, reasons.visibility(cluster)), withheld_outside(served, part)
+            )
+            fact = _external(reasons, cluster, part.endpoints, facts)
+            yield fact if part.endpoints else replace(fact, why=NOTHING_SERVED)
 
 
 def _external(

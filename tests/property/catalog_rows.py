@@ -27,6 +27,14 @@ NAMESPACES = ("pay", "shop")
 SERVICES = ("carts", "orders")
 ALL_KEYS = [ServiceKey(namespace, service) for namespace in NAMESPACES for service in ("also", *SERVICES)]
 
+# Of endpoints 10.CLUSTER.SERVICE.1, and gateways 10.1.0.1: all, all again, only those of few services, none.
+RANGES: tuple[list[str], ...] = (
+    [],
+    ["10.0.0.0/8"],
+    [f"10.{number}.0.0/23" for number in range(len(CLUSTERS))],
+    ["192.0.2.0/24"],
+)
+
 some = st.lists(st.sampled_from(SERVICES), min_size=1, max_size=2).map(tuple) | st.just(("*",))
 places = st.sampled_from(("", "east", "west"))
 principals = st.builds("spiffe://{}/ns/n/sa/s".format, st.sampled_from(DOMAINS))
@@ -38,6 +46,7 @@ def cluster_rows(draw):
     domain = "alpha.test" if name == "delta" else f"{name}.test"
     spec = {"role": "primary", "trustDomain": domain, "region": draw(places), "zone": draw(places)}
     spec["network"] = draw(st.sampled_from(("", "lan", "far")))
+    spec["ranges"] = draw(st.sampled_from(RANGES))
     if name == "delta":
         spec |= {"role": "remote", "home": "alpha"}
     return resource(put(resource_key("Cluster", name), spec))
@@ -178,6 +187,26 @@ def verdict_rows():
     )
 
 
+def controller_rows(*addresses):
+    """Controllers that listen where endpoints, at their port, and addresses outside are; or elsewhere."""
+    return st.builds(
+        lambda name, address, port: resource(
+            put(
+                resource_key("Controller", name),
+                {
+                    "cluster": "alpha",
+                    "role": "member",
+                    "identity": "spiffe://alpha.test/isthmus/alpha/controller/1",
+                    "control": f"{address}:{port}",
+                },
+            )
+        ),
+        st.sampled_from(("alpha-1", "alpha-2")),
+        st.sampled_from((*addresses, "192.0.2.1")),
+        st.sampled_from((15006, 8080, 9000)),
+    )
+
+
 def external_rows():
     return st.builds(
         lambda owner, namespace, name, number, protocol, state: with_states(
@@ -227,6 +256,7 @@ rows = st.one_of(
     loss_rows(),
     verdict_rows(),
     external_rows(),
+    controller_rows("10.1.0.1", "203.0.113.5"),
     st.builds(lambda cluster, ready: gateway(cluster, ready=ready), st.sampled_from(CLUSTERS), st.booleans()),
 )
 steps = st.lists(st.tuples(rows, st.booleans()), min_size=1, max_size=4)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from hypothesis import given, settings
@@ -57,9 +58,6 @@ class Oracle:
         configuration = [
             unpack_resource(value) for (table, _), value in tables.items() if table == "resources"
         ]
-        self.endpoints = [
-            unpack_endpoint(value) for (table, _), value in sorted(tables.items()) if table == "endpoints"
-        ]
         self.specs = {
             row.key: {
                 **json.loads(row.spec),
@@ -70,10 +68,22 @@ class Oracle:
             for row in configuration
         }
         self.clusters = {key.name: spec for key, spec in self.specs.items() if key.kind == "Cluster"}
+        self.controllers = {spec["control"] for key, spec in self.specs.items() if key.kind == "Controller"}
+        rows = [
+            unpack_endpoint(value) for (table, _), value in sorted(tables.items()) if table == "endpoints"
+        ]
+        self.endpoints = [row for row in rows if self.is_served(row) and self.is_inside(row)]
         self.shares = {
             key.name: spec["sharePercent"] for key, spec in self.specs.items() if key.kind == "Drain"
         }
         self.domains = {key.name for key in self.specs if key.kind == "TrustDomain"}
+
+    def is_served(self, row: Endpoint) -> bool:
+        return not any(f"{row.address}:{port.listen_port}" in self.controllers for port in row.ports)
+
+    def is_inside(self, row: Endpoint) -> bool:
+        ranges = self.clusters.get(row.key.cluster, {}).get("ranges", [])
+        return not ranges or any(ip_address(row.address) in ip_network(one) for one in ranges)
 
     def policies(self, kind: str, owner: str, key: ServiceKey) -> list[dict[str, Any]]:
         return [
@@ -237,6 +247,7 @@ class Oracle:
             )
             for address in sorted(spec["addresses"])
         ]
+        rows = [row for row in rows if self.is_served(row)]
         theirs = self.clusters[name]
         return Owner(
             cluster=name,

@@ -36,6 +36,7 @@ from tests.property.catalog_rows import (
     SERVICES,
     alias_rows,
     cluster_rows,
+    controller_rows,
     endpoint_rows,
     every_export_rows,
     export_rows,
@@ -61,6 +62,7 @@ from tests.unit.discovery.builders import (
     key,
     put,
     put_alias,
+    put_cluster,
     put_cluster_export,
     put_export,
     put_external,
@@ -132,6 +134,7 @@ policies = st.one_of(
     import_rows(),
     alias_rows(),
     cluster_rows(),
+    controller_rows("10.0.0.1", "10.1.1.1", "10.1.0.1", "203.0.1.0"),
     loss_rows(),
     verdict_rows(),
 )
@@ -341,6 +344,18 @@ def renamed(rows: Rows) -> Rows:
     return [other(row) for row in rows]
 
 
+def of_ranges_of_then(rows: Rows) -> Rows:
+    """A path that judges an address once, when it is declared."""
+
+    def opened(row: Resource | Endpoint) -> Resource | Endpoint:
+        if isinstance(row, Endpoint) or row.key.kind != "Cluster":
+            return row
+        spec = msgspec.json.decode(row.spec, type=dict[str, object]) | {"ranges": []}
+        return msgspec.structs.replace(row, spec=msgspec.json.encode(spec))
+
+    return [opened(row) for row in rows]
+
+
 PLANTED = [
     *((path, "forgets imports", without("ImportPolicy")) for path in ("view", "xds", "dns", "explain")),
     *((path, "ignores consumers", to_everybody) for path in ("view", "xds", "dns", "explain", "admission")),
@@ -348,19 +363,34 @@ PLANTED = [
     *((path, "withdraws nothing", without("Verdict")) for path in ("view", "xds", "dns", "explain")),
     ("xds", "leaves aliases out", without("ServiceAlias")),
     *((path, "leaves external services out", without("ExternalService")) for path in ("view", "xds")),
+    *((path, "serves what ranges of now leave out", of_ranges_of_then) for path in ("view", "xds", "gateway", "dns", "explain")),
+    *((path, "serves where a controller listens", without("Controller")) for path in ("view", "xds")),
     ("gateway", "exports by habit", to_everybody),
     ("api", "asks nobody's cluster", renamed),
 ]  # fmt: skip
 
 
 # Something for each rule to decide: what only one cluster may see, what nobody is granted, what alpha refuses,
-# what went with a dead cluster, what is kept for oneself, and an alias.
+# what went with a dead cluster, what is kept for oneself, an alias, what ranges of now leave out (two services of
+# beta), and what points to a controller.
 RICH: Rows = [
     *FOUNDED,
+    resource(put_cluster("beta", ranges=["10.1.0.0/23"])),
+    resource(
+        put(
+            key("Controller", "alpha-1"),
+            {
+                "cluster": "alpha",
+                "role": "member",
+                "identity": "spiffe://alpha.test/isthmus/alpha/controller/1",
+                "control": "10.1.1.1:15006",
+            },
+        )
+    ),
     *(row for (cluster, _), row in ENDPOINTS_OF_ALL.items() if cluster in ("beta", "gamma")),
     ENDPOINTS_OF_ALL["alpha", ServiceKey("pay", "orders")],
     *(gateway(cluster) for cluster in CLUSTERS),
-    resource(put_export("beta", "shop", "orders", consumers=["gamma"])),
+    resource(put_export("beta", "shop", "orders", consumers=["gamma"], type="Headless")),
     resource(put_grant("beta", "shop", "*")),
     resource(put_export("beta", "pay", "carts")),
     resource(put_grant("beta", "pay", "*", trustDomains=["gamma.test"])),

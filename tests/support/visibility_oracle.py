@@ -5,6 +5,7 @@ It shares no code with what it judges. The rules are those of docs/reference/sha
 
 import json
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
 from discovery.core.model import Endpoint, Resource
@@ -24,12 +25,12 @@ class VisibilityOracle:
 
     def __init__(self, rows: Iterable[Resource | Endpoint]) -> None:
         newest = {row.key: row for row in rows}
-        self.endpoints = [row for row in newest.values() if isinstance(row, Endpoint)]
         self.resources = [
             (row.key, json.loads(row.spec), (row.created_ms, row.created_revision))
             for row in newest.values()
             if isinstance(row, Resource)
         ]
+        self.endpoints = [row for row in newest.values() if isinstance(row, Endpoint) and self.is_served(row)]
 
     # -- what is written down ----------------------------------------------------------------------
 
@@ -52,6 +53,17 @@ class VisibilityOracle:
     def federated(self, trust_domain: str) -> bool:
         """Whether its roots are known."""
         return trust_domain in {spec["_name"] for spec in self.of_kind("TrustDomain")}
+
+    def is_served(self, row: Endpoint) -> bool:
+        """Whether an endpoint lies where its cluster's may, by the ranges of now, and where no controller listens."""
+        ranges = self.clusters().get(row.key.cluster, {}).get("ranges", [])
+        inside = [one for one in ranges if ip_address(row.address) in ip_network(one)]
+        taken = any(self.is_a_controllers(row.address, port.listen_port) for port in row.ports)
+        return bool(inside or not ranges) and not taken
+
+    def is_a_controllers(self, address: str, port: int) -> bool:
+        """Whether a controller of any cluster listens there."""
+        return any(spec.get("control") == f"{address}:{port}" for spec in self.of_kind("Controller"))
 
     # -- the rules ---------------------------------------------------------------------------------
 
@@ -142,6 +154,10 @@ class VisibilityOracle:
             for key, spec, _ in self.resources
             if (key.kind, key.namespace, key.name) == ("ExternalService", *name)
             for address in spec["addresses"]
+            if not any(
+                self.is_a_controllers(address, port.get("targetPort") or port["port"])
+                for port in spec["ports"]
+            )
         }
 
     # -- the answers -------------------------------------------------------------------------------
