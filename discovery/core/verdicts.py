@@ -6,7 +6,7 @@ HOLD_MS_MAX. Meanwhile it is `data-degraded`. A verdict lifts at once: that harm
 lease time (`discovery.core.leases`), so that no clock that jumps makes or ends a verdict.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -106,24 +106,22 @@ def settle(draft: Draft, lease_ms: int) -> None:
 
 
 def electorate_of(draft: Draft, joined: Mapping[str, ClusterSpec]) -> Electorate:
-    """These clusters, with what they miss of each other; rows that count no more are dropped."""
+    """These clusters, with what they miss of each other; those whose member was removed observe nothing."""
     blind = frozenset(
         row.key.name
         for row in draft.list_resources(FEDERATION_SCOPE, "Member")
         if isinstance(spec := decode_spec("Member", row.spec, where=str(row.key)), MemberSpec)
         and spec.standing == "removed"
     )
-    return Electorate(joined, _complaints_of(draft, joined, blind), blind)
+    return Electorate(joined, _complaints_of(draft, joined), blind)
 
 
-def _complaints_of(
-    draft: Draft, joined: Mapping[str, ClusterSpec], blind: Collection[str]
-) -> dict[str, dict[str, ObservationSpec]]:
-    """What joined clusters miss of each other; rows about clusters that left, or of the blind, are dropped."""
+def _complaints_of(draft: Draft, joined: Mapping[str, ClusterSpec]) -> dict[str, dict[str, ObservationSpec]]:
+    """What joined clusters miss of each other; rows about clusters that left are dropped."""
     found: dict[str, dict[str, ObservationSpec]] = {}
     for observer in sorted(joined):
         for row in tuple(draft.list_resources(observer, "Observation")):
-            if row.key.name not in joined or observer in blind:
+            if row.key.name not in joined:
                 draft.remove(row.key)
                 continue
             spec = decode_spec("Observation", row.spec, where=str(row.key))

@@ -273,9 +273,9 @@ def test_a_verdict_lifts_when_the_member_is_removed_whose_word_made_it():
     assert state(log) == "dead"
     log.accept("gamma", put(key("Member", "alpha"), {"standing": "removed"}))
     assert state(log) == "data-degraded"
-    # When it comes back it observes anew.
+    # When it comes back it speaks for itself again, and takes back what is no longer so.
     log.accept("gamma", put(key("Member", "alpha"), {"standing": "learner"}))
-    assert state(log) == "data-degraded"
+    log.accept("alpha", withdraw("alpha", "beta"))
     log.wait(HOLD_MS_MAX)
     assert state(log) == "data-degraded"
 
