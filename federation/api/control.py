@@ -42,6 +42,7 @@ from federation.kernel.errors import (
     UnavailableError,
     cause_of,
 )
+from federation.kernel.places import Places
 from federation.kernel.versions import PROTOCOL_VERSION, speaks
 
 HELLO_TIMEOUT_S = 10.0
@@ -89,6 +90,7 @@ class ControlService:
         self._audit = audit
         self._drains = drains
         self._streams = 0
+        self._places = Places()
         self._by_record: dict[bytes, set[AgentStream]] = {}  # Of each Agent record, by its key.
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
@@ -154,7 +156,8 @@ class ControlService:
                 raise UnavailableError(f"{STREAMS_MAX} agents are connected here: use another controller")
             self._streams += 1
             try:
-                await self._serve(peer, requests, context)
+                with self._places.hold(str(peer)):
+                    await self._serve(peer, requests, context)
             finally:
                 self._streams -= 1
         except IsthmusError as error:

@@ -25,6 +25,7 @@ from federation.kernel.errors import (
     PreconditionError,
     UnavailableError,
 )
+from federation.kernel.places import Places
 from federation.kernel.versions import PROTOCOL_VERSION_MIN, speaks
 from federation.replication.messages import (
     Delta,
@@ -92,6 +93,7 @@ class Feed:
         self._leader_contact_age_ms = leader_contact_age_ms
         self._local: dict[str, Table] = {}
         self._subscribers: dict[_Subscriber, None] = {}  # In the order in which they came.
+        self._places = Places()
 
     @property
     def subscribers(self) -> int:
@@ -160,9 +162,17 @@ class Feed:
         """Answer one follower in `cluster` until it closes the iterator; `name` is for people.
 
         Raises `UnavailableError` while there is no catalog yet, `PreconditionError` for a follower of
-        another federation or a protocol that is too old, `LimitExceededError` when too many follow.
+        another federation or a protocol that is too old, `LimitExceededError` when too many follow, or too often by one name.
         """
         history = self._admit(request)
+        with self._places.hold(f"{name} of cluster {cluster}" if name else ""):
+            async with contextlib.aclosing(self._answer(cluster, request, history, name)) as answers:
+                async for answer in answers:
+                    yield answer
+
+    async def _answer(
+        self, cluster: str, request: FollowRequest, history: str, name: str
+    ) -> AsyncGenerator[FollowAnswer]:
         revision = request.revision if request.history else None
         subscriber = _Subscriber(cluster, revision, name=name, unix_ms=self._unix_ms)
         self._subscribers[subscriber] = None

@@ -11,6 +11,7 @@ import structlog
 from envoy.service.discovery.v3 import discovery_pb2
 
 from federation.kernel.errors import InvalidInputError, IsthmusError, LimitExceededError
+from federation.kernel.places import Places
 from gateways.core.ads import AdsStream, TypeStatus
 from gateways.core.proxy import METADATA_FIELD, NODE_ID_CHARACTERS_MAX
 from gateways.core.wire import LISTENER, SHORT_NAMES
@@ -95,6 +96,7 @@ class XdsService:
         self._source = source
         self._peer_of = peer_of
         self._streams: set[_Stream] = set()
+        self._places = Places()
         self._calls = 0  # Streams, those that have not said who they are, and those that are being refused.
 
     def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
@@ -143,6 +145,11 @@ class XdsService:
     async def _serve(self, requests: AsyncIterator[Any], context: Context) -> None:
         if self._calls > STREAMS_MAX:
             raise LimitExceededError(f"{STREAMS_MAX} proxies are connected here already")
+        peer = self._peer_of(context)
+        with self._places.hold(peer):
+            await self._serve_peer(peer, requests, context)
+
+    async def _serve_peer(self, peer: str, requests: AsyncIterator[Any], context: Context) -> None:
         try:
             async with asyncio.timeout(FIRST_REQUEST_TIMEOUT_S):
                 first = await anext(aiter(requests), None)
@@ -150,7 +157,7 @@ class XdsService:
             raise InvalidInputError(f"no xds request within {FIRST_REQUEST_TIMEOUT_S:g} s") from error
         if first is None:
             return
-        node, peer = _node(first), self._peer_of(context)
+        node = _node(first)
         stream = _Stream(node, peer, self._source.open(node, peer))
         self._streams.add(stream)
         _log.info("xds stream opened", proxy=node.id, cluster=node.cluster, peer=peer or context.peer())

@@ -11,6 +11,7 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from discovery.core.model import ServiceKey
+from federation.kernel.places import STREAMS_EACH_MAX
 from gateways.core.ads import TYPES_MAX, Ack
 from gateways.core.wire import CLUSTER, ENDPOINTS, SECRET, XdsResource, resource_of_bytes
 from gateways.runtime import xds_service
@@ -168,6 +169,28 @@ def test_streams_are_bounded(controller, monkeypatch):
                 "1 proxies are connected here already",
             )
             one.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_one_process_does_not_take_the_places_of_all_others(controller):
+    async def scenario() -> None:
+        async with serving(controller) as channel:
+            flood = [stream(channel) for _ in range(STREAMS_EACH_MAX)]
+            for call in flood:
+                await call.write(first_request().SerializeToString())
+                await call.read()
+            found, details = await ends_with(stream(channel))
+            assert (found, details) == (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{AGENT} has 64 streams here, at most 64 are allowed",
+            )
+            # Another is heard, and told what is wrong with it.
+            other = stream(channel, peer=AGENT.replace("/a1", "/a2"))
+            await other.write(first_request().SerializeToString())
+            assert (await ends_with(other))[0] == grpc.StatusCode.UNAUTHENTICATED
+            for call in flood:
+                call.cancel()
 
     asyncio.run(scenario())
 

@@ -11,6 +11,7 @@ from federation.kernel.errors import (
     PreconditionError,
     UnavailableError,
 )
+from federation.kernel.places import STREAMS_EACH_MAX
 from federation.replication import feed as feed_module
 from federation.replication import wire
 from federation.replication.feed import ANSWERS_QUEUED_MAX, Feed
@@ -331,6 +332,23 @@ async def test_the_number_of_followers_is_bounded(monkeypatch: pytest.MonkeyPatc
     second = feed.subscribe("alpha", FollowRequest())
     await anext(second)
     await second.aclose()
+
+
+async def test_one_process_does_not_take_the_places_of_all_others() -> None:
+    feed = feed_of(SourceCatalog())
+    flood = [feed.subscribe("beta", FollowRequest(), name="agent.a1") for _ in range(STREAMS_EACH_MAX)]
+    for answers in flood:
+        await anext(answers)
+    with pytest.raises(LimitExceededError, match=r"agent\.a1 of cluster beta has 64 streams here"):
+        await anext(feed.subscribe("beta", FollowRequest(), name="agent.a1"))
+    other = feed.subscribe("alpha", FollowRequest(), name="agent.a1")
+    await anext(other)
+    for answers in (*flood, other):
+        await answers.aclose()
+    assert feed.subscribers == 0
+    again = feed.subscribe("beta", FollowRequest(), name="agent.a1")
+    await anext(again)
+    await again.aclose()
 
 
 async def test_a_follower_is_behind_from_the_first_change_that_it_did_not_take_until_it_took_all() -> None:
