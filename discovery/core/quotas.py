@@ -25,6 +25,8 @@ from federation.kernel.errors import IsthmusError, LimitExceededError
 DEFAULT_QUOTA = "default"
 # By so much a batch of endpoints that adds none may exceed the limit of bytes: rows grow as their agents count on.
 BYTES_SLACK = 4 * 1024
+# Kinds that say what a cluster sees of others: as many at most as there are others, services and drains.
+_SEEN = frozenset({"Observation", "ExternalObservation", "DrainReport"})
 _MEASURES: tuple[Measure, ...] = ("endpoints", "services", "resources", "bytes")
 
 
@@ -110,8 +112,12 @@ def check_growth(tables: Tables, usage: Usage, body: Write | PublishEndpoints) -
     """Raise `LimitExceededError` when what a command asks for grows past a quota that is in force in `tables`.
 
     `usage` is that of a draft, before anything else follows from the command: that is charged to nobody. Nor is a
-    status: members write it.
+    status: members write it. Nor what controllers see: who has no room must not be blind.
     """
+    if isinstance(body, Write) and all(
+        one.key.kind in _SEEN for one in body.operations if isinstance(one, Put)
+    ):
+        return
     slack_bytes = BYTES_SLACK
     if isinstance(body, Write) and any(_asks_for_bytes(operation) for operation in body.operations):
         slack_bytes = 0

@@ -11,7 +11,7 @@ from discovery.core.specs import QUOTA_BYTES, ClusterSpec, QuotaSpec
 from discovery.core.usage import Usage
 from discovery.core.verdicts import HOLD_MS_MIN
 from federation.kernel.errors import Code
-from tests.unit.discovery.builders import Log, endpoint, founded, key, put, put_export
+from tests.unit.discovery.builders import Log, endpoint, founded, key, put, put_drain, put_export
 from tests.unit.discovery.test_external import miss, see, states, watched
 
 
@@ -119,6 +119,23 @@ def test_what_follows_from_others_observations_is_charged_to_nobody():
     assert set(states(log).values()) == {"degraded"}  # Held: a later tick finds them unhealthy again.
     log.wait(HOLD_MS_MIN)
     assert set(states(log).values()) == {"unhealthy"}
+
+
+def test_a_full_quota_makes_nobody_blind():
+    """What controllers see of others is the federation's concern, and bounded by what there is to see."""
+    log = watched()
+    log.accept("alpha", put_export("alpha", "shop", "*"))
+    log.accept("beta", put(key("Quota", "alpha"), {"resources": 1, "bytes": 1}))
+    log.accept("beta", put_drain("beta", forced=True))
+    failing = [{"service": "shop/orders:8080", "requests": 9, "errors": 9}]
+    for seen in (
+        put(key("Observation", "beta", scope="alpha"), {"controlLost": True}),
+        miss("alpha", "203.0.113.5"),
+        put(key("DrainReport", "beta", scope="alpha"), {"startedMs": 0, "failing": failing}),
+    ):
+        log.accept("alpha", seen)
+        refused = log.write("alpha", seen, put_export("alpha", "bank", "*"))
+        assert refused.code == Code.RESOURCE_EXHAUSTED  # Nothing else slips in beside it.
 
 
 def test_a_clusters_own_quota_comes_before_the_default_and_that_before_what_is_built_in():
