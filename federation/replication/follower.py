@@ -75,6 +75,7 @@ class Follower:
         copy: DiskCopy | None = None,
         jitter: Callable[[], float] = random.random,
         unix_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state = state
         self.ready = asyncio.Event()  # There is a copy.
@@ -83,7 +84,9 @@ class Follower:
         self._keeper = None if copy is None else CopyKeeper(copy, image=self._image)
         self._jitter = jitter
         self._unix_ms = unix_ms
+        self._clock = clock
         self._synced_unix_ms: int | None = None
+        self._synced_s = 0.0  # The same by `clock`, which nobody sets.
         self._told_revision = -1
         self._moved = asyncio.Event()
         self._following = ""
@@ -93,16 +96,26 @@ class Follower:
     @property
     def status(self) -> FollowerStatus:
         """How it stands now."""
-        synced = self._synced_unix_ms
         return FollowerStatus(
             complete=self.state.complete,
             source=self._following,
             local=self.state.local_served,
             revision=self.state.revision,
             newest_revision=max(self.state.newest_revision, self.state.revision),
-            age_ms=None if synced is None else max(0, self._unix_ms() - synced),
+            age_ms=self._age_ms(),
             last_error=self._last_error,
         )
+
+    def _age_ms(self) -> int | None:
+        """How old the copy is by the clock that says more: one that was set back makes it no younger."""
+        if self._synced_unix_ms is None:
+            return None
+        return max(0, self._unix_ms() - self._synced_unix_ms, int((self._clock() - self._synced_s) * 1000))
+
+    def _synced(self, unix_ms: int) -> None:
+        """The copy was up to date at that time."""
+        self._synced_unix_ms = unix_ms
+        self._synced_s = self._clock() - max(0, self._unix_ms() - unix_ms) / 1000
 
     async def run(self) -> None:
         """Start from disk, then follow until cancelled.
@@ -121,7 +134,7 @@ class Follower:
         if image is None:
             return
         update = self.state.restore(image)
-        self._synced_unix_ms = image.synced_unix_ms
+        self._synced(image.synced_unix_ms)
         _log.info("started from the stored copy", revision=update.revision, age_ms=self.status.age_ms)
         self._tell(update)
 
@@ -184,7 +197,7 @@ class Follower:
     def _took(self, answer: FollowAnswer, update: Update) -> None:
         heard = isinstance(answer, Heartbeat) and self.state.up_to_date
         if heard or (self._synced_unix_ms is None and self.state.complete):
-            self._synced_unix_ms = self._unix_ms() - self.state.leader_contact_age_ms
+            self._synced(self._unix_ms() - self.state.leader_contact_age_ms)
         first = self.state.complete and not self.ready.is_set()
         # An empty revision is kept too, so that a restart resumes behind it.
         if self._keeper is not None and self.state.complete and (first or isinstance(answer, _KEPT)):

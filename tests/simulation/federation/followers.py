@@ -54,6 +54,7 @@ class SimFollower:
             on_change=copy.took,
             jitter=self._rng.random,
             unix_ms=lambda: int(self.process.net.loop.now_s * 1000),
+            clock=lambda: self.process.net.loop.now_s,
         )
         self.process.start(owner, follower.run)
 

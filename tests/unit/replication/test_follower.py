@@ -63,7 +63,12 @@ class Controller:
 
 @contextlib.asynccontextmanager
 async def running(
-    sources: Callable[[], Sequence[Source]], *, copy: DiskCopy | None = None, history: str = ""
+    sources: Callable[[], Sequence[Source]],
+    *,
+    copy: DiskCopy | None = None,
+    history: str = "",
+    unix_ms: Callable[[], int] = lambda: 50_000,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[tuple[Follower, list[Update]]]:
     updates: list[Update] = []
     follower = Follower(
@@ -72,7 +77,8 @@ async def running(
         on_change=updates.append,
         copy=copy,
         jitter=lambda: 0.0,
-        unix_ms=lambda: 50_000,
+        unix_ms=unix_ms,
+        clock=clock,
     )
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(follower.run())
@@ -211,6 +217,31 @@ def test_a_copy_is_as_old_as_what_its_controller_knows() -> None:
         source.feed = Feed(SourceCatalog(), unix_ms=lambda: 0, leader_contact_age_ms=lambda: 700)
         async with running(lambda: [source]) as (follower, _):
             await happens(lambda: follower.status.age_ms == 700, "the age is the controller's")
+
+    asyncio.run(scenario())
+
+
+def test_a_clock_that_is_set_back_makes_no_copy_younger(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        now = {"unix_ms": 50_000_000, "s": 7.0}
+        source = Controller("own", SourceCatalog())
+        copy = DiskCopy.open(tmp_path)
+        times = {"unix_ms": lambda: int(now["unix_ms"]), "clock": lambda: now["s"]}
+        async with running(lambda: [source], copy=copy, **times) as (follower, _):  # type: ignore[arg-type]  # two times
+            await happens(lambda: follower.status.age_ms == 0, "it is up to date")
+            source.error = UnavailableError("gone")
+            await happens(lambda: follower.status.source == "", "it follows nobody")
+            now.update(unix_ms=50_000_000 - 3_600_000, s=67.0)
+            assert follower.status.age_ms == 60_000
+            now.update(unix_ms=50_000_000 + 3_600_000)  # Ahead: which of the two is right nobody knows.
+            assert follower.status.age_ms == 3_600_000
+        copy.close()
+        copy = DiskCopy.open(tmp_path)
+        async with running(list, copy=copy, **times) as (follower, _):  # type: ignore[arg-type]  # two times
+            await happens(lambda: follower.status.age_ms == 3_600_000, "as old as its disk says")
+            now.update(unix_ms=50_000_000, s=68.0)
+            assert follower.status.age_ms == 3_601_000
+        copy.close()
 
     asyncio.run(scenario())
 
