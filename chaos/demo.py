@@ -67,12 +67,19 @@ def chosen(options: Options) -> tuple[Scenario, ...]:
         raise InvalidInputError("--no-faults and --scenario: give one of them")
     if options.no_faults:
         return ()
-    usual = {scenario.name: scenario for scenario in DISASTERS}
-    known = usual | {entry.name: entry.scenario for entry in CATALOGUE if entry.scenario.name not in usual}
+    known = known_scenarios()
+    also = {entry.name: entry.scenario for entry in CATALOGUE}  # As `isthmus chaos` calls the disasters.
     for name in options.scenarios:
-        if name not in known:
+        if name not in known and name not in also:
             raise InvalidInputError(f"--scenario: there is no {name!r}, expected one of {', '.join(known)}")
-    return tuple(known[name] for name in dict.fromkeys(options.scenarios or usual))
+    wanted = options.scenarios or tuple(scenario.name for scenario in DISASTERS)
+    return tuple(dict.fromkeys((known | also)[name] for name in wanted))
+
+
+def known_scenarios() -> dict[str, Scenario]:
+    """Return all scenarios by name: first the disasters, which run by default."""
+    usual = {scenario.name: scenario for scenario in DISASTERS}
+    return usual | {entry.name: entry.scenario for entry in CATALOGUE if entry.scenario.name not in usual}
 
 
 def _require_place(options: Options, scenarios: Sequence[Scenario]) -> None:

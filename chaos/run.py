@@ -23,7 +23,7 @@ def run_scenario(
     `seconds`: how long the load lasts at least. Raises InvalidInputError for a scenario or a folder that there is not,
     PreconditionError where the scenario cannot be run.
     """
-    entry = next((entry for entry in CATALOGUE if entry.name == name), None)
+    entry = next((entry for entry in CATALOGUE if name in (entry.name, entry.scenario.name)), None)
     if entry is None:
         known = ", ".join(one.name for one in CATALOGUE)
         raise InvalidInputError(f"there is no scenario {name}, expected one of {known}")

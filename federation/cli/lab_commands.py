@@ -26,7 +26,18 @@ _WORK_DIR = click.option(
 )
 
 
-@click.command()
+class _Demo(click.Command):
+    """Its help names the scenarios, which are imported for it alone."""
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them."""
+        from chaos.demo import known_scenarios
+
+        with formatter.section("Scenarios"):
+            formatter.write_dl([(name, scenario.title) for name, scenario in known_scenarios().items()])
+
+
+@click.command(cls=_Demo)
 @click.option(
     "--scenario",
     "scenarios",

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from chaos.demo import Options, chosen, known_scenarios
 from chaos.run import list_scenarios, run_scenario
 from chaos.scenarios.catalogue import CATALOGUE
+from federation.cli.main import cli
 from federation.kernel.errors import InvalidInputError
 
 NEED_ROOT = {"partition", "one-way-partition", "flapping-link"}
@@ -41,6 +44,19 @@ def test_a_scenario_that_there_is_not_is_answered_with_the_known() -> None:
     with pytest.raises(InvalidInputError, match="no scenario meteor") as refused:
         run_scenario("meteor", report=None, work_dir=None, seconds=None, say=print)
     assert all(name in refused.value.message for name in NEED_ROOT | NEED_NONE)
+
+
+def test_the_demo_and_chaos_take_each_others_names() -> None:
+    by_demo = {entry.scenario.name: entry for entry in CATALOGUE}
+    for name, entry in by_demo.items():
+        assert chosen(Options(scenarios=(entry.name, name))) == (entry.scenario,)
+    with pytest.raises(InvalidInputError, match="there is no folder"):
+        run_scenario("cluster-dies", report=Path("no/report"), work_dir=None, seconds=None, say=print)
+
+
+def test_the_help_of_the_demo_names_every_scenario() -> None:
+    shown = CliRunner().invoke(cli, ["demo", "-h"], terminal_width=200).output
+    assert [name for name in known_scenarios() if name not in shown] == []
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_started(tmp_path: Path) -> None:
