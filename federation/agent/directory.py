@@ -1,6 +1,7 @@
 """Whom this process may talk to and whom it believes: the directory of controllers, kept on disk."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from certs.core.bundle import Bundles, make_bundle
@@ -69,6 +70,14 @@ class DirectoryStore:
         while self._directory.revision <= revision:
             await self._changed.wait()
         return self._directory
+
+    async def follow(self) -> AsyncGenerator[Directory]:
+        """Yield the directory as it is now, and each newer one, without end."""
+        directory = self.current
+        yield directory
+        while True:
+            directory = await self.newer_than(directory.revision)
+            yield directory
 
 
 def save_directory(data_dir: Path, directory: Directory) -> None:

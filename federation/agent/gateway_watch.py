@@ -13,10 +13,11 @@ import structlog
 
 from certs.core.verifier import Verifier
 from certs.runtime.clock import utc_now
-from discovery.core.opinion import Opinion, strained
+from discovery.core.opinion import Opinion
 from discovery.core.view import Gateway
 from federation.agent.directory import DirectoryStore
 from federation.agent.gateway_probe import GatewaysProbe
+from federation.agent.strain import Strain
 from federation.api.gateway_eyes import GATEWAYS_NAMED_MAX
 from federation.api.messages import ProbeTarget, ProbeTargets, Sightings
 from federation.kernel.limits import CLUSTERS_MAX
@@ -41,7 +42,7 @@ class GatewayWatch:
         self._clock = clock
         self._named: dict[str, dict[str, ProbeTarget]] = {}  # By controller and cluster.
         self._opinions: dict[str, Opinion] = {}  # Of each cluster that is watched.
-        self._strain = 0
+        self._strain = Strain(clock)
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
         self._news = asyncio.Event()
 
@@ -110,17 +111,12 @@ class GatewayWatch:
                 await self._look(target, probe)
                 interval_s = SUSPECT_INTERVAL_S if self._opinions[cluster].contradictions else INTERVAL_S
                 pause_s = interval_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
-                await self._sleep(max(0.0, due_s + pause_s - self._clock()))
+                await self._strain.sleep(max(0.0, due_s + pause_s - self._clock()))
         finally:
             del self._opinions[cluster]
             probe.close()
             self._news.set()  # It may have been named again meanwhile.
             self.on_turn()
-
-    async def _sleep(self, pause_s: float) -> None:
-        began_s = self._clock()
-        await asyncio.sleep(pause_s)
-        self._strain = strained(self._strain, 1000 * (self._clock() - began_s - pause_s))
 
     async def _look(self, target: ProbeTarget, probe: GatewaysProbe) -> None:
         known = self._directory.bundles()
@@ -136,9 +132,9 @@ class GatewayWatch:
         async with self._at_once:
             began_s = self._clock()
             answered = await probe.ask(gateways, bundles, timeout_s=timeout_s)
-        self._strain = strained(self._strain, 1000 * (self._clock() - began_s - timeout_s))
+        self._strain.note(self._clock() - began_s - timeout_s)
         before = self._opinions[target.cluster]
-        after = before.after(answered, now_ms=int(self._clock() * 1000), strain=self._strain)
+        after = before.after(answered, now_ms=int(self._clock() * 1000), strain=self._strain.value)
         self._opinions[target.cluster] = after
         if after.sight != before.sight:
             _log.info("sight_changed", cluster=target.cluster, data=after.sight)

@@ -10,7 +10,6 @@ and isthmus dns, mirrors
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
@@ -29,7 +28,6 @@ from federation.api.directory import DIRECTORY_KINDS
 from federation.api.forwarding import ForwardService
 from federation.api.gateway_eyes import GatewayEyes
 from federation.api.heard_service import HeardService
-from federation.api.messages import Directory
 from federation.api.proposer import Proposer
 from federation.api.watch import WatchHub
 from federation.app.announcing import announce
@@ -395,14 +393,6 @@ class Controller:
                 for port in sorted(self._waiting_for)
             ],
         }
-
-    async def directories(self) -> AsyncGenerator[Directory]:
-        """Yield the directory as it is now, and each newer one."""
-        directory = self.directory.current
-        yield directory
-        while True:
-            directory = await self.directory.newer_than(directory.revision)
-            yield directory
 
     def _proxy_peer(self) -> str:
         return proxy_peer(peer_identity(), self.catalog.tables)

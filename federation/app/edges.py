@@ -36,7 +36,7 @@ def control_service(controller: "Controller") -> ControlService:
             now_ms=lambda: controller.catalog.now_ms,
         ),
         registry=controller.registries.get,
-        directories=controller.directories,
+        directories=controller.directory.follow,
         health=controller.health.own,
         audit=controller.audit,
         trace=controller.traces.answer,

@@ -21,9 +21,10 @@ from discovery.core.external import OBSERVATION, observation_key, observed_servi
 from discovery.core.external_duties import Duties, Tally, concerns_duties, duties, wanted_missed
 from discovery.core.kinds import decode_spec
 from discovery.core.model import Change, ResourceKey
-from discovery.core.opinion import Opinion, strained
+from discovery.core.opinion import Opinion
 from discovery.core.specs import ExternalObservationSpec, ExternalServiceSpec
 from federation.agent.probe import ProbeTarget, Thresholds, failure_of, probe_session
+from federation.agent.strain import Strain
 from federation.api.proposer import Proposer
 from federation.api.reading import CatalogReader
 from federation.kernel.errors import IsthmusError
@@ -71,7 +72,7 @@ class ExternalChecker:
         self._is_cut_off = is_cut_off
         self._clock = clock
         self._duties: Duties = {}
-        self._strain = 0
+        self._strain = Strain(clock)
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
         self._is_stale = True  # What there is to check may have changed.
         self._news = asyncio.Event()
@@ -117,14 +118,9 @@ class ExternalChecker:
                     pause_s = min(pause_s, SUSPECT_INTERVAL_S)
                 pause_s *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
                 while (left_s := due_s + pause_s - self._clock()) > 0 and self._duties.get(key) == spec:
-                    await self._sleep(min(left_s, SLEEP_S_MAX))
+                    await self._strain.sleep(min(left_s, SLEEP_S_MAX))
         finally:
             del self.opinions[key]
-
-    async def _sleep(self, pause_s: float) -> None:
-        began_s = self._clock()
-        await asyncio.sleep(pause_s)
-        self._strain = strained(self._strain, 1000 * (self._clock() - began_s - pause_s))
 
     async def _look(
         self, key: ResourceKey, spec: ExternalServiceSpec, session: aiohttp.ClientSession
@@ -142,7 +138,7 @@ class ExternalChecker:
             after[address] = opinion.after(
                 not task.result(),
                 now_ms=int(self._clock() * 1000),
-                strain=self._strain,
+                strain=self._strain.value,
                 failures_min=spec.check.failures,
                 successes_min=spec.check.successes,
             )
@@ -163,7 +159,7 @@ class ExternalChecker:
         async with self._at_once:
             began_s = self._clock()
             failure = await failure_of(target, session)
-        self._strain = strained(self._strain, 1000 * (self._clock() - began_s) - target.timeout_ms)
+        self._strain.note(self._clock() - began_s - target.timeout_ms / 1000)
         return failure
 
     # -- saying ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ on registering, resolving and calling meanwhile, and what changed is published w
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
 from federation.api.directory import DIRECTORY_KINDS
 from federation.api.heard_service import HeardService
-from federation.api.messages import Directory
 from federation.api.mirrors import MirrorHealth
 from federation.api.proposer import Proposer
 from federation.api.watch import WatchHub
@@ -134,7 +133,7 @@ class Mirror:
             catalog=self.catalog,
             signer=signer,
             registry=self.served.registries.get,
-            directories=self._directories,
+            directories=self.directory.follow,
             health=self._health,
             trace=self.traces.answer,
             drains=self.drain_watch,
@@ -276,13 +275,6 @@ class Mirror:
     def _listens(self, port: str) -> None:
         self._waiting_for.discard(port)
         _log.info("listening", controller=self.name, port=port, address=getattr(self.config.listen, port))
-
-    async def _directories(self) -> AsyncGenerator[Directory]:
-        directory = self.directory.current
-        yield directory
-        while True:
-            directory = await self.directory.newer_than(directory.revision)
-            yield directory
 
     async def _health(self) -> MirrorHealth:
         return own_health(self)

@@ -33,7 +33,6 @@ from discovery.core.opinion import (
     Mind,
     Opinion,
     data_opinion,
-    strained,
     suspended_planes,
     wanted_observation,
 )
@@ -45,6 +44,7 @@ from discovery.core.tables import Tables
 from discovery.core.view import Gateway
 from federation.agent.directory import DirectoryStore
 from federation.agent.gateway_probe import GatewaysProbe
+from federation.agent.strain import Strain
 from federation.api.gateway_eyes import GatewayEyes
 from federation.api.messages import Directory, NamedController, ProbeTarget
 from federation.api.proposer import Proposer
@@ -120,7 +120,7 @@ class Observer:
         self._verifier = verifier
         self._timeout_s = TIMEOUT_S + ROUND_TRIPS_PER_PROBE * round_trip_ms / 1000
         self._clock = clock
-        self._strain = 0
+        self._strain = Strain(clock)
         self._known: tuple[Directory, dict[str, tuple[NamedController, ...]]] | None = None
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
         self._news = asyncio.Event()
@@ -166,17 +166,12 @@ class Observer:
                 except InvalidInputError as error:  # Its record is of a newer build.
                     _log.warning("not_observed", cluster=subject, reason=error.message)
                 pause_s = self._interval_s(subject) * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
-                await self._sleep(max(0.0, due_s + pause_s - self._clock()))
+                await self._strain.sleep(max(0.0, due_s + pause_s - self._clock()))
         finally:
             del self.minds[subject]
             self._own_data.pop(subject, None)
             self._eyes.aim(ProbeTarget(cluster=subject))
             await probes.close()
-
-    async def _sleep(self, pause_s: float) -> None:
-        began_s = self._clock()
-        await asyncio.sleep(pause_s)
-        self._strain = strained(self._strain, 1000 * (self._clock() - began_s - pause_s))
 
     def _interval_s(self, subject: str) -> float:
         mind = self.minds[subject]
@@ -197,7 +192,7 @@ class Observer:
                     self._reaches(subject, spec, probes.gateways), name="observer/data"
                 )
         took_s = self._clock() - began_s
-        self._strain = strained(self._strain, 1000 * (took_s - self._timeout_s))
+        self._strain.note(took_s - self._timeout_s)
         own = self._own_data.get(subject, Opinion())
         self._own_data[subject] = self._after(own, reaches.result(), FAILURES_MIN)
         hears_any, hears_member = hears.result()
@@ -224,7 +219,7 @@ class Observer:
         if answered is None:
             return Opinion(sight="nothing")
         return opinion.after(
-            answered, now_ms=int(self._clock() * 1000), strain=self._strain, failures_min=failures_min
+            answered, now_ms=int(self._clock() * 1000), strain=self._strain.value, failures_min=failures_min
         )
 
     def _patience(self, subject: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.controller.installation import BASE, export_policy
-from tests.integration.liveness.world import Addresses, World, world_at
+from tests.integration.liveness.world import World, three_at, world_at
 from tests.support.loopback import LoopbackBlock
 
 YEAR_DAYS = 365
@@ -35,14 +35,7 @@ def takes_part(world: World, *policies: str) -> bool:
 def test_a_controller_whose_clock_is_a_year_off_says_so_and_comes_back_when_it_is_right(
     tmp_path: Path, loopback: Callable[[], LoopbackBlock]
 ) -> None:
-    block = loopback()
-    hosts = {
-        name: Addresses(
-            controller=block.host(10 * n + 1), gateway=block.host(10 * n + 2), dns=block.host(10 * n + 3)
-        )
-        for n, name in enumerate(("alpha", "beta", "gamma"))
-    }
-    with world_at(tmp_path, hosts) as world:
+    with world_at(tmp_path, three_at(loopback())) as world:
 
         def log(cluster: str) -> str:
             return world.running[cluster]["controller"].log_path.read_text()

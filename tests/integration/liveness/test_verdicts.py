@@ -10,7 +10,7 @@ import pytest
 from chaos.faults.network import cut_off, one_way
 from chaos.lab.namespaces import Namespaces, why_not
 from chaos.lab.topology import routed_topology
-from tests.integration.liveness.world import Addresses, World, world_at
+from tests.integration.liveness.world import Addresses, World, three_at, world_at
 from tests.support.loopback import LoopbackBlock
 
 CLUSTERS = routed_topology("10.83")[:3]
@@ -37,14 +37,7 @@ def has_a_say(world: World, cluster: str) -> bool:
 def test_a_killed_cluster_is_found_dead_and_withdrawn_until_it_returns(
     tmp_path: Path, loopback: Callable[[], LoopbackBlock]
 ) -> None:
-    block = loopback()
-    hosts = {
-        name: Addresses(
-            controller=block.host(10 * n + 1), gateway=block.host(10 * n + 2), dns=block.host(10 * n + 3)
-        )
-        for n, name in enumerate(("alpha", "beta", "gamma"))
-    }
-    with world_at(tmp_path, hosts) as world:
+    with world_at(tmp_path, three_at(loopback())) as world:
         serve_orders(world)
         # From here on it is the gateways' word on data paths that counts.
         world.until(lambda: has_a_say(world, "alpha") and has_a_say(world, "gamma"), "gateways see beta's")

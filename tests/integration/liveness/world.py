@@ -20,6 +20,7 @@ from federation.app.joining import join_with_controller
 from tests.integration.controller.installation import API_VERSION, BASE, ISTHMUS, Caller, Installation
 from tests.integration.liveness.stand_in import __name__ as stand_in
 from tests.support.another_clock import __name__ as another_clock
+from tests.support.loopback import LoopbackBlock
 from tests.support.processes import Process, ProcessSet
 from tests.support.wait import eventually
 
@@ -57,6 +58,16 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
     controller: str
     gateway: str
     dns: str
+
+
+def three_at(block: LoopbackBlock) -> dict[str, Addresses]:
+    """Addresses for alpha, beta and gamma."""
+    return {
+        name: Addresses(
+            controller=block.host(10 * n + 1), gateway=block.host(10 * n + 2), dns=block.host(10 * n + 3)
+        )
+        for n, name in enumerate(("alpha", "beta", "gamma"))
+    }
 
 
 class World:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from discovery.core.model import Change, Endpoint, EndpointPort, Resource, ServiceKey, pack
+from discovery.core.model import Change, Endpoint, EndpointPort, Resource, ServiceKey
 from discovery.core.overlay import Overlay
-from discovery.core.tables import EMPTY_TABLES, Tables
+from discovery.core.tables import EMPTY_TABLES
 from discovery.core.view import Admission, AdmittedSource, Gateway, Service
 from discovery.core.views import ViewIndex
 from tests.unit.discovery.builders import (
@@ -20,24 +20,9 @@ from tests.unit.discovery.builders import (
     put_trust_domain,
     resource,
 )
+from tests.unit.discovery.rows import FEDERATION, changes, tables_of
 
 ORDERS = ServiceKey("shop", "orders")
-FEDERATION = [
-    *(resource(put_cluster(name)) for name in ("alpha", "beta", "gamma")),
-    resource(put_cluster("delta", role="remote", home="alpha")),
-    *(resource(put_trust_domain(name)) for name in ("alpha.test", "beta.test", "gamma.test")),
-]
-
-
-def changes(*rows: Resource | Endpoint) -> tuple[Change, ...]:
-    return tuple(
-        Change("endpoints" if isinstance(row, Endpoint) else "resources", row.key.encode(), pack(row))
-        for row in rows
-    )
-
-
-def tables_of(*rows: Resource | Endpoint) -> Tables:
-    return EMPTY_TABLES.with_changes(changes(*FEDERATION, *rows), 1)
 
 
 def view_of(viewer: str, *rows: Resource | Endpoint) -> ViewIndex:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from discovery.core.model import Change, Endpoint, EndpointPort, Resource, ServiceKey, pack
-from discovery.core.tables import EMPTY_TABLES, Tables
+from discovery.core.model import Change, Endpoint, EndpointPort, Resource, ServiceKey
+from discovery.core.tables import EMPTY_TABLES
 from discovery.core.verdicts import verdict_key
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import InvalidInputError
@@ -27,29 +27,13 @@ from tests.unit.discovery.builders import (
     put_drain,
     put_export,
     put_grant,
-    put_trust_domain,
     resource,
 )
+from tests.unit.discovery.rows import FEDERATION, changes, tables_of
 
 ORDERS = ServiceKey("shop", "orders")
-FEDERATION = [
-    *(resource(put_cluster(name)) for name in ("alpha", "beta", "gamma")),
-    resource(put_cluster("delta", role="remote", home="alpha")),
-    *(resource(put_trust_domain(name)) for name in ("alpha.test", "beta.test", "gamma.test")),
-]
 EXPORT, GRANT = resource(put_export("beta", "shop", "*")), resource(put_grant("beta", "shop", "*"))
 PORT_81 = EndpointPort(name="admin", service_port=81, listen_port=16000)
-
-
-def changes(*rows: Resource | Endpoint) -> tuple[Change, ...]:
-    return tuple(
-        Change("endpoints" if isinstance(row, Endpoint) else "resources", row.key.encode(), pack(row))
-        for row in rows
-    )
-
-
-def tables_of(*rows: Resource | Endpoint) -> Tables:
-    return EMPTY_TABLES.with_changes(changes(*FEDERATION, *rows), 1)
 
 
 def explained(caller: str, *rows: Resource | Endpoint, key: ServiceKey = ORDERS) -> Explanation:
