@@ -168,7 +168,7 @@ def resolve(name: str, viewer: str, context_directory: str, output: str) -> None
                 owner["cluster"],
                 "external address" if owner["external"] else "endpoint" if owner["direct"] else "gateway",
                 target["address"],
-                target["ready"],
+                "yes" if target["ready"] else "no",
             )
             for order, owner in enumerate(answer["owners"])
             for target in owner["targets"]

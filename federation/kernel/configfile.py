@@ -1,7 +1,9 @@
 """Configuration files: TOML in, one frozen Struct out, every mistake named with its place."""
 
+import difflib
 import re
 import tomllib
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -16,6 +18,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 S = TypeVar("S", bound=Section)
 
 _HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([a-zA-Z0-9._-]{1,253})):([0-9]{1,5})")
+_UNKNOWN = re.compile(r"unknown field `([^`]{1,80})`")
 _SHOWN_CHARACTERS = 80
 
 
@@ -33,7 +36,30 @@ def decode_config(text: str, schema: type[S], *, path: str) -> S:
         return msgspec.convert(raw, schema)
     except msgspec.ValidationError as error:
         problem = str(error)
-        raise InvalidInputError(f"{path}: {problem[0].lower()}{problem[1:]}") from error
+        hint = _hint(problem, schema)
+        raise InvalidInputError(f"{path}: {problem[0].lower()}{problem[1:]}{hint}") from error
+
+
+def _hint(problem: str, schema: type[Section]) -> str:
+    """Return the key of the schema that was probably meant, as the end of a sentence."""
+    unknown = _UNKNOWN.search(problem)
+    known = _keys(msgspec.inspect.type_info(schema))
+    close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.7) if unknown else []
+    return f": did you mean `{close[0]}`?" if close else ""
+
+
+def _keys(kind: msgspec.inspect.Type) -> Iterator[str]:
+    """Yield every key of a section and of those in it."""
+    match kind:
+        case msgspec.inspect.StructType(fields=fields):
+            for field in fields:
+                yield field.encode_name
+                yield from _keys(field.type)
+        case msgspec.inspect.UnionType(types=types):
+            for one in types:
+                yield from _keys(one)
+        case msgspec.inspect.VarTupleType(item_type=item):
+            yield from _keys(item)
 
 
 def host_port(text: str, key: str) -> tuple[str, int]:
