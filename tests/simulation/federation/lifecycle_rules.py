@@ -31,7 +31,7 @@ ALONE = "nobody hands over what he alone serves"
 FAILING = "a drain under which too much fails is given up, and no other"
 REMOVAL = "a removal takes what its cluster had, and nothing else"
 RETURN = "what was removed does not come back"
-EPOCH = "a name is taken again by the next epoch only"
+EPOCH = "a name is taken again by the next epoch only, and by that one it is"
 LAST = "who is drained is called after all others"
 
 # As long as a step that was decided before may be under way, and be taken late.

@@ -13,6 +13,7 @@ from federation.api.lifecycle import DrainRequest, drains
 from federation.app.duties import unswept
 from federation.kernel.errors import IsthmusError
 from tests.simulation.federation.founding import HOME, belongings, joining, put
+from tests.simulation.federation.lifecycle_rules import EPOCH
 from tests.simulation.federation.plan import CLUSTERS
 
 if TYPE_CHECKING:
@@ -150,10 +151,12 @@ class Operators:
         if world.agreed.leader() is None or cluster in unswept(tables):
             world.later(0.5, self._join, cluster)
             return
-        # Two clusters may be removed at one time: who is gone himself lets nobody join.
-        sponsor = next(one for one in world.primaries if one not in (cluster, *self.gone))
         epoch = world.rules.lifecycle.epoch(cluster) + 1
-        self._say(sponsor, Write(operations=tuple(joining(cluster, world.primaries, epoch=epoch))))
+        self._say(self._sponsor(), Write(operations=tuple(joining(cluster, world.primaries, epoch=epoch))))
+        joined = world.rules.truth.tables.cluster(cluster)
+        if joined is None or joined.epoch != epoch:
+            world.rules.fail(EPOCH, f"{cluster} was to join at epoch {epoch}, and the log has {joined}")
+            return
         controllers = [name for name, one in world.controllers.items() if one.cluster == cluster]
         agents = [name for name, one in world.agents.items() if one.cluster == cluster]
         own = belongings(
@@ -224,7 +227,11 @@ class Operators:
             epoch=self._world.rules.lifecycle.epoch(cluster),
         )
         key = ResourceKey(FEDERATION_SCOPE, "Cluster", "", cluster)
-        return self._say(HOME if cluster != HOME else "beta", Write(operations=(put(key, spec, new=True),)))
+        return self._say(self._sponsor(), Write(operations=(put(key, spec, new=True),)))
+
+    def _sponsor(self) -> str:
+        """Return who lets others in: two clusters may be removed at one time, and the log refuses who is gone."""
+        return next(one for one in self._world.primaries if one not in self.gone)
 
     # -- saying ------------------------------------------------------------------------------------
 

@@ -3,14 +3,21 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.simulation.federation.replay import explain
 from tests.simulation.federation.world import run
 
+CORPUS = Path(__file__).with_name("corpus.txt")
 SEEDS = 100  # `make sim` runs more.
 BATCH = 10
+
+
+def remembered() -> list[int]:
+    lines = CORPUS.read_text().splitlines()
+    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
@@ -19,6 +26,12 @@ def test_every_rule_holds_in_seeds_from(first: int) -> None:
         outcome = run(seed)
         assert outcome.violation is None, explain(outcome)
         assert outcome.checked > 100
+
+
+@pytest.mark.parametrize("seed", remembered())
+def test_a_seed_that_once_failed_holds(seed: int) -> None:
+    outcome = run(seed)
+    assert outcome.violation is None, explain(outcome)
 
 
 def test_the_seeds_meet_verdicts_faults_of_each_kind_and_enough_changes() -> None:
