@@ -1,6 +1,6 @@
 """What must hold of drains and removals after every entry of the log, and of who is called in every view."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from discovery.core.commands import Command, Put, RemoveCluster, SweepRemoved, Write
@@ -49,7 +49,9 @@ class LifecycleRules:
         self._epochs: dict[str, int] = {}  # Of clusters that were removed: the newest.
         self._over: dict[str, int] = {}  # Agents of removed clusters: the newest incarnation of then.
         self._views: dict[str, ViewIndex] = {}  # Of the truth, by caller.
-        self._alone_s: dict[str, float] = {}  # Since when a cluster alone serves something.
+        self._alone_s: dict[
+            str, float
+        ] = {}  # Since when a cluster alone serves something, at every entry since.
 
     @property
     def removed(self) -> list[str]:
@@ -86,6 +88,8 @@ class LifecycleRules:
                 self._judge_epoch(key)
         self._judge_reports(command, before, changes)
         self._follow(changes)
+        if changes and self._alone_s:
+            self._forget_accompanied()
 
     def _removed(self, cluster: str, before: Tables) -> None:
         spec = before.cluster(cluster)
@@ -188,14 +192,10 @@ class LifecycleRules:
 
     def look(self) -> None:
         """Look at who is called by whom now, and who alone serves something."""
-        tables = self._rules.truth.tables
-        handed_over = drains(tables)
+        handed_over = drains(self._rules.truth.tables)
         for cluster in CLUSTERS:
-            gone = counted_out(cluster, handed_over)
-            if any(self._orphans(cluster, gone)):
-                self._alone_s.setdefault(cluster, self._now_s())
-            else:
-                self._alone_s.pop(cluster, None)
+            if cluster not in self._alone_s and self._is_alone(cluster, handed_over):
+                self._alone_s[cluster] = self._now_s()
         for caller, view in self._views.items():
             for key in view.services() if handed_over else ():
                 service = view.service(key)
@@ -207,6 +207,15 @@ class LifecycleRules:
                 self._rules.checked += 1
                 if shares != sorted(shares, reverse=True):
                     self._rules.fail(LAST, f"{key} for callers in {caller}: {service}")
+
+    def _forget_accompanied(self) -> None:
+        """Where others serve it all too, be it for one entry of the log: whoever looked then was right to go on."""
+        handed_over = drains(self._rules.truth.tables)
+        for cluster in [one for one in self._alone_s if not self._is_alone(one, handed_over)]:
+            del self._alone_s[cluster]
+
+    def _is_alone(self, cluster: str, handed_over: Mapping[str, DrainSpec]) -> bool:
+        return any(self._orphans(cluster, counted_out(cluster, handed_over)))
 
     def _orphans(self, cluster: str, gone: frozenset[str]) -> Iterator[object]:
         for caller, view in self._views.items():
