@@ -251,7 +251,10 @@ class SimController:
                 self._serve(cluster)
 
     def _serve(self, cluster: str) -> None:
-        watched = WatchedRegistry(self.process.name, cluster, self._rules)
+        process, life = self.process, self.process.life
+        watched = WatchedRegistry(
+            process.name, cluster, self._rules, lives=lambda: process.alive and process.life == life
+        )
 
         def changed(name: str, changes: tuple[Change, ...]) -> None:
             watched.told(changes)
@@ -286,7 +289,8 @@ class SimController:
             mine = (key for key, _ in theirs.items() if EndpointKey.decode(key).cluster == cluster)
             keys = sorted({*mine, *(key for key, _ in registry.rows())})
             entries = (registry.unsettled(key, theirs.get(key)) for key in keys)
-            self._journal[cluster] = [entry for entry in entries if entry is not None]
+            held = self._journal[cluster] = [entry for entry in entries if entry is not None]
+            self._rules.journalled(unpack_endpoint(entry) for entry in held if isinstance(entry, bytes))
 
     def now_s(self) -> float:
         """Return what this process's clock shows: it drifts, and jumps as a clock should not."""

@@ -27,7 +27,7 @@ from discovery.core.model import (
     unpack_resource,
 )
 from discovery.core.publishing import publish_lease
-from discovery.core.specs import ClusterSpec, ObservationSpec
+from discovery.core.specs import ClusterSpec, MemberSpec, ObservationSpec
 from discovery.core.tables import Tables
 from federation.api.registry import ClusterRegistry
 from federation.replication.followed_view import FollowedView
@@ -101,7 +101,9 @@ class Rules:
         self.sums: dict[int, int] = {0: 0}  # Of what followers get, by revision.
         self._views: dict[tuple[str, int, int], tuple[int, str]] = {}
         self._heard_s: dict[tuple[str, str], dict[str, float]] = {}
-        self._committed: dict[bytes, tuple[int, int]] = {}  # The newest version that ever was in the log.
+        self._committed: dict[bytes, tuple[int, int]] = {}  # The newest version that ever was in the log,
+        self._journalled: dict[bytes, tuple[int, int]] = {}  # and in a controller's journal.
+        self._tables: dict[tuple[str, str], WatchedRegistry] = {}  # Of the newest lives of controllers.
         self.sweeping: tuple[str, str] | None = None
         self.lifecycle = LifecycleRules(self, now_s)
 
@@ -159,7 +161,8 @@ class Rules:
         for observer in self.truth.tables.list_resources(FEDERATION_SCOPE, "Cluster"):
             row = self.truth.tables.resource(ResourceKey(observer.key.name, "Observation", "", subject))
             spec = None if row is None else decode_spec("Observation", row.spec, where=subject)
-            if isinstance(spec, ObservationSpec) and observer.key.name != subject:
+            counts = observer.key.name != subject and not _is_blind(self.truth.tables, observer.key.name)
+            if isinstance(spec, ObservationSpec) and counts:
                 missing["control"] |= {observer.key.name} if spec.control_lost else set()
                 missing["data"] |= {observer.key.name} if spec.data_lost else set()
         self.dead += 1
@@ -207,6 +210,31 @@ class Rules:
         if agent is None or row.version < agent.withdrawn.get(row.key, (-1, -1)):
             return True
         return row.version <= self.expired.get(row.key.encode(), (-1, -1))
+
+    def journalled(self, rows: Iterable[Endpoint]) -> None:
+        """A controller has these rows on its disk, beyond what the log has."""
+        for row in rows:
+            key = row.key.encode()
+            self._journalled[key] = max(row.version, self._journalled.get(key, row.version))
+
+    def serves(self, name: str, cluster: str, table: "WatchedRegistry") -> None:
+        """A controller, started anew or not, has this table of a cluster from now on."""
+        self._tables[name, cluster] = table
+
+    def died_untold(self, row: Endpoint) -> bool:
+        """True for what only controllers knew that died before the log or a journal held it, and its agent says no more.
+
+        So its agent fell silent in the moment in which they died: nobody is left who could say it again.
+        """
+        key = row.key.encode()
+        if row.version <= max(self._committed.get(key, (-1, -1)), self._journalled.get(key, (-1, -1))):
+            return False
+        agent = self.agents.get(row.agent)
+        declared = None if agent is None else agent.declared
+        said = None if declared is None else declared.rows.get(row.key)
+        if said is not None and said.version >= row.version:
+            return False
+        return not any(table.knew(key, row.version) for table in self._tables.values())
 
     def gave_up(self, name: str, cluster: str, row: Endpoint) -> None:
         """A controller removes a row: because its lease has ended, if that is what it looks for now."""
@@ -275,15 +303,23 @@ class Rules:
 class WatchedRegistry:
     """The local table of one cluster at one controller, judged as it changes."""
 
-    def __init__(self, name: str, cluster: str, rules: Rules) -> None:
+    def __init__(self, name: str, cluster: str, rules: Rules, *, lives: Callable[[], bool]) -> None:
         self._name = name
         self._cluster = cluster
         self._rules = rules
+        self._lives = lives  # Whether the process of then still does.
         self._rows: dict[bytes, Endpoint] = {}
+        self._newest: dict[bytes, tuple[int, int]] = {}  # Version of each row that it ever had.
 
     def began(self, registry: ClusterRegistry) -> None:
-        """The controller begins to serve the cluster, with what its catalog has."""
+        """The controller begins to serve the cluster, with what its catalog and its journal have."""
         self._rows = {key: unpack_endpoint(value) for key, value in registry.rows()}
+        self._newest = {key: row.version for key, row in self._rows.items()}
+        self._rules.serves(self._name, self._cluster, self)
+
+    def knew(self, key: bytes, version: tuple[int, int]) -> bool:
+        """True when this process lives, and ever had the row at this version or a later one."""
+        return self._lives() and self._newest.get(key, (-1, -1)) >= version
 
     def told(self, changes: tuple[Change, ...]) -> None:
         """Rows changed."""
@@ -293,7 +329,8 @@ class WatchedRegistry:
                 self._rules.gave_up(self._name, self._cluster, there)
             self._rules.row_changed(f"{self._name}'s table", change, there)
             if change.value is not None:
-                self._rows[change.key] = unpack_endpoint(change.value)
+                row = self._rows[change.key] = unpack_endpoint(change.value)
+                self._newest[change.key] = max(row.version, self._newest.get(change.key, row.version))
 
 
 class WatchedCopy:
@@ -329,9 +366,9 @@ class WatchedCopy:
         self._own.take(update.own)
         for change in update.own:
             there = self._own_rows.pop(change.key, None)
-            # Not yet: controllers keep no journal of local declarations, and one that has just started again
-            # gives out the list that its catalog has, until its agents have come back.
-            if not self.excused():
+            # A controller that has just started again gives out the list that its catalog and its journal have, until
+            # its agents have come back; what it had not written down goes for good if they died with it.
+            if not self.excused() and not (there is not None and self._rules.died_untold(there)):
                 self._rules.row_changed(self.name, change, there)
             if change.value is not None:
                 self._own_rows[change.key] = unpack_endpoint(change.value)
@@ -361,6 +398,13 @@ def _owner(change: Change, before: Tables) -> tuple[str, str]:
     # What others observe of a cluster stands in its status; its spec is its own.
     old, new = unpack_resource(there), unpack_resource(change.value)
     return ("" if old.spec == new.spec else old.owner), str(resource)
+
+
+def _is_blind(tables: Tables, cluster: str) -> bool:
+    """True for a cluster whose member was removed: it observes nobody."""
+    row = tables.resource(ResourceKey(FEDERATION_SCOPE, "Member", "", cluster))
+    spec = None if row is None else decode_spec("Member", row.spec, where=cluster)
+    return isinstance(spec, MemberSpec) and spec.standing == "removed"
 
 
 def _home(tables: Tables, cluster: str) -> str:
