@@ -19,6 +19,7 @@ from discovery.core.specs import (
     ClusterSpec,
     ControllerSpec,
     ExportPolicySpec,
+    GrantSource,
     GrantSpec,
     JoinTokenSpec,
     WorkloadGroupSpec,
@@ -26,6 +27,8 @@ from discovery.core.specs import (
 from discovery.core.tables import Tables
 from federation.kernel.configfile import host_port
 from federation.kernel.errors import InvalidInputError, IsthmusError, LimitExceededError, NotAllowedError
+from federation.kernel.limits import NAME_BYTES_MAX
+from federation.kernel.names import check_label, check_name
 
 LABELS_MAX = 64
 LABEL_NAME_CHARS_MAX = 253
@@ -191,6 +194,8 @@ def check_resource_is_plain(key: ResourceKey, spec: AnySpec | None) -> None:
         case ExportPolicySpec() | GrantSpec():
             for position, name in enumerate(spec.services):
                 check_plain(name, f"{key}: spec.services[{position}]")
+            for position, source in enumerate(spec.sources if isinstance(spec, GrantSpec) else ()):
+                _check_source(source, f"{key}: spec.sources[{position}]")
         case WorkloadGroupSpec():
             check_plain(spec.service, f"{key}: spec.service")
         case ClusterSpec():
@@ -214,6 +219,26 @@ def _check_ranges_are_plain(key: ResourceKey, ranges: tuple[str, ...]) -> None:
             raise InvalidInputError(f"{where}, expected {mapped}/{network.prefixlen - _MAPPED_BITS}")
         if network.network_address.scope_id is not None:
             raise InvalidInputError(f"{where} has a zone, expected none")
+
+
+def _check_source(source: GrantSource, where: str) -> None:
+    """Raise `InvalidInputError` for a name that nobody has: the grant would stand there and let nobody in."""
+    for position, name in enumerate(source.trust_domains):
+        field = f"{where}.trustDomains[{position}]"
+        check_plain(check_name(name, field), field)
+    for position, name in enumerate(source.namespaces):
+        field = f"{where}.namespaces[{position}]"
+        check_plain(check_label(name, field), field)
+    for position, principal in enumerate(source.principals):
+        field = f"{where}.principals[{position}]"
+        match principal.split("/"):
+            case ["spiffe:", "", domain, "ns", namespace, "sa", account]:
+                for name in (domain, namespace, account):
+                    check_plain(check_name(name, field), field)
+            case _:
+                raise InvalidInputError(
+                    f"{field} is {principal[:NAME_BYTES_MAX]!r}, expected spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/NAME"
+                )
 
 
 def check_labels(labels: Sequence[tuple[str, str]], where: str) -> None:

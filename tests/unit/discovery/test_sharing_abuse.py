@@ -129,3 +129,38 @@ def test_what_a_cluster_exports_of_the_systems_namespaces_is_nothing():
     grants = [resource(put_grant("beta", row.key.namespace, "*")) for row in rows]
     view = viewed(*rows, *grants, resource(put_cluster_export("beta")))
     assert [str(name) for name in view.services()] == ["shop/orders"]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        pytest.param({"trustDomains": ["*"]}, "spec.sources[0].trustDomains[0]: '*' is not a name", id="no-wildcard-of-domains"),
+        pytest.param({"trustDomains": ["Beta.test"]}, "trustDomains[0]: 'Beta' is not a name", id="a-domain-in-another-case"),
+        pytest.param({"trustDomains": ["beta.xn--test-"]}, "trustDomains[0]", id="a-look-alike"),
+        pytest.param({"namespaces": ["*"]}, "spec.sources[0].namespaces[0]: '*' is not a name", id="no-wildcard-of-namespaces"),
+        pytest.param({"namespaces": ["shop/sa/web"]}, "namespaces[0]", id="more-than-a-namespace"),
+        pytest.param({"namespaces": [""]}, "namespaces[0]", id="no-namespace"),
+        pytest.param({"principals": ["beta.test/ns/shop/sa/web"]}, "spec.sources[0].principals[0] is 'beta.test/ns/shop/sa/web', expected spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/NAME", id="no-scheme"),
+        pytest.param({"principals": ["spiffe://beta.test/ns/shop/sa/*"]}, "principals[0]: '*' is not a name", id="no-wildcard-of-principals"),
+        pytest.param({"principals": ["spiffe://beta.test/ns/shop/sa/"]}, "principals[0]: '' is not a name", id="no-account"),
+        pytest.param({"principals": ["spiffe://Beta.test/ns/shop/sa/web"]}, "principals[0]", id="a-principal-in-another-case"),
+        pytest.param({"principals": ["spiffe://beta.test/isthmus/beta/agent/a1"]}, "principals[0] is", id="not-a-workload"),
+    ],
+)  # fmt: skip
+def test_a_grant_that_could_let_in_nobody_whom_its_author_meant_is_refused_naming_the_field(source, says):
+    """It would stand there as if it worked, and deny."""
+    log = founded()
+    refused = log.write("alpha", put_grant("alpha", "shop", "*", **source))
+    assert refused.code == Code.INVALID_ARGUMENT
+    assert says in refused.message
+    log.accept(
+        "alpha",
+        put_grant(
+            "alpha",
+            "shop",
+            "*",
+            trustDomains=["beta.test"],
+            namespaces=["shop"],
+            principals=["spiffe://beta.test/ns/shop/sa/web"],
+        ),
+    )
