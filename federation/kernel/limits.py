@@ -15,5 +15,7 @@ CLUSTERS_MAX = 1_000
 
 # The catalog remembers this many changes for watches and mirrors to resume from.
 EVENTS_KEPT_MAX = 20_000
+# ... and of large rows fewer: so much of keys, rows, and rows that were replaced.
+EVENTS_BYTES_MAX = 128 * 1024 * 1024
 # Request ids remembered, so that a retried command takes effect once.
 REQUESTS_KEPT_MAX = 20_000

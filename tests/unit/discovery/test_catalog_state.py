@@ -7,7 +7,7 @@ from discovery.core import catalog as catalog_module
 from discovery.core import snapshots
 from discovery.core.catalog import Catalog
 from discovery.core.commands import AcquireLease, Command, Tick, Write, encode_command
-from discovery.core.history import History
+from discovery.core.history import Cause, History
 from discovery.core.model import Change
 from discovery.core.snapshots import SNAPSHOT_CHUNK_BYTES_MAX
 from federation.kernel.errors import Code, CompactedError, CorruptError, PreconditionError
@@ -272,6 +272,25 @@ def test_history_is_bounded_and_says_when_it_is_compacted(monkeypatch):
     assert history.after(16) == []
     with pytest.raises(CompactedError):
         history.after(15)
+
+
+def test_a_history_of_large_rows_is_shorter(monkeypatch):
+    monkeypatch.setattr("discovery.core.history.EVENTS_BYTES_MAX", 1_000)
+    monkeypatch.setattr("discovery.core.history.EVENTS_BYTES_AFTER_TRIM", 800)
+    history = History(complete_after=0)
+    changes = (Change("resources", b"k" * 10, b"v" * 90),)
+    cause = Cause(proposer="alpha", actor="", now_ms=0, before=(b"b" * 100,))
+    for revision in range(1, 50):
+        history.record(revision, changes, cause)
+        assert len(history.kept()) <= 5  # Of 200 bytes each.
+    assert [revision for revision, _ in history.kept()] == [45, 46, 47, 48, 49]
+    assert (history.complete_after, history.cause(44)) == (44, None)
+    # Small ones have room again, as many as there may be.
+    for revision in range(50, 150):
+        history.record(revision, (Change("endpoints", b"k", None),))
+    assert [revision for revision, _ in history.kept()] == list(range(47, 150))
+    history.record(150, (Change("resources", b"k", b"v" * 2_000),))
+    assert history.kept() == []
 
 
 def test_a_restored_catalog_has_no_history_before_its_revision():
