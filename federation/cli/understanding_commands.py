@@ -40,7 +40,10 @@ def explain(service: str, caller: str, context_directory: str, output: str) -> N
         say(
             f"type {answer['type']}, session affinity {answer['sessionAffinity']}, as {answer['decidedBy']} says"
         )
-    _print_owners(answer)
+    if answer["owners"]:
+        _print_owners(answer)
+    else:
+        say("no cluster has an endpoint of it: isthmus get endpoints shows what is registered")
     if answer["conflicts"]:
         say("")
         print_table(
@@ -48,7 +51,8 @@ def explain(service: str, caller: str, context_directory: str, output: str) -> N
             [(one["cluster"], one["policy"], one["reason"], one["message"]) for one in answer["conflicts"]],
         )
     _print_policies(answer)
-    _print_endpoints(answer)
+    if answer["owners"]:
+        _print_endpoints(answer)
     if answer["dns"]:
         say("")
         print_table(

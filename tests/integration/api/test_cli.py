@@ -149,6 +149,9 @@ def test_proxies_and_endpoints_are_empty_lists_while_there_are_none(isthmus: Run
     empty = isthmus("get", "endpoints", "-n", "nowhere")
     assert (ok(empty), empty.stderr) == ("", "no endpoints found in namespace nowhere\n")
     refused(isthmus("get", "endpoint", "none"), 3, "no endpoint is called 'none'")
+    nothing = isthmus("explain", "orders.nowhere", "--from", "alpha")
+    assert ok(nothing) == ""
+    assert "no cluster has an endpoint of it" in nothing.stderr
 
 
 @pytest.mark.parametrize(
