@@ -7,7 +7,7 @@ from urllib.parse import quote
 import click
 
 from federation.api.lifecycle import DrainRequest, RemoveRequest
-from federation.cli.output import print_json, say
+from federation.cli.output import only_watching, print_json, say
 from federation.cli.session import Session, context_option, decode_answer, output_option, read_duration
 from federation.kernel.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 
@@ -84,11 +84,8 @@ def drain(
     )
     answer = session.send("POST", path, wanted)
     if wait:
-        try:
+        with only_watching(f"the drain goes on: isthmus cluster undrain {name} takes it back"):
             answer = _watch(session, path, answer)
-        except KeyboardInterrupt:
-            say(f"the drain goes on without this command: isthmus cluster undrain {name} takes it back")
-            raise
     if output == "json":
         print_json(answer)
     if answer["state"] == "rolled back":

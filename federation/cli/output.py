@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -46,6 +47,16 @@ def leave_quietly() -> NoReturn:
 def say(text: str) -> None:
     """Tell the operator something that is not data."""
     click.echo(text, err=True)
+
+
+@contextmanager
+def only_watching(text: str) -> Iterator[None]:
+    """Say `text` when Ctrl-C ends the block: what it watches goes on in the controllers."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(text)
+        raise
 
 
 def print_json(value: object) -> None:

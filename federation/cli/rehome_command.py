@@ -9,7 +9,7 @@ import click
 
 from certs.core.token import parse_token, token_hash
 from federation.api.rehomings import RehomeRequest
-from federation.cli.output import print_json, say
+from federation.cli.output import only_watching, print_json, say
 from federation.cli.session import Session, context_option, output_option, read_duration, read_token
 from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError
 
@@ -114,7 +114,9 @@ def _finish(
     session: Session, path: str, answer: dict[str, Any], to: str | None, *, wait: bool, output: str
 ) -> None:
     if wait:
-        answer = _watch(session, path, answer)
+        back = f"isthmus cluster rehome {answer['cluster']} --abort takes it back"
+        with only_watching(f"the move goes on: {back}"):
+            answer = _watch(session, path, answer)
     if output == "json":
         print_json(answer)
     if wait and to is not None and answer["home"] != to:

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from federation.cli import lifecycle_commands
 from federation.cli.lifecycle_commands import _watch, print_drain
+from federation.cli.main import main
 from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError, UnavailableError
 
 
@@ -73,3 +75,26 @@ def test_after_the_last_step_it_says_for_how_long_it_waits(capsys):
 def test_a_status_says_why_a_drain_was_given_up(shown, said, capsys):
     print_drain(shown)
     assert capsys.readouterr().out == said
+
+
+def test_ctrl_c_ends_the_watching_and_says_that_the_drain_goes_on(monkeypatch, capsys):
+    class Interrupted(Answers):
+        def __init__(self, _context_directory: str) -> None:
+            super().__init__()
+
+        def send(self, _method: str, _path: str, _value: object) -> dict[str, Any]:
+            return drain(75)
+
+        def get(self, _path: str) -> dict[str, Any]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle_commands, "Session", Interrupted)
+    monkeypatch.setattr("sys.argv", ["isthmus", "cluster", "drain", "beta"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "beta: 75% (draining)",
+        "the drain goes on: isthmus cluster undrain beta takes it back",
+    ]
