@@ -26,7 +26,7 @@ VICTIM, REFUGE, SERVICE, CALLER = "alpha", "gamma", "catalogue", "delta"
 ASKED = "beta"  # Whose operator drains.
 BROKEN, BROKEN_STATUS = "/offers", 500  # What the release in gamma fails at, and how.
 PAUSE_S = 0.02  # Between two calls of it: enough of them for a rate, beside the load.
-CALLS_AFTER = 50
+CALLS_IN_STEP, CALLS_AFTER = 20, 50
 TIMEOUT_S = 90.0
 
 _Said = tuple[int, str, str]  # Exit status, output, error output.
@@ -45,10 +45,9 @@ def failing_drain(lab: Lab, say: Say, seconds: float) -> tuple[Result, list[Chec
             ThreadPoolExecutor(max_workers=1) as pool,
         ):
             resolved = resolve(lab, CALLER, SERVICE)
-            before = lab.gateway_connections(REFUGE, SERVICE)
             fault_s = stage.event(f"isthmus cluster drain {VICTIM}")
             said = pool.submit(lab.ask_isthmus, "cluster", "drain", VICTIM, at=lab.clusters[ASKED])
-            checks = [_in_step(lab, said, before, resolved)]
+            checks = [_in_step(lab, said, resolved)]
             stage.event(f"a step is in force; {CALLER} calls {SERVICE}{BROKEN}, which {REFUGE} fails at")
             with _Calls(lab) as calls:
                 checks.append(_rolled_back(said.result()))
@@ -93,19 +92,23 @@ class _Calls:
             self.good = self.good + 1 if (status, cluster) == (200, VICTIM) else 0
 
 
-def _in_step(lab: Lab, drained: "Future[_Said]", connections: int, resolved: tuple[str, ...]) -> Check:
-    """Wait until a step of the drain is in force everywhere at once."""
+def _in_step(lab: Lab, drained: "Future[_Said]", resolved: tuple[str, ...]) -> Check:
+    """Wait until a step of the drain is in force everywhere at once.
+
+    Connections through the other gateway may be old ones, of another scenario: who answers says that they are used.
+    """
     name = f"assignments, gateways and dns of {CALLER} follow a step of the drain"
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:
         share, assigned = _drain(lab).get("sharePercent", 100), _assigned(lab)
-        moved = lab.gateway_connections(REFUGE, SERVICE) - connections
+        answering = Counter(str(lab.call(CALLER, SERVICE)[1].get("cluster")) for _ in range(CALLS_IN_STEP))
+        connections = lab.gateway_connections(REFUGE, SERVICE)
         now = resolve(lab, CALLER, SERVICE)
         detail = (
-            f"share {share}%, assigned {assigned}%, {moved} new connections through the gateway of {REFUGE},"
-            f" dns {', '.join(now)}"
+            f"share {share}%, assigned {assigned}%, {answering[REFUGE]} of {CALLS_IN_STEP} answered by {REFUGE},"
+            f" {connections} connections through its gateway, dns {', '.join(now)}"
         )
-        if share == assigned < 100 and moved > 0:
+        if share == assigned < 100 and answering[REFUGE] and connections:
             return Check(name=name, passed=now == resolved != (), detail=detail)
         if drained.done() or time.monotonic() > deadline_s:
             raise LabError(f"no step of the drain came into force: {detail}")
