@@ -8,6 +8,7 @@ from discovery.core.specs import (
     EXTERNAL_CHECKERS_MAX,
     EXTERNAL_COUNT_MAX,
     EXTERNAL_INTERVAL_MS_MIN,
+    EXTERNAL_STATUSES_MAX,
     GROUP_PORTS_MAX,
     GROUP_PROBE_MS_MIN,
     ExternalCheck,
@@ -15,7 +16,7 @@ from discovery.core.specs import (
     ExternalServiceSpec,
 )
 from federation.kernel.errors import InvalidInputError
-from federation.kernel.names import check_label
+from federation.kernel.names import check_label, check_name
 from federation.kernel.units import duration_ms
 
 PATH_CHARS_MAX = 1_000
@@ -86,6 +87,7 @@ def _check_check(spec: ExternalServiceSpec, check: ExternalCheck, where: str) ->
             f"{where}.path: {check.path[:80]!r} is not a path: expected a slash and printable characters,"
             f" at most {PATH_CHARS_MAX}"
         )
+    _check_http(check, where)
     for field, text, least in (
         ("interval", check.interval, EXTERNAL_INTERVAL_MS_MIN),
         ("timeout", check.timeout, GROUP_PROBE_MS_MIN),
@@ -99,6 +101,22 @@ def _check_check(spec: ExternalServiceSpec, check: ExternalCheck, where: str) ->
     for field, count in (("failures", check.failures), ("successes", check.successes)):
         if not 1 <= count <= EXTERNAL_COUNT_MAX:
             raise InvalidInputError(f"{where}.{field} is {count}, expected 1 to {EXTERNAL_COUNT_MAX}")
+
+
+def _check_http(check: ExternalCheck, where: str) -> None:
+    """What is asked and answered; TCP has neither."""
+    for field, value in (("host", check.host), ("statuses", check.statuses)):
+        if value and check.kind != "http":
+            raise InvalidInputError(f"{where}.{field} is given, expected none: kind is {check.kind}")
+    if check.host:
+        check_name(check.host, f"{where}.host")
+    if len(check.statuses) > EXTERNAL_STATUSES_MAX:
+        raise InvalidInputError(
+            f"{where}.statuses has {len(check.statuses)} entries, expected at most {EXTERNAL_STATUSES_MAX}"
+        )
+    for position, status in enumerate(check.statuses):
+        if not 200 <= status <= 599:
+            raise InvalidInputError(f"{where}.statuses[{position}] is {status}, expected 200 to 599")
 
 
 def _check_unique(values: tuple[str, ...], where: str) -> None:

@@ -31,6 +31,7 @@ EXTERNAL_ADDRESSES_MAX = 64
 EXTERNAL_CHECKERS_MAX = 16
 EXTERNAL_INTERVAL_MS_MIN = 1_000
 EXTERNAL_CHECK_MS_MAX = 3_600_000
+EXTERNAL_STATUSES_MAX = 16
 EXTERNAL_COUNT_MAX = 100  # Of failures or successes in a row.
 DRAIN_TEXT_CHARS_MAX = 1_000
 DRAIN_ERRORS_PER_MILLION_MAX = 10_000  # 1%
@@ -353,7 +354,9 @@ class ExternalCheck(Spec, frozen=True, kw_only=True):
 
     kind: Literal["tcp", "http"] = "tcp"
     port: int = 0  # One of the service's; 0: the first.
-    path: str = "/"  # For http: a 2xx or 3xx answer is healthy.
+    path: str = "/"  # For http.
+    host: str = ""  # For http: the name that is asked for; empty: the address.
+    statuses: tuple[int, ...] = ()  # For http: which answers are healthy; none: each 2xx or 3xx.
     interval: str = "5s"
     timeout: str = "2s"
     failures: int = 3  # Consecutive failures until it is missed.

@@ -52,6 +52,8 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int
     timeout_ms: int
     thresholds: Thresholds
+    named: str = ""  # What an HTTP probe asks for as its Host; empty: the address and port.
+    statuses: tuple[int, ...] = ()  # Answers that are healthy; none: each 2xx or 3xx.
 
     @property
     def url(self) -> str:
@@ -134,7 +136,9 @@ async def _tcp_failure(target: ProbeTarget) -> str:
 
 
 async def _http_failure(target: ProbeTarget, session: aiohttp.ClientSession) -> str:
-    async with session.get(target.url, allow_redirects=False) as answer:
-        if 200 <= answer.status < 400:
+    headers = {"Host": target.named} if target.named else None
+    async with session.get(target.url, allow_redirects=False, headers=headers) as answer:
+        if answer.status in target.statuses or (not target.statuses and 200 <= answer.status < 400):
             return ""
-        return f"{target.url}: status {answer.status}, expected 2xx or 3xx"
+        expected = " or ".join(map(str, target.statuses)) or "2xx or 3xx"
+        return f"{target.url}: status {answer.status}, expected {expected}"

@@ -216,6 +216,8 @@ def target_of(address: str, spec: ExternalServiceSpec) -> ProbeTarget:
         host=address,
         port=port.target_port or port.port,
         path=check.path,
+        named=check.host,
+        statuses=check.statuses,
         interval_ms=duration_ms(check.interval),
         timeout_ms=duration_ms(check.timeout),
         thresholds=Thresholds(failures=check.failures, successes=check.successes),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from federation.agent.probe import Prober, ProbeTarget, Thresholds
@@ -73,6 +74,34 @@ async def test_an_http_probe_believes_only_a_good_answer(loopback: Loopback, ans
     server = await asyncio.start_server(handle, host, PORT)
     async with server, probing(target(host, "http")) as (prober, verdicts):
         await eventually_async(lambda: verdicts == [False], timeout_s=WAIT_S)
+        assert why in prober.why
+
+
+@pytest.mark.parametrize(
+    ("named", "statuses", "why"),
+    [
+        ("", (), "status 421, expected 2xx or 3xx"),
+        ("pay.example", (), ""),
+        ("pay.example", (200, 204), ""),
+        ("pay.example", (201, 301), "status 204, expected 201 or 301"),
+        ("", (421,), ""),
+    ],
+)
+async def test_an_http_probe_asks_for_a_name_and_knows_what_is_healthy(
+    loopback: Loopback, named: str, statuses: tuple[int, ...], why: str
+) -> None:
+    host = loopback().host(1)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        is_known = b"\r\nHost: pay.example\r\n" in asked
+        writer.write(b"HTTP/1.1 %s\r\ncontent-length: 0\r\n\r\n" % (b"204 No" if is_known else b"421 No"))
+        writer.close()
+
+    asking = msgspec.structs.replace(target(host, "http"), named=named, statuses=statuses)
+    server = await asyncio.start_server(handle, host, PORT)
+    async with server, probing(asking) as (prober, verdicts):
+        await eventually_async(lambda: verdicts == [not why], timeout_s=WAIT_S)
         assert why in prober.why
 
 
