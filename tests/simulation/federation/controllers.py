@@ -11,6 +11,7 @@ from certs.core.spiffe import SpiffeId, system_id
 from discovery.core.catalog import Catalog
 from discovery.core.commands import Delete, Put
 from discovery.core.declarations import Withdrawn
+from discovery.core.liveness import is_suspended
 from discovery.core.local import LocalTable
 from discovery.core.model import Change, EndpointKey, ResourceKey, unpack_endpoint
 from discovery.core.specs import MemberSpec, ObservationSpec
@@ -37,6 +38,7 @@ from federation.replication.service import ReplicationService
 from tests.simulation.federation.agents import Accept, FixedDirectory
 from tests.simulation.federation.agreed_log import AgreedLog, MemberLog
 from tests.simulation.federation.links import Process, Stream
+from tests.simulation.federation.outside import SimChecker
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.plan import CLUSTERS
 from tests.simulation.federation.rules import Rules, WatchedCopy, WatchedRegistry
@@ -64,6 +66,7 @@ class SimController:
         directory: FixedDirectory,
         accept: Accept,
         missed: Callable[[Process, str], ObservationSpec] | None,
+        checker: Callable[["SimController"], SimChecker] | None,
         rng: random.Random,
         drift: float,
     ) -> None:
@@ -80,6 +83,7 @@ class SimController:
         self.clock_jump_s = 0.0
         self._directory = directory
         self._missed = missed  # What it misses of a cluster now; None: it observes nobody.
+        self._make_checker = checker  # Of what is outside of all clusters; None: it checks nothing.
         self._agreed = agreed
         self._rules = rules
         self._parts = parts
@@ -128,6 +132,7 @@ class SimController:
             views=_ViewsNow(self.catalog),
             facts=_nobody_votes,
         )
+        self.checker = None if self._make_checker is None else self._make_checker(self)
         self.removals = RemovalDesk(
             cluster=self.cluster,
             proposer=self.proposer,
@@ -164,7 +169,16 @@ class SimController:
         self.process.tasks.create_task(self.drain_watch.run(), name="drain-watch")
         if self._missed is not None:
             self.process.tasks.create_task(self._observe(self._missed), name="observe")
+        if self.checker is not None:
+            self.process.tasks.create_task(self.checker.run(), name="external")
         self._learn()
+
+    def is_cut_off(self) -> bool:
+        """True while it misses so many other clusters that the fault must be its own."""
+        assert self._missed is not None
+        seen = [self._missed(self.process, name) for name in CLUSTERS if name != self.cluster]
+        planes = ([one.control_lost for one in seen], [one.data_lost for one in seen])
+        return any(is_suspended(sum(lost), len(lost)) for lost in planes)
 
     async def change_member(self, action: str, cluster: str) -> str:
         """Take the vote of a cluster, as an operator wants."""
@@ -218,6 +232,8 @@ class SimController:
         self.tracer.committed(revision, changes)
         self.feed.changed(revision, changes)
         self.watches.notify()
+        if self.checker is not None:
+            self.checker.changed(changes)
         if any(_is_directory(change) for change in changes):
             self._learn()
         for change in changes:
@@ -232,6 +248,8 @@ class SimController:
             return
         self.feed.reset()
         self.watches.notify()
+        if self.checker is not None:
+            self.checker.reset()
         for registry in self.registries.values():
             registry.absorb(_all_changed(self.catalog.tables, registry))
         self.control.evict_missing()

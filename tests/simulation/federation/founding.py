@@ -20,6 +20,7 @@ from discovery.core.specs import (
 )
 from federation.kernel.versions import PROTOCOL_VERSION
 from tests.simulation.federation.agents import ACCOUNT, NAMESPACE, SERVICES
+from tests.simulation.federation.outside import declarations
 
 HOME = "alpha"  # Of the remote cluster, where there is one.
 
@@ -72,6 +73,7 @@ def belongings(
             for name in controllers
         ),
         *(put(ResourceKey(cluster, "Agent", "", f"agent.{name}"), agent) for name in agents),
+        *declarations(cluster),
     ]
 
 

@@ -108,8 +108,8 @@ class LifecycleRules:
         else:
             key = ResourceKey.decode(change.key)
             row = before.resource(key)
-            # What others observed of it goes with it, and every verdict is asked anew.
-            mine = cluster in (key.scope, key.name) or key.kind == "Verdict"
+            # What others observed of it goes with it, and all that follows from observations is asked anew.
+            mine = cluster in (key.scope, key.name) or key.kind in ("Verdict", "ExternalService")
             mine = mine or (row is not None and not key.scope and row.owner == cluster)
         if not mine:
             self._rules.fail(REMOVAL, f"of {cluster}: {change.key!r}")

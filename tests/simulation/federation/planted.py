@@ -27,6 +27,7 @@ from tests.simulation.federation.planted_lifecycle import (
     SweepsTooMuch,
     TakesAnyEpoch,
 )
+from tests.simulation.federation.planted_outside import BelievesOneChecker, BelievesTheBlind, ForgetsTheReturn
 
 
 class TakesAnyFence(Catalog):
@@ -205,5 +206,14 @@ BUGS: dict[str, Bug] = {
         parts=Parts(catalog=SweepsTooMuch), rules=(lifecycle_rules.REMOVAL,)
     ),
     "takes any epoch": Bug(parts=Parts(catalog=TakesAnyEpoch), rules=(lifecycle_rules.EPOCH,), first=4),
+    "holds an address lost by one checker": Bug(
+        parts=Parts(catalog=BelievesOneChecker), rules=(rules.OUTSIDE,)
+    ),
+    "believes a checker that has lost its network": Bug(
+        parts=Parts(catalog=BelievesTheBlind), rules=(rules.OUTSIDE,)
+    ),
+    "forgets that an address has returned": Bug(
+        parts=Parts(catalog=ForgetsTheReturn), rules=(rules.OUTSIDE,)
+    ),
     "loses a change": Bug(parts=Parts(follower=LosesADelta), rules=(rules.COPY,)),
 }

@@ -35,6 +35,7 @@ from federation.replication.state import FollowerState, Update
 from federation.replication.wire import shown
 from tests.simulation.checks import ViolationError
 from tests.simulation.federation.lifecycle_rules import LifecycleRules
+from tests.simulation.federation.outside import unhealthy, wrongly_held
 from tests.simulation.federation.parts import Parts
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ HELD = "what was acknowledged is held, and seen at home"
 EQUAL = "equal logs, equal catalogs"
 PRESERVED = "nobody withdraws what he lost all at once"
 VERDICT = "no cluster is found dead by one observer"
+OUTSIDE = "no address outside is held to be lost by one checker, or by those who are lost themselves"
 GLOBAL = "what was acknowledged as global had been committed"
 CONVERGED = "everything converges"
 
@@ -93,6 +95,7 @@ class Rules:
         self.expired: dict[bytes, tuple[int, int]] = {}
         self.checked = 0
         self.dead = 0  # Verdicts.
+        self.unhealthy = 0  # Addresses outside that were held to be so, counted with each change.
         self._now_s = now_s
         self._news: list[tuple[int, tuple[Change, ...]]] = []
         self._revisions: list[int] = []
@@ -133,6 +136,8 @@ class Rules:
     def _judge(self, command: Command, before: Tables, changes: tuple[Change, ...]) -> None:
         body = command.body
         self.lifecycle.judge(command, before, changes)
+        for wrong in wrongly_held(self.truth.tables) if any(map(_concerns_outside, changes)) else ():
+            self.fail(OUTSIDE, wrong)
         if isinstance(body, PublishEndpoints):
             lease = self.truth.lease(publish_lease(body.cluster))
             if lease is None or lease.fence != body.fence:
@@ -146,6 +151,8 @@ class Rules:
             is_removal = isinstance(body, RemoveCluster | SweepRemoved)
             if owner and command.proposer not in (owner, home) and not is_removal:
                 self.fail(OWNER, f"{command.proposer} changed {what}")
+            if change.table == "resources" and change.value is not None:
+                self.unhealthy += unhealthy(unpack_resource(change.value))
             if what.startswith("Verdict/") and change.value is not None:
                 self._judge_verdict(unpack_resource(change.value))
             if change.table == "endpoints":
@@ -386,6 +393,11 @@ class WatchedCopy:
         self._rules.viewed(self.name, self.state.cluster, self.state.revision, self._own.value, self._view)
 
 
+def _concerns_outside(change: Change) -> bool:
+    kinds = ("Cluster", "ExternalObservation", "ExternalService", "Observation")
+    return change.table == "resources" and ResourceKey.decode(change.key).kind in kinds
+
+
 def _owner(change: Change, before: Tables) -> tuple[str, str]:
     """Return the cluster that owns a row, "" where several may write it, and what people call the row."""
     if change.table == "endpoints":
@@ -393,9 +405,10 @@ def _owner(change: Change, before: Tables) -> tuple[str, str]:
         return key.cluster, f"endpoint {key}"
     resource = ResourceKey.decode(change.key)
     there = before.resources.get(change.key)
-    if resource.scope or there is None or change.value is None:
+    is_outside = resource.kind == "ExternalService"
+    if (resource.scope and not is_outside) or there is None or change.value is None:
         return resource.scope, str(resource)
-    # What others observe of a cluster stands in its status; its spec is its own.
+    # What follows from others' observations stands in its status; its spec is its own.
     old, new = unpack_resource(there), unpack_resource(change.value)
     return ("" if old.spec == new.spec else old.owner), str(resource)
 

@@ -37,9 +37,11 @@ def test_a_seed_that_once_failed_holds(seed: int) -> None:
 def test_the_seeds_meet_verdicts_faults_of_each_kind_and_enough_changes() -> None:
     outcomes = [run(seed) for seed in range(BATCH)]
     assert sum(outcome.dead for outcome in outcomes) > 0
+    assert sum(outcome.unhealthy for outcome in outcomes) > 0
     met = {fault.split()[1] for outcome in outcomes for fault in outcome.faults}
     assert len(met) >= 12
     assert met >= {"drain", "undrain", "callers_fail", "removed", "joined", "old_self"}
+    assert met >= {f"outside_{fault}" for fault in ("die", "lose_the_way", "lose_all_ways", "go_dark", "lie")}
     assert all(outcome.revision > 40 for outcome in outcomes)
 
 

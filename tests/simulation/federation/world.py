@@ -43,6 +43,7 @@ from tests.simulation.federation.founding import (
 from tests.simulation.federation.links import Net, Process, Stream
 from tests.simulation.federation.nemesis import Nemesis
 from tests.simulation.federation.operators import Operators
+from tests.simulation.federation.outside import Outside
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.plan import CLUSTERS, Plan, draw_plan
 from tests.simulation.federation.rules import CONVERGED, HELD, Rules
@@ -70,6 +71,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     revision: int
     checked: int
     dead: int  # Verdicts.
+    unhealthy: int  # Addresses outside, counted with each change.
     seconds: float
     trace: str
 
@@ -113,6 +115,7 @@ class World:
         processes = {name: self.net.add(name, name.partition("-")[0]) for name in names}
         voters = [processes[name] for name in names[: 3 if plan.remote else 5]]
         self.agreed = AgreedLog(self.net, self._rng("log"), self.rules, voters=voters)
+        self.outside = Outside(self, self._rng("outside"))
         self.controllers: dict[str, SimController] = {}
         accept = _Accept(self)
         directory = FixedDirectory(self._directory(names))
@@ -128,6 +131,7 @@ class World:
                 directory=directory,
                 accept=accept,
                 missed=self._missed if name.endswith("-1") else None,
+                checker=self.outside.checker if name.endswith("-1") else None,
                 rng=self._rng(name),
                 drift=plan.drift,
             )
@@ -178,11 +182,12 @@ class World:
             seed=self.seed,
             plan=self.plan,
             violation=self.rules.violation or violation,
-            faults=sorted([*self.nemesis.log, *self.operators.log]),
+            faults=sorted([*self.nemesis.log, *self.operators.log, *self.outside.log]),
             entries=len(self.agreed.entries),
             revision=self.rules.truth.revision,
             checked=self.rules.checked,
             dead=self.rules.dead,
+            unhealthy=self.rules.unhealthy,
             seconds=self.loop.now_s,
             trace=f"{len(self.agreed.entries)}/{self.rules.checked}/{self.loop.now_s:.6f}",
         )
@@ -218,10 +223,13 @@ class World:
         rng = self._rng("chaos")
         end_s = self.loop.now_s + self.plan.chaos_s
         operators = self._tasks.create_task(self.operators.run(), name="operators")
+        outside = self._tasks.create_task(self.outside.run(), name="outside")
         while self.loop.now_s < end_s:
             self.nemesis.strike()
             await self._pass(rng.expovariate(1 / self.plan.calm_s))
         operators.cancel()
+        outside.cancel()
+        self.outside.end()
         self.agreed.loss = 0.0
         self.wall_jump_s.clear()
         self.net.heal()
@@ -325,6 +333,8 @@ class World:
         for row in truth.tables.list_resources("", "Verdict"):
             if msgspec.json.decode(row.spec, type=VerdictSpec).state != "ok":
                 return f"the verdict on {row.key.name} is {row.spec.decode()}"
+        if wrong := self.outside.difference(truth.tables):
+            return wrong
         views: dict[str, set[tuple[int, int]]] = {}
         for cluster, copy in self._copies():
             views.setdefault(cluster, set()).add(copy.digest)
