@@ -222,3 +222,16 @@ def test_the_history_begins_when_the_federation_was_founded(isthmus: Run) -> Non
     nothing = isthmus("history", "grant/shop/never")
     assert ok(nothing) == ""
     assert nothing.stderr.startswith("no change of grant/shop/never is remembered\n")
+
+
+def test_a_wrong_service_outside_is_refused_by_document_and_field(isthmus: Run) -> None:
+    text = """\
+apiVersion: federation.isthmus.dev/v1alpha1
+kind: ExternalService
+metadata: {name: outside, namespace: shop}
+spec: {addresses: [203.0.113.5, %s], ports: [{name: http, port: 80}]}
+"""
+    wrong = "spec.addresses[1] is '::ffff:169.254.169.254', expected 169.254.169.254"
+    refused(isthmus("apply", "-f", "-", text=text % "'::ffff:169.254.169.254'"), 2, wrong)
+    refused(isthmus("apply", "-f", "-", text=text % "127.0.0.1"), 1, "127.0.0.1 means another host")
+    refused(isthmus("get", "externalservice", "outside", "-n", "shop"), 5, "does not exist")

@@ -155,6 +155,43 @@ def test_bad_requests_are_refused_in_words_that_help(
     assert operator.call("GET", f"{POLICIES}/bad")[0] == 404
 
 
+def outside(*addresses: str, **spec: object) -> dict[str, object]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ExternalService",
+        "metadata": {"name": "bad", "namespace": "shop"},
+        "spec": {"addresses": addresses, "ports": [{"name": "http", "port": 80}], **spec},
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        pytest.param(outside("db.example.com"), 400, "spec.addresses[0]: 'db.example.com' is not an IP address", id="a-name"),
+        pytest.param(outside("2130706433"), 400, "spec.addresses[0]: '2130706433' is not an IP address", id="decimal"),
+        pytest.param(outside("0177.0.0.1"), 400, "is not an IP address", id="octal"),
+        pytest.param(outside("::ffff:169.254.169.254"), 400, "expected 169.254.169.254", id="mapped"),
+        pytest.param(outside("fe80::1%eth0"), 400, "without a zone", id="zone"),
+        pytest.param(outside("203.0.113.5", "203.0.113.5"), 400, "'203.0.113.5' is given twice", id="twice"),
+        pytest.param(outside(*(f"10.0.{n // 256}.{n % 256}" for n in range(1_000))), 400, "has 1000 entries, expected 1 to 64", id="1000"),
+        pytest.param(outside(*(f"10.0.{n // 256}.{n % 256}" for n in range(10_000))), 400, "more than 32768 bytes", id="10000"),
+        pytest.param(outside("169.254.169.254"), 403, "169.254.169.254 is a cloud's metadata service", id="metadata"),
+        pytest.param(outside("64:ff9b:1::a9fe:a9fe"), 403, "is a cloud's metadata service", id="metadata-behind-nat64"),
+        pytest.param(outside("::1"), 403, "means another host for each caller", id="loopback"),
+        pytest.param(outside("203.0.113.5", check={"interval": "1ms"}), 400, "spec.check.interval is '1ms'", id="interval"),
+        pytest.param(outside("203.0.113.5", check={"statuses": [200]}), 400, "spec.check.statuses is given", id="statuses"),
+        pytest.param(outside("203.0.113.5", tls={}), 400, "unknown field `tls`", id="tls"),
+    ],
+)  # fmt: skip
+def test_a_service_outside_is_refused_by_field(
+    operator: Caller, body: dict[str, object], status: int, message: str
+) -> None:
+    services = f"{BASE}/namespaces/shop/externalservices"
+    found, _reason, text = refusal(operator.call("POST", services, raw=msgspec.json.encode(body)))
+    assert (found, message in text) == (status, True), text
+    assert operator.call("GET", f"{services}/bad")[0] == 404
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("PUT", f"/clusters/beta{POLICIES}/theirs"), ("PUT", f"{POLICIES}/theirs")],
