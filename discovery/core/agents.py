@@ -28,7 +28,10 @@ class Agent:
         self.newest_incarnation = -1  # Of its rows, whichever way they came.
         self.rows: set[bytes] = set()
         self.listing: dict[bytes, Endpoint] | None = None  # A list that is not complete yet.
+        self.listing_refused: set[bytes] = set()  # Of that list.
         self.listing_incarnation = -1
+        # What it has by its own word, and this controller refused: of these rows the catalog may know more.
+        self.refused: set[bytes] = set()
         self.doubt: Doubt | None = None  # About its newest list.
         self.heard_by: set[str] = set()  # Other controllers of the cluster that hear it now.
 

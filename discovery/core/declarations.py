@@ -15,6 +15,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     put: tuple[Endpoint, ...] = ()
     remove: tuple[EndpointKey, ...] = ()
     complete: bool = False
+    refused: tuple[EndpointKey, ...] = ()  # Rows of it that were refused before: it has them nevertheless.
 
     def check_own(self, row: Endpoint) -> None:
         """Raise `NotAllowedError` for a row of another agent or start, or newer than this message."""

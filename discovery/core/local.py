@@ -7,9 +7,9 @@
 
 A row goes only because its agent withdrew it, declared a complete list without it, or was expired by the runtime, which
 alone knows the time. An agent that another controller of the cluster hears is not expired here, and what it told that
-controller counts as if it had been said here (`hear`). An agent's list counts as a whole, when it is complete: until then
-its earlier rows stay. Between two versions of a row the larger (incarnation, sequence) wins, whichever path it took. Pure:
-no clock, no I/O. One thread writes; what `endpoints()` returned may be read from any.
+controller counts as if it had been said here (`hear`). An agent's list counts as a whole, when it is complete: until then its
+earlier rows stay, and so do those whose new versions are refused. Between two versions of a row the larger (incarnation, sequence)
+wins, whichever path it took. Pure: no clock, no I/O. One thread writes; what `endpoints()` returned may be read from any.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,12 +31,7 @@ from discovery.core.specs import ClusterSpec
 from discovery.core.tables import Table, Tables
 from discovery.core.usage import Usage
 from discovery.core.vetting import refusal, vet
-from federation.kernel.errors import (
-    IsthmusError,
-    LimitExceededError,
-    NotFoundError,
-    PreconditionError,
-)
+from federation.kernel.errors import IsthmusError, LimitExceededError, NotFoundError, PreconditionError
 from federation.kernel.limits import COMMAND_BYTES_MAX, ENDPOINTS_PER_CLUSTER_MAX
 
 AGENTS_MAX = 2 * ENDPOINTS_PER_CLUSTER_MAX  # Known at once, those included that ended or have no rows.
@@ -102,7 +97,9 @@ class LocalTable:
             return None if ours == theirs else ours
         there = unpack_origin(theirs)
         name, agent = there.agent, self._agents.get(there.agent)
-        until = GONE if agent is None else self._silenced.taken_back_until(key, name, agent.known_until)
+        if agent is None or key in agent.refused:
+            return None
+        until = self._silenced.taken_back_until(key, name, agent.known_until)
         if there.version > until:
             return None
         return Withdrawn(key=EndpointKey.decode(key), agent=name, until=until)
@@ -117,7 +114,7 @@ class LocalTable:
             self._make_room_for_agent()
             known = self._agents[agent] = Agent(Phase.ENDED)
         known.check_incarnation(agent, incarnation)
-        known.listing, known.listing_incarnation = {}, incarnation
+        known.listing, known.listing_refused, known.listing_incarnation = {}, set(), incarnation
 
     def declare(self, declaration: Declaration, spec: ClusterSpec) -> Declared:
         """Merge one message of an agent; `spec` is its cluster's, as the catalog has it now.
@@ -137,8 +134,10 @@ class LocalTable:
             if (key := self._accepted(row, declaration, spec, refused)) is not None
         }
         gone = {key.encode() for key in declaration.remove if self._accepts_key(key, refused)}
+        named = {key.encode() for key in (*declaration.refused, *(key for key, _ in refused))}
         edits: _Edits = {}
         if agent.listing is None:
+            agent.refused = (agent.refused | named) - rows.keys() - gone
             self._check_room(agent, len(agent.rows) + sum(key not in agent.rows for key in rows))
             rows, excess = self.quota.admit(self._rows, self._usage, rows, gone)
             refused += excess
@@ -146,17 +145,18 @@ class LocalTable:
             self._update(agent, declaration, rows, gone, edits)
             return Declared(changes=self._commit(edits), refused=tuple(refused))
         listed = {key: row for key, row in agent.listing.items() if key not in gone} | rows
-        self._check_room(agent, len(listed))
-        agent.listing = listed
+        unlisted = (agent.listing_refused | named) - listed.keys() - gone
+        self._check_room(agent, len(listed) + len(unlisted))
+        agent.listing, agent.listing_refused = listed, unlisted
         if declaration.complete:
             kept = self._still_free(listed, declaration.agent, refused)
-            missing = agent.rows - kept.keys()
+            missing = agent.rows - kept.keys() - unlisted
             agent.doubt = weigh(agent.doubt, missing, agent.rows)
             gone = set() if agent.doubt is not None else missing
             kept, excess = self.quota.admit(self._rows, self._usage, kept, gone)
             refused += excess
             agent.phase = Phase.LIVE
-            agent.listing = None
+            agent.listing, agent.refused = None, unlisted
             self._update(agent, declaration, kept, gone, edits)
         return Declared(changes=self._commit(edits), refused=tuple(refused))
 
@@ -177,19 +177,18 @@ class LocalTable:
         if position < known.known_until or position[0] < known.newest_incarnation:
             known.heard_by.add(controller)
             return ()
+        named = {row.key.encode(): row for row in rows if row.agent == agent and row.version <= position}
         listed = {
-            row.key.encode(): row
-            for row in rows
-            if row.agent == agent
-            and row.version <= position
-            and not refusal(row, self._cluster, spec, self.places)
-            and not self._taken(row.key.encode(), agent)
+            key: row
+            for key, row in named.items()
+            if not refusal(row, self._cluster, spec, self.places) and not self._taken(key, agent)
         }
         self._check_room(known, len(known.rows | listed.keys()))
         known.heard_by.add(controller)
         if known.phase is Phase.ENDED:
             known.phase = Phase.UNHEARD
-        gone = known.rows - listed.keys() if position > known.known_until else set[bytes]()
+        gone = known.rows - named.keys() if position > known.known_until else set[bytes]()
+        known.refused = named.keys() - listed.keys()
         edits: _Edits = {}
         said = Declaration(agent=agent, incarnation=position[0], sequence=position[1])
         known.doubt = without(known.doubt, gone)
@@ -265,7 +264,7 @@ class LocalTable:
         if (known := self._agents.get(agent)) is None or known.heard:
             return ()
         known.phase = Phase.ENDED
-        known.doubt = None
+        known.doubt, known.refused = None, set()
         edits: _Edits = {}
         for key in sorted(known.rows):
             row = self._row(key, edits)
@@ -316,8 +315,7 @@ class LocalTable:
         remove: list[tuple[EndpointKey, int, int]] = []
         refused: _Refused = []
         spec = tables.cluster(self._cluster)
-        size = 0
-        whole = True
+        size, whole = 0, True
         for key in tuple(self._unpublished):
             ours, theirs = self._rows.get(key), tables.endpoints.get(key)
             if ours == theirs:
@@ -451,7 +449,9 @@ class LocalTable:
     def _gone_until(self, key: bytes, name: str) -> tuple[int, int]:
         """Return the newest version of a row of the catalog that is known to be over, for one that is not here."""
         agent = self._agents.get(name)
-        return GONE if agent is None else self._silenced.gone_until(key, name, agent.known_until)
+        if agent is None or key in agent.refused:
+            return GONE
+        return self._silenced.gone_until(key, name, agent.known_until)
 
     def _adopt(self, row: Endpoint, edits: _Edits) -> None:
         """Take a row that came another way than from its agent, unless we know better."""

@@ -191,9 +191,10 @@ class AgentStream:
             self._registry.heard(self.agent)
 
     async def _declare(self, message: Declare) -> None:
-        accepted = []
+        accepted, refused = [], []
         for endpoint in message.put:
             if reason := self._rules.refusal(endpoint):
+                refused.append(endpoint.key)
                 await self._refuse(message.number, endpoint.key, reason)
             else:
                 accepted.append(endpoint)
@@ -212,6 +213,7 @@ class AgentStream:
                 put=tuple(accepted),
                 remove=tuple(key for key, _, _ in message.remove),
                 complete=message.complete,
+                refused=tuple(refused),
             ),
             self,
         )
