@@ -130,6 +130,10 @@ class ClusterRegistry:
         """Every known agent and its phase."""
         return {name: phase.value for name, phase in self._table.agents().items()}
 
+    def connected(self) -> frozenset[str]:
+        """Return the agents that have a stream here."""
+        return frozenset(self._sessions)
+
     def connected_otherwise(self, trust_domain: str) -> list[str]:
         """Return the agents whose streams were opened by an identity of another trust domain, sorted."""
         return sorted(

@@ -6,6 +6,7 @@ first: no process changes its identity before the proxies of all controllers tha
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
@@ -13,11 +14,11 @@ import structlog
 
 from discovery.core.catalog import Catalog
 from discovery.core.commands import AdvanceRehoming, BeginRehoming, ResumeRehoming, ReturnRehoming
-from discovery.core.model import unpack_endpoint
+from discovery.core.model import unpack_endpoint, unpack_origin
 from discovery.core.ownership import cluster_key
 from discovery.core.rehome_forecast import RehomeForecast, foresee
 from discovery.core.rehoming import has_changed, is_missed, is_overdue, is_under_way, shows
-from discovery.core.specs import ClusterSpec, ControllerSpec
+from discovery.core.specs import ClusterSpec, ControllerSpec, Rehoming
 from discovery.core.tables import Table, endpoint_prefix
 from discovery.core.verdicts import read_verdicts
 from federation.api.directory import cluster_spec, resource, resources
@@ -33,8 +34,12 @@ TURN_S = 0.5
 ANNOUNCE_MS, ANNOUNCE_MS_MAX = 1_000, 15_000
 # So long the other home leaves each step to the one that the cluster has.
 OTHER_WAITS_MS = 20_000
+# On a way that is not the first one, processes may have changed the other way a moment ago: they get at least the first to say
+# so, and whose agents are not connected here the second, which is longer than the lease that they lose meanwhile.
+SETTLE_MS, SETTLE_MS_MAX = 1_000, 20_000
 # One look at the endpoints of a service each; then the loop serves others.
 SERVICES_PER_SLICE = 200
+ROWS_PER_SLICE = 1_000
 NAMED_MAX = 10
 
 _log = structlog.get_logger("rehome")
@@ -45,6 +50,7 @@ class _Count(msgspec.Struct):
 
     endpoints: int = 0  # Of the cluster, its gateways among them...
     late: int = 0  # ... and of these.
+    agents: set[str] = set()  # That have endpoints.
     names: list[str] = []  # Mirrors and the first endpoints; empty: nothing is late.
 
 
@@ -59,12 +65,15 @@ class RehomeDesk:
         catalog: Catalog,
         registries: Mapping[str, ClusterRegistry],
         trace: Callable[[int], Awaitable[tuple[ControllerTrace, ...]]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._proposer = proposer
         self._catalog = catalog
         self._registries = registries
         self._trace = trace
+        self._clock = clock
+        self._turned: dict[str, tuple[Rehoming | None, float]] = {}  # By cluster: what is seen since when.
         self._without_moves: Table | None = None  # Resources of which it is known that no cluster moves.
 
     async def forecast(self, cluster: str, to: str) -> RehomeForecast:
@@ -173,6 +182,7 @@ class RehomeDesk:
             and self._cluster in (spec.home, spec.rehoming.home)
         ]
         self._without_moves = None if moves else tables.resources
+        self._turned = {name: seen for name, seen in self._turned.items() if name in dict(moves)}
         for cluster, spec in moves:
             try:
                 await self._step(cluster, spec)
@@ -186,10 +196,11 @@ class RehomeDesk:
             due = await self._callers_know(cluster, self._catalog.now_ms - spec.rehoming.changed_ms)
         else:
             found = await self._late(cluster, spec)
-            due = not found.names and not self._late_agents(cluster, spec)
-            if not due and is_overdue(spec, self._catalog.now_ms):
-                await self._turn_round(cluster, spec, found)
-                return
+            due = self._has_settled(cluster, spec.rehoming, found.agents)
+            if found.names or self._late_agents(cluster, spec):
+                due = False
+                if is_overdue(spec, self._catalog.now_ms):
+                    await self._turn_round(cluster, spec, found)
         if due and self._is_turn(spec):
             await self._proposer.propose(AdvanceRehoming(cluster=cluster, state=state))
             _log.info("rehoming_advanced", cluster=cluster, after=state)
@@ -220,6 +231,23 @@ class RehomeDesk:
         waited_ms = self._catalog.now_ms - spec.rehoming.changed_ms
         return self._cluster == spec.home or waited_ms >= OTHER_WAITS_MS
 
+    def _has_settled(self, cluster: str, move: Rehoming, agents: set[str]) -> bool:
+        """Whether it is known what the processes of these agents show: no row says what one did a moment ago.
+
+        By the own clock, which nobody sets.
+        """
+        if move.state == "moving" and not move.reason:
+            return True  # The first way: nobody can have changed back.
+        seen, since_s = self._turned.get(cluster, (None, 0.0))
+        if seen != move:
+            since_s = self._clock()
+            self._turned[cluster] = (move, since_s)
+        passed_ms = round((self._clock() - since_s) * 1000)
+        if passed_ms < SETTLE_MS or passed_ms >= SETTLE_MS_MAX:
+            return passed_ms >= SETTLE_MS_MAX
+        registry = self._registries.get(cluster)
+        return registry is not None and agents <= registry.connected()
+
     async def _callers_know(self, cluster: str, since_ms: int) -> bool:
         """Whether all proxies that are to be seen have taken what the row of the Cluster says now."""
         if since_ms < ANNOUNCE_MS:
@@ -243,13 +271,29 @@ class RehomeDesk:
             for _, value in tables.endpoints.items(endpoint_prefix(service, cluster)):
                 endpoint = unpack_endpoint(value)
                 found.endpoints += 1
+                found.agents.add(endpoint.agent)
                 if not has_changed(endpoint, spec):
                     found.late += 1
                     if len(found.names) < NAMED_MAX:
                         found.names.append(f"{endpoint.key.service_key}/{endpoint.key.name}")
             if number % SERVICES_PER_SLICE == 0:
                 await asyncio.sleep(0)
+        await self._late_here(cluster, spec, found)
         return found
+
+    async def _late_here(self, cluster: str, spec: ClusterSpec, found: "_Count") -> None:
+        """Name what agents told this controller and the log does not have yet, where that is late."""
+        registry, known = self._registries.get(cluster), self._catalog.tables.endpoints
+        for number, (key, value) in enumerate(() if registry is None else registry.rows(), start=1):
+            there = known.get(key)
+            if there != value and len(found.names) < NAMED_MAX:
+                endpoint = unpack_endpoint(value)
+                name = f"{endpoint.key.service_key}/{endpoint.key.name}"
+                is_news = there is None or unpack_origin(there).version < endpoint.version
+                if is_news and not has_changed(endpoint, spec) and name not in found.names:
+                    found.names.append(name)
+            if number % ROWS_PER_SLICE == 0:
+                await asyncio.sleep(0)
 
     def _late_agents(self, cluster: str, spec: ClusterSpec) -> list[str]:
         """Agents, also those without endpoints, that are connected here by another trust domain than they should be."""
@@ -266,4 +310,4 @@ def _has_taken(found: ControllerTrace) -> bool:
 def _some(found: _Count) -> str:
     """Name some of what is late; where nothing is, it is an agent without endpoints."""
     more = found.late - sum("/" in name for name in found.names)
-    return ", ".join(found.names) + (f" and {more} more" if more else "") or "agents are late"
+    return ", ".join(found.names) + (f" and {more} more" if more > 0 else "") or "agents are late"

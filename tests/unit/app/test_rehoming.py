@@ -3,12 +3,21 @@
 import msgspec
 import pytest
 
+from discovery.core.declarations import Declaration
 from discovery.core.model import Endpoint
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
 from federation.api.rehomings import RehomeRequest
 from federation.api.tracing import Acknowledged, ControllerTrace, Trace
-from federation.app.rehoming import ANNOUNCE_MS, ANNOUNCE_MS_MAX, NAMED_MAX, OTHER_WAITS_MS, RehomeDesk
+from federation.app.rehoming import (
+    ANNOUNCE_MS,
+    ANNOUNCE_MS_MAX,
+    NAMED_MAX,
+    OTHER_WAITS_MS,
+    SETTLE_MS,
+    SETTLE_MS_MAX,
+    RehomeDesk,
+)
 from federation.kernel.errors import NotAllowedError, NotFoundError, PreconditionError
 from tests.unit.app.direct_log import DirectLog
 from tests.unit.discovery.builders import endpoint, founded, put_export, put_grant, put_token
@@ -46,6 +55,7 @@ class Federation:
             catalog=self.log.catalog,
             registries=self.registries,
             trace=self.trace,
+            clock=lambda: self.log.catalog.now_ms / 1000,
         )
 
     async def trace(self, revision: int) -> tuple[ControllerTrace, ...]:
@@ -141,7 +151,8 @@ async def test_a_move_that_is_not_done_in_its_time_takes_itself_back() -> None:
     federation = await moving()
     assert await federation.after(WITHIN_MS - 1) == "moving"
     assert await federation.after(1) == "returning"
-    assert await federation.after(0) == "done"  # No endpoint had changed.
+    assert await federation.after(0) == "returning"
+    assert await federation.after(SETTLE_MS_MAX) == "done"  # No endpoint had changed.
     found = await federation.desk.progress("delta")
     assert (found.home, found.other_home) == ("alpha", "beta")
     assert found.reason == f"not finished within {WITHIN_MS} ms: shop/orders/orders-1"
@@ -164,7 +175,7 @@ async def test_an_operator_takes_a_move_back_and_it_waits_for_what_had_changed()
     assert (taken_back.state, taken_back.changed) == ("returning", 0)
     assert await federation.after(WITHIN_MS) == "returning"
     federation.show("alpha.test", 3)
-    assert await federation.after(0) == "done"
+    assert await federation.after(SETTLE_MS_MAX) == "done"
     assert (await federation.desk.progress("delta")).home == "alpha"
     with pytest.raises(PreconditionError, match="is not moving"):
         await federation.desk.abort("delta", ADMIN)
@@ -208,3 +219,61 @@ async def test_only_the_home_lets_go_and_only_with_leave() -> None:
     with pytest.raises(NotFoundError):
         await federation.desk.progress("omega")
     assert await federation.state() == ""
+
+
+class Stream:
+    """An agent's session at a controller."""
+
+    def __init__(self, trust_domain: str) -> None:
+        self.trust_domain = trust_domain
+
+    def dismiss(self) -> None:
+        pass
+
+
+def with_registry(federation: Federation) -> ClusterRegistry:
+    """Let alpha's controller hear delta's agent, by its old identity."""
+    registry = ClusterRegistry(
+        "delta",
+        catalog=federation.log.catalog,
+        lease_ms=10_000,
+        clock=lambda: 0.0,
+        changed=lambda _cluster, _changes: None,
+    )
+    federation.registries["delta"] = registry
+    return registry
+
+
+async def test_a_way_back_does_not_end_while_a_process_may_have_changed_a_moment_ago() -> None:
+    """Its row shows the old identity, it itself the new one: callers would refuse it."""
+    federation = await moving()
+    agent = endpoint("delta").agent
+    with_registry(federation)
+    await federation.desk.abort("delta", ADMIN)
+    assert await federation.after(SETTLE_MS_MAX - 1, federation.desk) == "returning"  # It is not connected.
+    assert await federation.after(1, federation.desk) == "returning"
+    assert await federation.after(SETTLE_MS_MAX, federation.desk) == "done"
+    federation = await moving()
+    with_registry(federation).open(agent, 1, Stream("alpha.test"))
+    await federation.desk.abort("delta", ADMIN)
+    assert await federation.after(0, federation.desk) == "returning"
+    assert await federation.after(SETTLE_MS - 1, federation.desk) == "returning"
+    assert await federation.after(1, federation.desk) == "done"
+
+
+async def test_what_an_agent_said_here_and_the_log_has_not_yet_counts() -> None:
+    federation = await moving()
+    registry = with_registry(federation)
+    agent = endpoint("delta").agent
+    stream = Stream("alpha.test")
+    registry.open(agent, 1, stream)
+    changed = endpoint("delta", identity="spiffe://beta.test/ns/shop/sa/orders", version=(1, 5))
+    registry.declare(
+        Declaration(agent=agent, incarnation=1, sequence=5, put=(changed,), complete=True), stream
+    )
+    await federation.desk.abort("delta", ADMIN)
+    for _ in range(3):
+        assert await federation.after(SETTLE_MS, federation.desk) == "returning"
+    again = endpoint("delta", version=(1, 6), identity="spiffe://alpha.test/ns/shop/sa/orders")
+    registry.declare(Declaration(agent=agent, incarnation=1, sequence=6, put=(again,), complete=True), stream)
+    assert await federation.after(0, federation.desk) == "done"
