@@ -202,3 +202,12 @@ class Checks:
         """A member stopped by itself."""
         if not is_excused:
             raise self.fail("nobody stops without a fault", f"{name}: {error}")
+
+
+def first_violation(group: BaseExceptionGroup[ViolationError]) -> ViolationError:
+    """Return one of the violations that ended tasks."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ViolationError)
+    return error

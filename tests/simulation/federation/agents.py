@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
+from msgspec.structs import replace
+
 from certs.core.spiffe import SpiffeId, system_id, workload_id
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
 from discovery.core.specs import ServiceTraffic
@@ -48,13 +50,14 @@ class SimAgent:
         self.process = process
         self.cluster = cluster
         self.name = process.name
+        self.keeper: Keeper | None = None  # Of its identities, where they may change.
         self.identity = system_id(trust_domain, cluster, "agent", process.name)
         self.accept = accept
         self.withdrawn: dict[EndpointKey, Version] = {}
         self.registrar: _Registrar | None = None
         self.failing: Callable[[], bool] = lambda: False  # Requests of callers beside it fail now.
-        self._workload = str(workload_id(trust_domain, NAMESPACE, ACCOUNT))
-        self._directory = directory
+        self.shown = trust_domain  # By its workloads.
+        self.directory = directory
         self._incarnation = 0
         self._ever: set[EndpointKey] = set()
 
@@ -76,7 +79,7 @@ class SimAgent:
             incarnation=self._incarnation,
             cluster=self.cluster,
             identity=self,  # type: ignore[arg-type] # what `_open_channel` needs of an identity
-            directory=self._directory,  # type: ignore[arg-type]
+            directory=self.directory,  # type: ignore[arg-type]
         )
         if probed:
             self.probe()
@@ -85,6 +88,8 @@ class SimAgent:
     async def _main(self) -> None:
         assert self.registrar is not None
         self.process.tasks.create_task(self._count(self.registrar), name="count")
+        if self.keeper is not None:
+            self.process.tasks.create_task(self.keeper.run(), name="identities")
         await self.registrar.run()
 
     async def _count(self, registrar: "_Registrar") -> None:
@@ -111,6 +116,22 @@ class SimAgent:
                     for one in sorted(watched, key=lambda one: one.cluster)
                 )
             )
+
+    def show(self, trust_domain: str, *, is_own: bool) -> None:
+        """Show a new identity: its own to controllers, or its workload's to callers."""
+        if is_own:
+            self.identity = replace(self.identity, trust_domain=trust_domain)
+        else:
+            self.shown = trust_domain
+        if self.registrar is not None and self.process.alive:
+            if is_own:
+                self.registrar.reopen()
+            else:
+                self.registrar.set_identity(self._workload)
+
+    @property
+    def _workload(self) -> str:
+        return str(workload_id(self.shown, NAMESPACE, ACCOUNT))
 
     def probe(self, ready: bool = True, *, only: int | None = None) -> None:
         """Its probes say that all endpoints, or one of them, are ready or not."""
@@ -148,6 +169,14 @@ class SimAgent:
             ready=True,
             agent=self.name,
         )
+
+
+class Keeper(Protocol):
+    """What changes an agent's identities while its cluster moves."""
+
+    async def run(self) -> None:
+        """Change them until cancelled."""
+        ...
 
 
 class Accept:

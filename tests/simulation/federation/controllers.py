@@ -21,8 +21,10 @@ from federation.api.audit import AuditTrail
 from federation.api.control import ControlService
 from federation.api.health import Facts
 from federation.api.heard_service import HeardService
+from federation.api.messages import Directory
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
+from federation.api.tracing import ControllerTrace
 from federation.api.understanding import Served
 from federation.api.watch import WatchHub
 from federation.app.controller import _is_directory
@@ -38,6 +40,7 @@ from federation.replication.service import ReplicationService
 from tests.simulation.federation.agents import Accept, FixedDirectory
 from tests.simulation.federation.agreed_log import AgreedLog, MemberLog
 from tests.simulation.federation.links import Process, Stream
+from tests.simulation.federation.movers import REMOTE, MovingDirectory
 from tests.simulation.federation.outside import SimChecker
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.plan import CLUSTERS
@@ -62,7 +65,7 @@ class SimController:
         parts: Parts,
         *,
         trust_domain: str,
-        serves: tuple[str, ...],
+        moves: bool,
         directory: FixedDirectory,
         accept: Accept,
         missed: Callable[[Process, str], ObservationSpec] | None,
@@ -76,7 +79,7 @@ class SimController:
             trust_domain, self.cluster, "controller", process.name.removeprefix(f"{self.cluster}-")
         )
         self.accept = accept  # What answers streams that this controller opens.
-        self.serves = serves
+        self._moves = moves  # A remote cluster is in this federation, and may move.
         self.registries: dict[str, ClusterRegistry] = {}
         self.copies: dict[str, WatchedCopy] = {}
         self.applied_index = 0
@@ -112,6 +115,7 @@ class SimController:
         for index in range(1, known_index + 1):
             self.catalog.apply(index, self._agreed.entries[index - 1])
         self.applied_index = known_index
+        self._learn_moves()
         self.audit = AuditTrail(unix_ms=self._unix_ms)
         self.tracer = Tracer(clock=self.now_s, unix_ms=self._unix_ms)
         self.feed = Feed(self.catalog, unix_ms=self._unix_ms)
@@ -140,12 +144,20 @@ class SimController:
             status=self._agreed.status,  # type: ignore[arg-type] # what a removal asks of it
             change_member=self.change_member,
         )
+        self.moves = self._parts.moves(
+            cluster=self.cluster,
+            proposer=self.proposer,
+            catalog=self.catalog,
+            registries=self.registries,
+            trace=self._trace,
+            clock=self.now_s,
+        )
         self.control = ControlService(
             name=self.process.name,
             catalog=self.catalog,
             signer=None,  # type: ignore[arg-type] # nobody asks for certificates
             registry=self.registries.get,
-            directories=_no_directories,
+            directories=self._directories if self._moves else _no_directories,
             health=None,  # type: ignore[arg-type] # nobody asks for it
             trace=lambda _request: b"",
             audit=self.audit,
@@ -167,6 +179,8 @@ class SimController:
         self.process.tasks.create_task(self._fellows.run(), name="fellows")
         self.process.tasks.create_task(self.drains.run(), name="drains")
         self.process.tasks.create_task(self.drain_watch.run(), name="drain-watch")
+        if self._moves:
+            self.process.tasks.create_task(self.moves.run(), name="moves")
         if self._missed is not None:
             self.process.tasks.create_task(self._observe(self._missed), name="observe")
         if self.checker is not None:
@@ -256,17 +270,49 @@ class SimController:
         self._learn()
 
     def _learn(self) -> None:
-        for gone in [name for name in self.registries if self.catalog.tables.cluster(name) is None]:
+        self._learn_moves()
+        for gone in [name for name in self.registries if not self._is_ours(name)]:
             registry = self.registries.pop(gone)
             registry.retire()
             self._fellows.leave(registry)
+            self.feed.leave_local(gone)
             self._journal.pop(gone, None)
             self._recalled.pop(gone, None)
             self.copies.pop(gone, None)
             self._viewing.pop(gone).cancel()
-        for cluster in self.serves:
-            if cluster not in self.registries and self.catalog.tables.cluster(cluster) is not None:
+        for cluster in (self.cluster, REMOTE):
+            if cluster not in self.registries and self._is_ours(cluster):
                 self._serve(cluster)
+
+    def _is_ours(self, cluster: str) -> bool:
+        spec = self.catalog.tables.cluster(cluster)
+        return spec is not None and self.cluster in (cluster, *spec.homes)
+
+    def _learn_moves(self) -> None:
+        if isinstance(self._directory, MovingDirectory):
+            self._directory.learn(self.catalog)
+
+    async def _directories(self) -> AsyncIterator[Directory]:
+        known = await self._directory.newer_than(-1)
+        while True:
+            yield known
+            known = await self._directory.newer_than(known.revision)
+
+    async def _trace(self, revision: int) -> tuple[ControllerTrace, ...]:
+        """Ask every controller how far a write has come: whoever has applied it, compiles it in the same moment."""
+        await asyncio.sleep(
+            max(self.process.net.delay_s(self.process, one.process) for one in self._agreed.controllers)
+        )
+        return tuple(
+            ControllerTrace(controller=one.process.name, state=one.state_of(revision, self.process))
+            for one in self._agreed.controllers
+        )
+
+    def state_of(self, revision: int, asked_by: Process) -> str:
+        """How far a write is here, as its tracer would say who has to know."""
+        if not self.process.alive or not self.process.net.both_ways(asked_by, self.process):
+            return "silent"
+        return "forgotten" if self.catalog.revision >= revision else "behind"
 
     def _serve(self, cluster: str) -> None:
         process, life = self.process, self.process.life
@@ -425,7 +471,7 @@ async def _answered(stream: Stream, answer: Callable[[], object]) -> None:
         await answer()  # type: ignore[misc]
         stream.down.close()
     except IsthmusError as error:
-        stream.down.break_(error.message)
+        stream.down.fail(error.message)
     finally:
         stream.answerer.net.forget(stream)
 

@@ -12,11 +12,12 @@ from discovery.core.model import (
     Change,
     Endpoint,
     EndpointKey,
+    Resource,
     ResourceKey,
     unpack_endpoint,
 )
 from discovery.core.ownership import cluster_key
-from discovery.core.specs import DrainReportSpec, DrainSpec
+from discovery.core.specs import DrainReportSpec, DrainSpec, JoinTokenSpec
 from discovery.core.tables import Tables
 from discovery.core.views import ViewIndex
 from federation.api.lifecycle import drains
@@ -111,6 +112,7 @@ class LifecycleRules:
             # What others observed of it goes with it, and all that follows from observations is asked anew.
             mine = cluster in (key.scope, key.name) or key.kind in ("Verdict", "ExternalService")
             mine = mine or (row is not None and not key.scope and row.owner == cluster)
+            mine = mine or (row is not None and _is_token_for(cluster, row))  # Whoever made it.
         if not mine:
             self._rules.fail(REMOVAL, f"of {cluster}: {change.key!r}")
 
@@ -232,6 +234,11 @@ class LifecycleRules:
             elif tables.cluster(cluster) is not None:
                 self._views[cluster] = ViewIndex(cluster)
                 self._views[cluster].reset(tables)
+
+
+def _is_token_for(cluster: str, row: Resource) -> bool:
+    spec = decode_spec("JoinToken", row.spec, where="rules") if row.key.kind == "JoinToken" else None
+    return isinstance(spec, JoinTokenSpec) and spec.cluster == cluster
 
 
 def _drain(tables: Tables, cluster: str) -> DrainSpec | None:

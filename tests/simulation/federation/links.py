@@ -99,6 +99,13 @@ class Wire:
             self._arrived.append(self._transit.popleft()[1])
             self._moved.set()
 
+    def fail(self, why: str) -> None:
+        """End it with an error, behind what was sent."""
+        if not self._transit:
+            self.break_(why)
+            return
+        self.source.net.loop.call_at(self._last_s + 1e-6, self.break_, why)
+
     def break_(self, why: str) -> None:
         """End it for both sides, with what was under way lost."""
         self.broken = self.broken or why

@@ -244,7 +244,7 @@ class Nemesis:
             put=() if remove else (better,),
             remove=remove,
         )
-        if self._world.speaker(liar) == self._world.speaker(victim):
+        if self._world.moves.may_speak(self._world.speaker(liar), victim):
             return ""  # Its home speaks for it.
         return self._say(self._world.speaker(liar), body)
 
@@ -252,7 +252,7 @@ class Nemesis:
         """A cluster writes another one's policy, or claims its name."""
         victim, liar = self._rng.sample(CLUSTERS, 2)
         speaker = self._world.speaker(liar)
-        if speaker == self._world.speaker(victim):
+        if self._world.moves.may_speak(speaker, victim):
             return ""
         export = ResourceKey(victim, "ExportPolicy", NAMESPACE, "base")
         stolen = ClusterSpec(role="primary", trust_domain=f"{liar}-2.test")

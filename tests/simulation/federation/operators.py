@@ -170,6 +170,7 @@ class Operators:
         self._kill(cluster)
         self.absent.discard(cluster)
         self.gone.discard(cluster)
+        world.moves.forget(cluster)
         world.agreed.admit(cluster)
         self.log.append(f"{world.loop.now_s:7.3f} joined {cluster} at epoch {epoch}")
         world.later(0.1, self._start, cluster, 0)
@@ -243,7 +244,7 @@ class Operators:
         if not running:
             return ""
         asked = self._rng.choice(running)
-        asked.process.tasks.create_task(_quietly(ask(asked)), name="operator")
+        asked.process.tasks.create_task(quietly(ask(asked)), name="operator")
         return f"{what} by {asked.process.name}"
 
     def _say(self, proposer: str, body: Body) -> str:
@@ -267,6 +268,7 @@ def _is_of(body: Body, cluster: str) -> bool:
             return False
 
 
-async def _quietly(asked: Awaitable[object]) -> None:
+async def quietly(asked: Awaitable[object]) -> None:
+    """Do as an operator asks; what is refused was said to him."""
     with contextlib.suppress(IsthmusError, TimeoutError):
         await asked

@@ -6,6 +6,7 @@ from discovery.core.catalog import Catalog
 from discovery.core.local import LocalTable
 from federation.api.registry import ClusterRegistry
 from federation.app.draining import DrainDesk
+from federation.app.rehoming import RehomeDesk
 from federation.replication.state import FollowerState
 
 
@@ -17,3 +18,4 @@ class Parts(Struct, frozen=True, kw_only=True):
     registry: type[ClusterRegistry] = ClusterRegistry
     follower: type[FollowerState] = FollowerState
     desk: type[DrainDesk] = DrainDesk
+    moves: type[RehomeDesk] = RehomeDesk

@@ -18,7 +18,7 @@ from discovery.core.publishing import publish_lease
 from federation.api.registry import ClusterRegistry
 from federation.replication.messages import Delta, FollowAnswer, LocalRows
 from federation.replication.state import FollowerState, Update
-from tests.simulation.federation import lifecycle_rules, rules
+from tests.simulation.federation import lifecycle_rules, move_rules, rules
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.planted_lifecycle import (
     AsksNobody,
@@ -27,6 +27,7 @@ from tests.simulation.federation.planted_lifecycle import (
     SweepsTooMuch,
     TakesAnyEpoch,
 )
+from tests.simulation.federation.planted_moves import AsksNoCallers, EndsTooSoon
 from tests.simulation.federation.planted_outside import BelievesOneChecker, BelievesTheBlind, ForgetsTheReturn
 
 
@@ -214,6 +215,12 @@ BUGS: dict[str, Bug] = {
     ),
     "forgets that an address has returned": Bug(
         parts=Parts(catalog=ForgetsTheReturn), rules=(rules.OUTSIDE,)
+    ),
+    "lets processes change before callers know": Bug(
+        parts=Parts(moves=AsksNoCallers), rules=(move_rules.KNOWN,), first=20
+    ),
+    "ends a move while endpoints are late": Bug(
+        parts=Parts(catalog=EndsTooSoon), rules=(move_rules.ACCEPTED,), seeds=60, first=70
     ),
     "loses a change": Bug(parts=Parts(follower=LosesADelta), rules=(rules.COPY,)),
 }

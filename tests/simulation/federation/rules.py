@@ -27,7 +27,7 @@ from discovery.core.model import (
     unpack_resource,
 )
 from discovery.core.publishing import publish_lease
-from discovery.core.specs import ClusterSpec, MemberSpec, ObservationSpec
+from discovery.core.specs import MemberSpec, ObservationSpec
 from discovery.core.tables import Tables
 from federation.api.registry import ClusterRegistry
 from federation.replication.followed_view import FollowedView
@@ -35,6 +35,7 @@ from federation.replication.state import FollowerState, Update
 from federation.replication.wire import shown
 from tests.simulation.checks import ViolationError
 from tests.simulation.federation.lifecycle_rules import LifecycleRules
+from tests.simulation.federation.move_rules import MoveRules
 from tests.simulation.federation.outside import unhealthy, wrongly_held
 from tests.simulation.federation.parts import Parts
 
@@ -109,6 +110,7 @@ class Rules:
         self._tables: dict[tuple[str, str], WatchedRegistry] = {}  # Of the newest lives of controllers.
         self.sweeping: tuple[str, str] | None = None
         self.lifecycle = LifecycleRules(self, now_s)
+        self.moves = MoveRules(self)
 
     def fail(self, rule: str, what: str) -> ViolationError:
         """Note a violation; the first one is the run's outcome."""
@@ -138,6 +140,7 @@ class Rules:
         self.lifecycle.judge(command, before, changes)
         for wrong in wrongly_held(self.truth.tables) if any(map(_concerns_outside, changes)) else ():
             self.fail(OUTSIDE, wrong)
+        self.moves.judge(command, before, changes, self._now_s())
         if isinstance(body, PublishEndpoints):
             lease = self.truth.lease(publish_lease(body.cluster))
             if lease is None or lease.fence != body.fence:
@@ -146,10 +149,10 @@ class Rules:
                 )
         for change in changes:
             owner, what = _owner(change, before)
-            home = _home(before, owner) or _home(self.truth.tables, owner)
+            homes = _homes(before, owner) or _homes(self.truth.tables, owner)
             # What a removal may take, `lifecycle` judges.
             is_removal = isinstance(body, RemoveCluster | SweepRemoved)
-            if owner and command.proposer not in (owner, home) and not is_removal:
+            if owner and command.proposer not in (owner, *homes) and not is_removal:
                 self.fail(OWNER, f"{command.proposer} changed {what}")
             if change.table == "resources" and change.value is not None:
                 self.unhealthy += unhealthy(unpack_resource(change.value))
@@ -420,10 +423,6 @@ def _is_blind(tables: Tables, cluster: str) -> bool:
     return isinstance(spec, MemberSpec) and spec.standing == "removed"
 
 
-def _home(tables: Tables, cluster: str) -> str:
-    row = tables.resource(ResourceKey("", "Cluster", "", cluster)) if cluster else None
-    if row is None:
-        return ""
-    spec = decode_spec("Cluster", row.spec, where=cluster)
-    assert isinstance(spec, ClusterSpec)
-    return spec.home
+def _homes(tables: Tables, cluster: str) -> tuple[str, ...]:
+    spec = tables.cluster(cluster) if cluster else None
+    return () if spec is None else spec.homes

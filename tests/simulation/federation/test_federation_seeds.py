@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.federation.plan import draw_plan
 from tests.simulation.federation.replay import explain
 from tests.simulation.federation.world import run
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 SEEDS = 100  # `make sim` runs more.
 BATCH = 10
+MOVING_SEEDS = [seed for seed in range(30) if draw_plan(seed).remote]  # A remote cluster has a home.
 
 
 def remembered() -> list[int]:
@@ -43,6 +45,13 @@ def test_the_seeds_meet_verdicts_faults_of_each_kind_and_enough_changes() -> Non
     assert met >= {"drain", "undrain", "callers_fail", "removed", "joined", "old_self"}
     assert met >= {f"outside_{fault}" for fault in ("die", "lose_the_way", "lose_all_ways", "go_dark", "lie")}
     assert all(outcome.revision > 40 for outcome in outcomes)
+
+
+def test_the_seeds_meet_moves_that_end_at_the_new_home_and_at_the_old_one() -> None:
+    outcomes = [run(seed) for seed in MOVING_SEEDS]
+    assert sum(outcome.moved for outcome in outcomes) > 0
+    assert sum(outcome.returned for outcome in outcomes) > 0
+    assert {fault.split()[1] for outcome in outcomes for fault in outcome.faults} >= {"move", "take_back"}
 
 
 def test_a_seed_is_the_same_run_in_every_process() -> None:

@@ -27,7 +27,7 @@ from federation.api.lifecycle import drains
 from federation.api.messages import Directory, NamedController
 from federation.app.duties import unswept
 from federation.replication.state import Image
-from tests.simulation.checks import ViolationError
+from tests.simulation.checks import ViolationError, first_violation
 from tests.simulation.federation.agents import Accept, FixedDirectory, SimAgent, simulated_channels
 from tests.simulation.federation.agreed_log import AgreedLog
 from tests.simulation.federation.controllers import SimController
@@ -41,6 +41,8 @@ from tests.simulation.federation.founding import (
     trust_domain,
 )
 from tests.simulation.federation.links import Net, Process, Stream
+from tests.simulation.federation.movers import MovingDirectory
+from tests.simulation.federation.moves import Moves, short_waits
 from tests.simulation.federation.nemesis import Nemesis
 from tests.simulation.federation.operators import Operators
 from tests.simulation.federation.outside import Outside
@@ -72,6 +74,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     checked: int
     dead: int  # Verdicts.
     unhealthy: int  # Addresses outside, counted with each change.
+    moved: int  # How often the remote cluster came to another home...
+    returned: int  # ... or returned.
     seconds: float
     trace: str
 
@@ -81,7 +85,7 @@ def run(seed: int, parts: Parts | None = None) -> Outcome:
     state = random.getstate()
     random.seed(seed)  # The product spreads its retries by the module's generator.
     try:
-        with simulated_channels(), _quiet():
+        with simulated_channels(), short_waits(), _quiet():
             return World(seed, parts or Parts()).run()
     finally:
         random.setstate(state)
@@ -109,6 +113,7 @@ class World:
         self.rules = Rules(parts, lambda: self.loop.now_s)
         self.net = Net(self.loop, seed, delay_ms=plan.delay_ms, jitter=plan.jitter)
         self.wall_jump_s: dict[str, float] = {}
+        self.started_s: dict[str, float] = {}  # Controllers, the last time.
         self.failing_until_s: dict[str, float] = {}  # By the cluster of callers whose requests fail.
         self.primaries = CLUSTERS[:-1] if plan.remote else CLUSTERS
         names = [f"{cluster}-1" for cluster in self.primaries] + (["alpha-2"] if plan.second else [])
@@ -118,17 +123,16 @@ class World:
         self.outside = Outside(self, self._rng("outside"))
         self.controllers: dict[str, SimController] = {}
         accept = _Accept(self)
-        directory = FixedDirectory(self._directory(names))
+        directory = FixedDirectory(self.directory(names))
         for name, process in processes.items():
-            remote = ("epsilon",) if plan.remote and process.site == "alpha" else ()
             self.controllers[name] = SimController(
                 process,
                 self.agreed,
                 self.rules,
                 parts,
                 trust_domain=self.trust_domain(process.site),
-                serves=(process.site, *remote),
-                directory=directory,
+                moves=plan.remote,
+                directory=MovingDirectory(directory.current) if plan.remote else directory,
                 accept=accept,
                 missed=self._missed if name.endswith("-1") else None,
                 checker=self.outside.checker if name.endswith("-1") else None,
@@ -165,6 +169,7 @@ class World:
         }
         self.nemesis = Nemesis(self, self._rng("nemesis"))
         self.operators = Operators(self, self._rng("operators"))
+        self.moves = Moves(self, self._rng("moves"))
         self._ticks = 0
         self._tasks: asyncio.TaskGroup
         self._ending = False
@@ -177,17 +182,19 @@ class World:
             with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
                 runner.run(self._main())
         except* ViolationError as group:
-            violation = _first(group)
+            violation = first_violation(group)
         return Outcome(
             seed=self.seed,
             plan=self.plan,
             violation=self.rules.violation or violation,
-            faults=sorted([*self.nemesis.log, *self.operators.log, *self.outside.log]),
+            faults=sorted([*self.nemesis.log, *self.operators.log, *self.outside.log, *self.moves.log]),
             entries=len(self.agreed.entries),
             revision=self.rules.truth.revision,
             checked=self.rules.checked,
             dead=self.rules.dead,
             unhealthy=self.rules.unhealthy,
+            moved=self.rules.moves.moved,
+            returned=self.rules.moves.returned,
             seconds=self.loop.now_s,
             trace=f"{len(self.agreed.entries)}/{self.rules.checked}/{self.loop.now_s:.6f}",
         )
@@ -224,12 +231,14 @@ class World:
         end_s = self.loop.now_s + self.plan.chaos_s
         operators = self._tasks.create_task(self.operators.run(), name="operators")
         outside = self._tasks.create_task(self.outside.run(), name="outside")
+        moves = self._tasks.create_task(self.moves.run(), name="moves")
         while self.loop.now_s < end_s:
             self.nemesis.strike()
             await self._pass(rng.expovariate(1 / self.plan.calm_s))
         operators.cancel()
         outside.cancel()
         self.outside.end()
+        moves.cancel()
         self.agreed.loss = 0.0
         self.wall_jump_s.clear()
         self.net.heal()
@@ -277,6 +286,7 @@ class World:
         if self.loop.now_s >= self._lifecycle_look_s:
             self._lifecycle_look_s = self.loop.now_s + LIFECYCLE_LOOK_S
             self.rules.lifecycle.look()
+        self.rules.moves.look(self.agents)
         for agent in self.agents.values():
             declared = agent.declared
             if declared is None:
@@ -323,11 +333,13 @@ class World:
             return f"of {len(wanted)} declared endpoints the log has {len(there)}, or older ones"
         if extra := [key for key in truth.tables.endpoints if key not in wanted]:
             return f"the log still has {extra[0]!r}, which nobody declares"
+        if moving := self.rules.moves.difference(self.agents):
+            return moving
         if left := unswept(truth.tables):
             return f"{left[0]} was removed, and its rows are not swept"
         if going := [name for name, drain in drains(truth.tables).items() if is_under_way(drain)]:
             return f"the drain of {going[0]} is under way still"
-        for name, controller in self._present(self.controllers):
+        for name, controller in self.present(self.controllers):
             if controller.catalog.tables != truth.tables:
                 return f"{name} is at revision {controller.catalog.revision} of {truth.revision}"
         for row in truth.tables.list_resources("", "Verdict"):
@@ -345,14 +357,14 @@ class World:
                 return f"{len(digests)} views of {cluster}"
         return ""
 
-    def _present(self, parts: Mapping[str, T]) -> Iterator[tuple[str, T]]:
+    def present(self, parts: Mapping[str, T]) -> Iterator[tuple[str, T]]:
         """All but those of clusters that were removed for good."""
         return ((name, one) for name, one in parts.items() if one.cluster not in self.operators.gone)
 
     def _copies(self) -> Iterator[tuple[str, "object"]]:
-        for _, controller in self._present(self.controllers):
+        for _, controller in self.present(self.controllers):
             yield from controller.copies.items()
-        for _, follower in self._present(self.followers):
+        for _, follower in self.present(self.followers):
             if follower.copy is not None:
                 yield follower.cluster, follower.copy
 
@@ -366,6 +378,7 @@ class World:
         """Start a controller whose disk holds the log up to an index."""
         one = self.controllers[name]
         if not one.process.alive and one.cluster not in self.operators.absent:
+            self.started_s[name] = self.loop.now_s
             one.start(self._tasks, known_index=known_index)
 
     def start_follower(self, name: str, image: Image | None) -> None:
@@ -406,7 +419,10 @@ class World:
 
     def speaker(self, cluster: str) -> str:
         """Return the cluster whose controllers write for `cluster`."""
-        return cluster if cluster in self.primaries else HOME
+        if cluster in self.primaries:
+            return cluster
+        spec = self.rules.truth.tables.cluster(cluster)
+        return HOME if spec is None else spec.home
 
     # -- the federation ----------------------------------------------------------------------------
 
@@ -422,7 +438,8 @@ class World:
         near = [name for name, one in self.controllers.items() if one.cluster == home]
         return (*near, *(name for name in self.controllers if name not in near))
 
-    def _directory(self, names: list[str]) -> Directory:
+    def directory(self, names: list[str]) -> Directory:
+        """Return what every process knows of the controllers from the beginning."""
         return Directory(
             revision=1,
             federation="f1",
@@ -488,11 +505,3 @@ class _Accept(Accept):
 
     def __call__(self, to: str, kind: str, stream: Stream, peer: object) -> None:
         self._world.controllers[to].answer(kind, stream, peer)  # type: ignore[arg-type]
-
-
-def _first(group: BaseExceptionGroup[ViolationError]) -> ViolationError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, ViolationError)
-    return error
