@@ -234,4 +234,4 @@ spec: {addresses: [203.0.113.5, %s], ports: [{name: http, port: 80}]}
     wrong = "spec.addresses[1] is '::ffff:169.254.169.254', expected 169.254.169.254"
     refused(isthmus("apply", "-f", "-", text=text % "'::ffff:169.254.169.254'"), 2, wrong)
     refused(isthmus("apply", "-f", "-", text=text % "127.0.0.1"), 1, "127.0.0.1 means another host")
-    refused(isthmus("get", "externalservice", "outside", "-n", "shop"), 5, "does not exist")
+    refused(isthmus("get", "externalservice", "outside", "-n", "shop"), 3, "does not exist")
