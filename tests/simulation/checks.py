@@ -5,7 +5,12 @@ did at the same index or term before.
 """
 
 import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
+
+import structlog
 
 from consensus.core.contract import Applied
 from consensus.core.membership import voter_ids
@@ -211,3 +216,16 @@ def first_violation(group: BaseExceptionGroup[ViolationError]) -> ViolationError
         error = error.exceptions[0]
     assert isinstance(error, ViolationError)
     return error
+
+
+@contextmanager
+def without_logs() -> Iterator[None]:
+    """Let the product say nothing meanwhile."""
+    config = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**config)

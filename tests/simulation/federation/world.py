@@ -1,15 +1,12 @@
 """One run: five clusters, what serves and follows them, and faults, all drawn from one seed."""
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from discovery.core.commands import (
@@ -27,7 +24,7 @@ from federation.api.lifecycle import drains
 from federation.api.messages import Directory, NamedController
 from federation.app.duties import unswept
 from federation.replication.state import Image
-from tests.simulation.checks import ViolationError, first_violation
+from tests.simulation.checks import ViolationError, first_violation, without_logs
 from tests.simulation.federation.agents import Accept, FixedDirectory, SimAgent, simulated_channels
 from tests.simulation.federation.agreed_log import AgreedLog
 from tests.simulation.federation.controllers import SimController
@@ -85,22 +82,10 @@ def run(seed: int, parts: Parts | None = None) -> Outcome:
     state = random.getstate()
     random.seed(seed)  # The product spreads its retries by the module's generator.
     try:
-        with simulated_channels(), short_waits(), _quiet():
+        with simulated_channels(), short_waits(), without_logs():
             return World(seed, parts or Parts()).run()
     finally:
         random.setstate(state)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    config = structlog.get_config()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
-    )
-    try:
-        yield
-    finally:
-        structlog.configure(**config)
 
 
 class World:
