@@ -37,6 +37,7 @@ from federation.api.messages import (
 from federation.api.proposer import Proposer
 from federation.api.reading import CatalogReader
 from federation.api.removals import next_epoch
+from federation.api.sign_pace import SignPace
 from federation.api.tokens import find_token, group_key, read_group, token_name
 from federation.kernel.errors import (
     AlreadyExistsError,
@@ -318,6 +319,7 @@ class Signer:
         self._catalog = catalog
         self._authority = authority
         self._now_ms = now_ms  # Federation time.
+        self._pace = SignPace()
 
     async def sign(self, caller: SpiffeId, csr: bytes, identity: str) -> tuple[tuple[bytes, ...], int]:
         """Return a new chain for `identity` and its end (Unix ms): the caller's own, or its workloads'."""
@@ -338,6 +340,7 @@ class Signer:
             raise NotAllowedError(f"{caller} is not enrolled, or was evicted")
         if wanted != caller and wanted != self._workload(caller, value):
             raise NotAllowedError(f"{caller} may not have the identity {wanted}")
+        self._pace.count(caller)
         issued = await asyncio.to_thread(sign_process, self._authority, csr, wanted)
         return tuple(issued.chain_der), int(issued.not_after.timestamp() * 1000)
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from certs.core.spiffe import parse
+from certs.core.spiffe import SpiffeId, parse
 from certs.runtime.authority import Authority, RootAuthority
 from certs.runtime.identity import LeafIdentity
 from federation.api.admission import Signer
-from federation.kernel.errors import NotAllowedError
+from federation.api.sign_pace import SIGNED_BURST, SIGNED_EVERY_S, SignPace
+from federation.kernel.errors import LimitExceededError, NotAllowedError
 from tests.unit.discovery.builders import Log, founded, key, put
 
 MIRROR = "spiffe://alpha.test/isthmus/delta/controller/m1"
@@ -73,3 +74,30 @@ async def test_a_mirror_gets_nothing_else(
 ) -> None:
     with pytest.raises(NotAllowedError, match=said):
         await signer.sign_asked(parse(peer), csr, identity, caller)
+
+
+async def signed(signer: Signer, csr: bytes, agent: SpiffeId, times: int) -> None:
+    for _ in range(times):
+        await signer.sign(agent, csr, str(agent))
+
+
+async def test_one_process_does_not_fill_the_disk_with_certificates(
+    signer: Signer, csr: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federation.api.sign_pace.SIGNED_BURST", 3)
+    await signed(signer, csr, parse(AGENT), 3)
+    with pytest.raises(LimitExceededError, match="had 3 certificates signed in a short time"):
+        await signed(signer, csr, parse(AGENT), 20)  # A slow machine has earned one or two by now.
+    await signed(signer, csr, parse(MIRROR), 3)  # Others are not concerned.
+
+
+def test_who_waits_may_have_another_certificate() -> None:
+    now_s = [100.0]
+    pace = SignPace(clock=lambda: now_s[0])
+    for _ in range(SIGNED_BURST):
+        pace.count(SpiffeId(trust_domain="alpha.test", path="/isthmus/alpha/agent/a"))
+    for _ in range(3):
+        with pytest.raises(LimitExceededError, match="try again in 10 s"):
+            pace.count(SpiffeId(trust_domain="alpha.test", path="/isthmus/alpha/agent/a"))
+        now_s[0] += SIGNED_EVERY_S
+        pace.count(SpiffeId(trust_domain="alpha.test", path="/isthmus/alpha/agent/a"))
