@@ -196,9 +196,10 @@ class Outside:
 
 
 def checks(tables: Tables, cluster: str) -> bool:
-    """True for a cluster that has joined and has controllers."""
-    spec = tables.cluster(cluster)
-    return spec is not None and spec.role != "remote"
+    """True for a cluster that has joined and has controllers, and whose member was not removed."""
+    spec, member = tables.cluster(cluster), tables.resource(ResourceKey("", "Member", "", cluster))
+    is_removed = member is not None and msgspec.json.decode(member.spec).get("standing") == "removed"
+    return spec is not None and spec.role != "remote" and not is_removed
 
 
 def wrongly_held(tables: Tables) -> Iterator[str]:
