@@ -16,6 +16,7 @@ from federation.api.rest import ResourceApi
 from federation.api.tokens import TokenReply, TokenRequest, create_token
 from federation.api.tracing import Tracing
 from federation.api.understanding import Understanding
+from federation.app.federation_time import reached_ms
 from federation.app.mirror_desk import MirrorDesk
 from federation.app.proxies import describe_proxies
 from federation.app.rehoming import RehomeDesk
@@ -74,7 +75,7 @@ def _operations(controller: "Controller") -> Operations:
         return await create_token(
             request,
             tables=controller.catalog.tables,
-            now_ms=controller.catalog.now_ms,
+            now_ms=await reached_ms(lambda: controller.catalog.now_ms),
             proposer=controller.proposer,
             cluster=controller.cluster,
             pin=spki_pin(controller.credentials.root.certificate_der),

@@ -130,7 +130,7 @@ def test_strangers_cannot_send_garbage(controller: Controller, path: str, body: 
 @pytest.mark.parametrize(
     ("wanted", "status", "message"),
     [
-        pytest.param({"purpose": "agent", "cluster": "alpha"}, 400, "namespace: ''", id="agent-without-namespace"),
+        pytest.param({"purpose": "agent", "cluster": "alpha"}, 400, "namespace, or service account and workload group, are missing", id="agent-without-namespace"),
         pytest.param({"purpose": "dns", "cluster": "alpha", "namespace": "x"}, 400, "belong to agent tokens", id="dns-with-namespace"),
         pytest.param({"purpose": "dns", "cluster": "nowhere"}, 404, "Cluster/nowhere does not exist", id="unknown-cluster"),
         pytest.param({"purpose": "dns", "cluster": "beta"}, 422, "enroll at a controller of beta", id="cluster-served-elsewhere"),

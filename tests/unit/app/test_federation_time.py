@@ -1,9 +1,12 @@
 """Whose clock moves federation time: a majority's, however far one member's is off."""
 
+from collections.abc import Iterator
+from itertools import chain, repeat
+
 import pytest
 
 from discovery.core.leases import TICK_MS_MAX
-from federation.app.federation_time import FederationClock, confirmed_ms
+from federation.app.federation_time import FederationClock, confirmed_ms, reached_ms
 
 NOW_MS = 1_800_000_000_000
 YEAR_MS = 365 * 86_400_000
@@ -49,3 +52,19 @@ def test_clocks_that_are_known_again_are_followed_at_once() -> None:
     clock = FederationClock(lambda: 50.0)
     clock.next_ms(1, {}, FIVE)
     assert clock.next_ms(1, dict.fromkeys(FIVE, NOW_MS), FIVE) == NOW_MS
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        pytest.param([NOW_MS - 400], NOW_MS - 400, id="it-goes-on"),
+        pytest.param([NOW_MS - 60_000, NOW_MS - 60_000, NOW_MS - 3], NOW_MS - 3, id="it-stood-still-while-nobody-ran"),
+        pytest.param([BEHIND, BEHIND + 500], BEHIND + 500, id="this-machines-clock-is-ahead"),
+        pytest.param([AHEAD, AHEAD + 500], AHEAD + 500, id="this-machines-clock-is-behind"),
+    ],
+)  # fmt: skip
+async def test_what_may_have_stood_still_is_taken_behind_the_next_tick(
+    shown: list[int], expected: int
+) -> None:
+    times: Iterator[int] = chain(shown, repeat(shown[-1]))
+    assert await reached_ms(lambda: next(times), clock_ms=lambda: NOW_MS) == expected

@@ -74,7 +74,7 @@ def endpoint(
     key = EndpointKey("shop", service, owner, name)
     row = Endpoint(
         key=key,
-        address="127.107.0.9",
+        address="10.107.0.9",
         ports=(EndpointPort(name="http", service_port=8080, listen_port=15006),),
         identity=f"spiffe://{owner}.example/ns/shop/sa/{service}",
         ready=ready,
