@@ -9,10 +9,10 @@ these rows alone, in the state machine, so that nobody can forge one:
     data-degraded  somebody does not reach its gateways
     dead           in both planes, at least two observers, and more than half of those that count
 
-Observers are the primaries and witnesses but the subject, and but those whose member was removed: they hear the log
-no longer, and cannot take back what they said. Two kinds of them do not count: the silent, whose
-own controllers, or the member among them, a quorum misses (their rows are old news), and in one plane those that miss more than half
-of all others there, two at least: they have lost their own network (self-preservation).
+Observers are the primaries and witnesses but the subject, and but those whose member was removed: they hear the log no
+longer, and cannot take back what they said. Two kinds of them do not count: the silent, whose own controllers, or the
+member among them, a quorum misses (their rows are old news), and in one plane those that miss more than half of all others
+there, two at least: they have lost their own network (self-preservation).
 
 A remote cluster has no controllers. Its control plane is lost when its home misses its agents, or is silent.
 """
@@ -58,9 +58,8 @@ class Electorate:
             plane: {name for name in self._observers if self._misses_too_much(name, plane)}
             for plane in ("control", "data")
         }
-        self.missed = {
-            subject for rows in complaints.values() for subject in rows
-        }  # By anybody, in any plane.
+        # By anybody, in any plane.
+        self.missed = {subject for rows in complaints.values() for subject in rows}
         # By all that observe, not by the silent among them only: that would turn in a circle.
         self._silent = {
             name
