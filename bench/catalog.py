@@ -1,9 +1,10 @@
 """The catalog as it grows, and under a steady load of changes."""
 
+import contextlib
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -26,9 +27,9 @@ FEW_CLUSTERS = 10
 CHANGES_PER_S = 1_000
 LOAD_S, LONG_LOAD_S = 10.0, 60.0
 NORMAL_PER_S, NOISE = 10, 100  # Of each cluster; how many times that the noisy one changes.
-NOISE_ROUNDS, NOISE_S = 5, 5.0
+NOISE_ROUNDS, NOISE_S = 4, 5.0
 # Clusters are given to the controllers by turns, the leader's first.
-NOISY = {"the leader's": CLUSTERS[9], "another": CLUSTERS[8]}
+NOISY = {"a cluster at the leader": CLUSTERS[9], "one at another member": CLUSTERS[8]}
 WATCHES = 5_000
 CHILD_TIMEOUT_S = 300.0
 METHOD = f"""
@@ -43,8 +44,8 @@ one disk; agents of {len(CLUSTERS)} clusters, which belong to the members by tur
 their controllers, whose publishers commit them.
 *Global* is from a declaration until its publisher acknowledges it, *mirror lag* from a declaration until a follower's view at
 any member has it, behind the codec. *Noise*: each cluster changes {NORMAL_PER_S} times a second, none in step with another; by turns,
-{NOISE_ROUNDS} rounds of {NOISE_S:g} s each, nobody, one of those at the leader or one at another member {NOISE} times as often. The p99 until global of
-others at other controllers, and of others at the same one, are compared by round. *Watches* and *followers* are
+{NOISE_ROUNDS} rounds of {NOISE_S:g} s each: nobody is noisy; one cluster changes {NOISE} times as often; and nobody does, but processes that have nothing to do
+with the federation take as much more of the cores as that cost the members. The others' p99 until global are compared by round. *Watches* and *followers* are
 tasks of one process that changes its catalog now and then; what is written to a network is not in it.
 """
 
@@ -156,37 +157,55 @@ def _load_figures(session: Session) -> list[Figure]:
 
 def _noise_figures(session: Session, trio: CatalogTrio) -> list[Figure]:
     normal = dict.fromkeys(CLUSTERS, float(NORMAL_PER_S))
-    rounds: list[dict[str, Loaded]] = []
+    p99_ms: dict[str, list[float]] = {}
     for number in range(NOISE_ROUNDS):
         session.say(f"catalog: noise, round {number + 1} of {NOISE_ROUNDS}")
-        quiet = {"": trio.load(normal, NOISE_S)[0]}
-        noisy = {
-            name: trio.load(normal | {name: float(NORMAL_PER_S * NOISE)}, NOISE_S)[0]
-            for name in NOISY.values()
-        }
-        rounds.append(quiet | noisy)
-    figures = []
-    for whose, name in NOISY.items():
-        others = [cluster for cluster in CLUSTERS if cluster not in NOISY.values()]
-        shares = {cluster: trio.controllers[cluster] == trio.controllers[name] for cluster in others}
-        for where, shared in (("elsewhere", False), ("at its own controller", True)):
-            victims = [cluster for cluster in others if shares[cluster] is shared]
-            figures += _moved_by_noise(
-                f"noise at {whose} controller, p99 of others {where}", victims, name, rounds
-            )
-    return figures
+        before_s = trio.cpu_s()
+        p99_ms.setdefault("without noise", []).append(_others_p99(trio, normal))
+        quiet_s = _since(before_s, trio)
+        for whose, name in NOISY.items():
+            before_s = trio.cpu_s()
+            rates = normal | {name: float(NORMAL_PER_S * NOISE)}
+            p99_ms.setdefault(f"{whose} at {NOISE} times its rate", []).append(_others_p99(trio, rates))
+            noisy_s = _since(before_s, trio)
+        # As much more CPU as the last one took, in other processes that have nothing to do with the federation.
+        more = [max(0.0, noisy - quiet) / NOISE_S for noisy, quiet in zip(noisy_s, quiet_s, strict=True)]
+        with _burning(more):
+            p99_ms.setdefault("as much CPU taken by others", []).append(_others_p99(trio, normal))
+    first, *rest = p99_ms
+    name = "others' p99 until global"
+    return [
+        of_rounds(f"{name}, {first}", p99_ms[first], "ms"),
+        *(
+            of_rounds(f"{name}, {one}", p99_ms[one], "ms", beside=p99_ms[first], ratio_to=f"{name}, {first}")
+            for one in rest
+        ),
+    ]
 
 
-def _moved_by_noise(
-    name: str, victims: Sequence[str], noisy: str, rounds: Sequence[Mapping[str, Loaded]]
-) -> list[Figure]:
-    """Return the victims' p99 until global without and with the noise."""
-    without, under = (
-        [quantile([took for one in victims for took in loads[load].took_ms[one]], 0.99) for loads in rounds]
-        for load in ("", noisy)
-    )
-    first = of_rounds(f"{name}: before", without, "ms")
-    return [first, of_rounds(f"{name}: with it", under, "ms", beside=without, ratio_to=first.name)]
+def _since(before_s: Sequence[float], trio: CatalogTrio) -> list[float]:
+    return [after - before for before, after in zip(before_s, trio.cpu_s(), strict=True)]
+
+
+@contextlib.contextmanager
+def _burning(shares: Sequence[float]) -> Iterator[None]:
+    """Keep processes that take these shares of a core."""
+    command = [sys.executable, "-m", "bench.burner"]
+    burners = [subprocess.Popen([*command, str(share), str(NOISE_S)]) for share in shares]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+def _others_p99(trio: CatalogTrio, per_s: Mapping[str, float]) -> float:
+    loaded: Loaded = trio.load(per_s, NOISE_S)[0]
+    others = [
+        took for name, cluster in loaded.took_ms.items() if name not in NOISY.values() for took in cluster
+    ]
+    return quantile(others, 0.99)
 
 
 def _notes(largest: Growth, session: Session) -> tuple[str, ...]:

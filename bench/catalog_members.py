@@ -11,6 +11,7 @@ import msgspec
 
 from bench.catalog_load import CLUSTERS, Ask, Loaded
 from bench.log_member import prepare
+from bench.machine import cpu_s
 from bench.stores import NAMES
 from chaos.lab.processes import LabError
 
@@ -76,6 +77,10 @@ class CatalogTrio:
             elapsed_s=max(part.elapsed_s for part in parts),
         )
         return loaded, [lag for name in NAMES for lag in self._ask(name, Ask(what="lags"), list[float])]
+
+    def cpu_s(self) -> list[float]:
+        """Return what each member has taken of the CPU since its start, in seconds."""
+        return [cpu_s(member.pid) for member in self._members.values()]
 
     def end(self) -> None:
         """End the processes."""

@@ -24,7 +24,7 @@ _RETRY_MAX_S = 2.0
 LIMITED_RETRY_S = 2.0  # Each try is an entry of the log.
 # A batch costs all members far more than one more row in it. So a cluster that always has something new collects it for a
 # moment: its neighbours share the log with it. Who changes now and then waits for nothing.
-BATCHES_PER_S = 100
+BATCHES_PER_S = 50
 BATCHES_BURST = 10
 
 _log = structlog.get_logger("publisher")
