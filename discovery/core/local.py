@@ -24,7 +24,7 @@ from discovery.core.declarations import Declaration, Declared, Difference, Withd
 from discovery.core.model import Change, Endpoint, EndpointKey, Origin, pack, unpack_endpoint, unpack_origin
 from discovery.core.poison import Places
 from discovery.core.quotas import BUILT_IN
-from discovery.core.room import Room, usage_of_other
+from discovery.core.room import Takes, usage_of_other
 from discovery.core.rules import check_endpoint_key
 from discovery.core.silence import GONE, SilencedRows
 from discovery.core.specs import ClusterSpec
@@ -305,7 +305,7 @@ class LocalTable:
         """Return what the catalog has of this cluster's endpoints. Cost: that of its services, and of the rows that differ."""
         return usage_of_other(self._usage, self._rows, catalog, self._unpublished)
 
-    def difference(self, tables: Tables, room: Room | None = None) -> Difference:
+    def difference(self, tables: Tables, room: Takes | None = None) -> Difference:
         """Return the next batch that brings the catalog to this table; empty when there is nothing to do.
 
         With `room` it holds what that takes: for when a limit stands against the whole.

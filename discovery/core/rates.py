@@ -28,6 +28,11 @@ class Bucket:
         self._fill(now_s)
         return max(0.0, min(count, self._burst) - self._tokens) / self._per_second
 
+    def available(self, now_s: float) -> int:
+        """Return how many may go now, 0 or more."""
+        self._fill(now_s)
+        return max(0, int(self._tokens))
+
     def take(self, count: int, now_s: float) -> None:
         """Use up tokens. What was taken beyond them has to be refilled first."""
         self._fill(now_s)

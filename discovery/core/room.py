@@ -6,6 +6,7 @@ apart from what is new, in batches of which the catalog judges no growth. Pure; 
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from discovery.core.model import EndpointKey
 from discovery.core.quotas import BYTES_SLACK, Quota
@@ -13,6 +14,13 @@ from discovery.core.tables import Table
 from discovery.core.usage import Measure, Place, Usage
 
 _MEASURES: tuple[Measure, ...] = ("endpoints", "services", "bytes")
+
+
+class Takes(Protocol):
+    """Who says which rows may go with a batch."""
+
+    def takes(self, key: bytes, ours: bytes | None, theirs: bytes | None) -> bool:
+        """True when the row at `key` may go: `theirs` is what the catalog has there; None of either: no row."""
 
 
 class Room:

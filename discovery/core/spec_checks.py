@@ -167,14 +167,15 @@ def _check_quota(spec: QuotaSpec, where: str) -> None:
         ):
             if not 0 <= value <= most:
                 raise InvalidInputError(f"{where}{part}.{field} is {value}, expected 0 to {most}")
-    for field, value in (
-        ("changesPerSecond", spec.changes_per_second),
-        ("changesBurst", spec.changes_burst),
-        ("writesPerSecond", spec.writes_per_second),
-        ("writesBurst", spec.writes_burst),
-    ):
-        if not 1 <= value <= QUOTA_MAX:
-            raise InvalidInputError(f"{where}.{field} is {value}, expected 1 to {QUOTA_MAX}")
+        _check_rate(f"{where}{part}.changesPerSecond", limits.changes_per_second)
+        _check_rate(f"{where}{part}.changesBurst", limits.changes_burst)
+    _check_rate(f"{where}.writesPerSecond", spec.writes_per_second)
+    _check_rate(f"{where}.writesBurst", spec.writes_burst)
+
+
+def _check_rate(where: str, value: int) -> None:
+    if not 1 <= value <= QUOTA_MAX:
+        raise InvalidInputError(f"{where} is {value}, expected 1 to {QUOTA_MAX}")
 
 
 def _check_names(names: tuple[str, ...], where: str) -> None:

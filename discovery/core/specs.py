@@ -45,6 +45,8 @@ REHOMING_TEXT_CHARS_MAX = 1_000
 QUOTA_SERVICES = 25_000
 QUOTA_RESOURCES = 20_000
 QUOTA_BYTES = 256 * 1024 * 1024
+QUOTA_CHANGES_PER_SECOND = 2_000
+QUOTA_CHANGES_BURST = 20_000
 QUOTA_MAX = 2**40
 
 
@@ -404,6 +406,9 @@ class NamespaceQuota(Spec, frozen=True, kw_only=True):
     services: int = QUOTA_SERVICES
     resources: int = QUOTA_RESOURCES
     bytes: int = QUOTA_BYTES
+    # As those of the cluster; what is not less than these is no limit.
+    changes_per_second: int = QUOTA_CHANGES_PER_SECOND
+    changes_burst: int = QUOTA_CHANGES_BURST
 
 
 class QuotaSpec(Spec, frozen=True, kw_only=True):
@@ -416,8 +421,8 @@ class QuotaSpec(Spec, frozen=True, kw_only=True):
     namespace: NamespaceQuota = NamespaceQuota()  # Of each namespace...
     namespaces: dict[str, NamespaceQuota] = {}  # ... but for those named here.
     # Endpoints that are set or removed. The publisher waits; what changes twice meanwhile counts once.
-    changes_per_second: int = 2_000
-    changes_burst: int = 20_000  # What may go at once after a quiet time.
+    changes_per_second: int = QUOTA_CHANGES_PER_SECOND
+    changes_burst: int = QUOTA_CHANGES_BURST  # What may go at once after a quiet time.
     # Writes by operators, at each controller. The API refuses.
     writes_per_second: int = 50
     writes_burst: int = 1_000

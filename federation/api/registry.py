@@ -13,7 +13,7 @@ from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint, unpack_origin
 from discovery.core.poison import controller_places
 from discovery.core.quotas import BUILT_IN, quota_of
-from discovery.core.room import Room
+from discovery.core.room import Room, Takes
 from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
 from federation.api.heard import HEARD_ROWS_MAX, AgentHeard, Fellows, HeardFeed
@@ -291,13 +291,17 @@ class ClusterRegistry:
             self._changed(self.cluster, ours)
         self.dirty.set()
 
-    def difference(self) -> Difference:
-        """The next batch to publish: what there is room for, while a limit stands against the whole."""
-        tables = self._catalog.tables
-        self._learn(tables)
+    def room(self) -> Room | None:
+        """For what there is room in the next batch; None while no limit stands against the whole."""
         if self._room is not None:
             self._room.begin()
-        return self._table.difference(tables, self._room)
+        return self._room
+
+    def difference(self, takes: Takes | None = None) -> Difference:
+        """The next batch to publish, of what may go with it; all may, where nobody says what."""
+        tables = self._catalog.tables
+        self._learn(tables)
+        return self._table.difference(tables, takes)
 
     def limit(self, reason: str) -> bool:
         """The log refused a batch for its size; return False when there is no smaller one to try."""

@@ -16,6 +16,7 @@ from discovery.core.rates import Bucket
 from federation.api.proposer import Proposer
 from federation.api.reading import CatalogReader
 from federation.api.registry import ClusterRegistry
+from federation.app.namespace_pace import NamespacePace
 from federation.kernel.errors import IsthmusError, LimitExceededError, PreconditionError, UnavailableError
 
 LEASE_TTL_MS = 15_000
@@ -46,6 +47,7 @@ class Publisher:
         self._proposer = proposer
         self._fence: int | None = None
         self._rate: Bucket | None = None
+        self._pace = NamespacePace()
         self._batches = Bucket(per_second=BATCHES_PER_S, burst=BATCHES_BURST, now_s=0.0)
         self._create_again_s = (
             0.0  # By the loop's clock: when new endpoints that a limit kept out are tried again.
@@ -92,9 +94,13 @@ class Publisher:
         while True:
             if pause_s := self._batches.wait_s(1, clock()):
                 await asyncio.sleep(pause_s)
-            version = registry.version
-            batch = registry.difference()
+            version, turn = registry.version, self._pace.begin(registry.quota.spec, clock())
+            turn.room = registry.room()
+            batch = registry.difference(turn)
             if not batch.put and not batch.remove:
+                if turn.held:
+                    await self._rest(turn.wait_s)
+                    continue
                 if not registry.limited:
                     registry.published(version, self._catalog.revision, batch.refused)
                 return
@@ -102,6 +108,7 @@ class Publisher:
                 registry.delayed_s += wait_s
                 await asyncio.sleep(wait_s)
                 continue  # What changed again meanwhile goes once.
+            self._pace.took(batch, registry.quota.spec, clock())
             if batch.whole:  # What fills more than one batch goes at once.
                 self._batches.take(1, clock())
             fence = self._fence if self._fence is not None else await self._acquire()
@@ -117,9 +124,17 @@ class Publisher:
                 _log.warning("endpoints_limited", cluster=registry.cluster, reason=error.message)
                 self._create_again_s = clock() + LIMITED_RETRY_S
                 continue
-            if batch.whole and not registry.limited:
+            if batch.whole and not registry.limited and not turn.held:
                 # Now, not when nothing is left to do: of agents that never pause, nothing would ever be said.
                 registry.published(version, outcome.revision, batch.refused)
+
+    async def _rest(self, wait_s: float) -> None:
+        """Wait until a namespace may go on, or another one has news."""
+        self._registry.delayed_s += wait_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._registry.dirty.wait()
+        self._registry.dirty.clear()
 
     def _wait_s(self, count: int) -> float:
         """How long a batch has to wait for the cluster's rate; 0 lets it go, and counts it."""

@@ -249,6 +249,21 @@ async def test_a_namespace_that_is_full_keeps_out_nothing_of_the_others_nor_more
     assert len(world.published()) == 604
 
 
+async def test_a_namespace_beyond_its_own_rate_waits_and_the_others_do_not() -> None:
+    world = World()
+    limits = {"namespaces": {"shop": {"changesPerSecond": 1, "changesBurst": 2}}}
+    world.log.accept("beta", put(key("Quota", "alpha"), limits))
+    world.declare(*rows(600), *(endpoint(name=f"b{number}", namespace="bank") for number in range(3)))
+    await world.publishing(lambda: {"b0", "b1", "b2"} < world.published())
+    assert len(world.published()) < 600
+    world.declare(endpoint(name="b3", namespace="bank", version=(1, 2)), sequence=2, complete=False)
+    await world.publishing(lambda: "b3" in world.published())
+    assert not world.settled()  # Nobody was told that it is global.
+    world.log.accept("beta", Delete(key=key("Quota", "alpha")))
+    await world.publishing(world.settled)
+    assert len(world.published()) == 604
+
+
 async def test_rows_that_grow_at_a_full_quota_of_bytes_hold_up_nothing() -> None:
     world = World()
     world.declare(*rows(100))

@@ -161,6 +161,7 @@ def test_the_built_in_limits_bound_names_and_bytes():
         pytest.param({"endpoints": -1}, "spec.endpoints is -1, expected 0 to 100000", id="negative"),
         pytest.param({"endpoints": 100_001}, "expected 0 to 100000", id="above-the-hard-limit"),
         pytest.param({"changesPerSecond": 0}, "spec.changesPerSecond is 0, expected 1 to", id="no-rate"),
+        pytest.param({"namespace": {"changesPerSecond": 0}}, "spec.namespace.changesPerSecond is 0, expected 1 to", id="no-rate-of-a-namespace"),
         pytest.param({"namespaces": {"a.b": {}}}, "spec.namespaces: 'a.b' is not a name", id="namespace"),
         pytest.param({"namespaces": {"shop": {"bytes": -1}}}, "spec.namespaces.shop.bytes is -1", id="inside"),
         pytest.param({"endpoint": 1}, "unknown field `endpoint`", id="unknown-field"),
