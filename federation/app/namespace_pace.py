@@ -1,7 +1,7 @@
 """How fast each namespace of a cluster may change, where its quota says so: what is beyond that waits, the others do not."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from discovery.core.declarations import Difference
 from discovery.core.model import EndpointKey
@@ -16,8 +16,8 @@ class NamespacePace:
     def __init__(self) -> None:
         self._buckets: dict[str, Bucket] = {}
 
-    def begin(self, spec: QuotaSpec, now_s: float) -> "Turn":
-        """Begin a batch by the rates of `spec`."""
+    def begin(self, spec: QuotaSpec, room: Room | None, now_s: float) -> "Turn":
+        """Begin a batch by the rates of `spec`, of what there is `room` for."""
         for name, bucket in list(self._buckets.items()):
             limits = limits_of(spec, name)
             if limits is None or not bucket.wait_s(limits.changes_burst, now_s):
@@ -25,7 +25,8 @@ class NamespacePace:
             else:
                 bucket.limit(per_second=limits.changes_per_second, burst=limits.changes_burst, now_s=now_s)
         left = {name: bucket.available(now_s) for name, bucket in self._buckets.items()}
-        return Turn(spec, left, min((one.wait_s(1, now_s) for one in self._buckets.values()), default=0.0))
+        waits_s = {name: bucket.wait_s(1, now_s) for name, bucket in self._buckets.items()}
+        return Turn(spec, room, left, waits_s)
 
     def took(self, batch: Difference, spec: QuotaSpec, now_s: float) -> None:
         """Count what goes."""
@@ -44,28 +45,39 @@ class NamespacePace:
 class Turn:
     """What one batch may take of each namespace, and of what there is room for."""
 
-    def __init__(self, spec: QuotaSpec, left: dict[str, int], wait_s: float) -> None:
-        self.wait_s = wait_s  # Until a namespace that had to wait may go on.
-        self.held = False  # Something was left out by its pace.
-        self.room: Room | None = None
+    def __init__(
+        self, spec: QuotaSpec, room: Room | None, left: dict[str, int], waits_s: Mapping[str, float]
+    ) -> None:
         self._spec = spec
+        self._room = room
         self._has_limits = _has_limits(spec)
-        self._left = left
+        self._left = left  # By namespace; one that is not in it has its burst.
+        self._waits_s = waits_s
+        self._held: set[str] = set()
+
+    @property
+    def held(self) -> bool:
+        """True when something was left out by its pace."""
+        return bool(self._held)
+
+    @property
+    def wait_s(self) -> float:
+        """How long until one of the namespaces that were held may go on; 0 where they go on with the next batch."""
+        return min((self._waits_s.get(name, 0.0) for name in self._held), default=0.0)
 
     def takes(self, key: bytes, ours: bytes | None, theirs: bytes | None) -> bool:
         """True when the row at `key` may go with this batch: `theirs` is what the catalog has there."""
-        if self._has_limits and not self._goes(EndpointKey.decode(key).namespace):
-            self.held = True
+        name = EndpointKey.decode(key).namespace if self._has_limits else ""
+        limits = limits_of(self._spec, name) if self._has_limits else None
+        left = 1 if limits is None else self._left.get(name, limits.changes_burst)
+        if left <= 0:
+            self._held.add(name)
             return False
-        return self.room is None or self.room.takes(key, ours, theirs)
-
-    def _goes(self, name: str) -> bool:
-        limits = limits_of(self._spec, name)
-        if limits is None:
-            return True
-        left = self._left.get(name, limits.changes_burst)
-        self._left[name] = left - 1
-        return left > 0
+        if self._room is not None and not self._room.takes(key, ours, theirs):
+            return False
+        if limits is not None:
+            self._left[name] = left - 1
+        return True
 
 
 def _has_limits(spec: QuotaSpec) -> bool:

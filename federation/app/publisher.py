@@ -94,11 +94,12 @@ class Publisher:
         while True:
             if pause_s := self._batches.wait_s(1, clock()):
                 await asyncio.sleep(pause_s)
-            version, turn = registry.version, self._pace.begin(registry.quota.spec, clock())
-            turn.room = registry.room()
+            version = registry.version
+            turn = self._pace.begin(registry.quota.spec, registry.room(), clock())
             batch = registry.difference(turn)
             if not batch.put and not batch.remove:
                 if turn.held:
+                    self._batches.take(1, clock())  # To look costs as much as what is held.
                     await self._rest(turn.wait_s)
                     continue
                 if not registry.limited:
@@ -130,11 +131,13 @@ class Publisher:
 
     async def _rest(self, wait_s: float) -> None:
         """Wait until a namespace may go on, or another one has news."""
-        self._registry.delayed_s += wait_s
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._registry.dirty.wait()
         self._registry.dirty.clear()
+        self._registry.delayed_s += loop.time() - began_s
 
     def _wait_s(self, count: int) -> float:
         """How long a batch has to wait for the cluster's rate; 0 lets it go, and counts it."""
