@@ -92,7 +92,7 @@ class ExternalChecker:
             self._plan()
             tasks.create_task(self._say(), name="external/say")
             while True:
-                for key in self._duties.keys() - self.opinions.keys():
+                for key in [one for one in self._duties if one not in self.opinions]:
                     self.opinions[key] = {}
                     tasks.create_task(self._watch(key, session), name=f"external/{key.name}")
                 await asyncio.sleep(PLAN_EVERY_S)

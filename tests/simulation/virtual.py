@@ -1,6 +1,7 @@
 """Virtual time: an event loop that never waits, and members' clocks that drift from it."""
 
 import asyncio
+import itertools
 import random
 import selectors
 from collections.abc import Mapping
@@ -36,6 +37,20 @@ class _NoWaiting(selectors.BaseSelector):
         return self._keys
 
 
+class _NumberedTask(asyncio.Task[Any]):
+    """A task that sets keep in the order of its making, not of its place in memory.
+
+    Whoever cancels or wakes all tasks of a set does so in the set's order: in every process the same one.
+    """
+
+    def __init__(self, *args: Any, number: int, **kwargs: Any) -> None:
+        self._number = number  # Before the rest: the loop puts each new task into a set of all.
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose time passes only when nothing is left to do at the present instant."""
 
@@ -45,6 +60,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         selector.loop = self
         self._clock_resolution = _RESOLUTION_S
+        numbers = itertools.count()
+        self.set_task_factory(
+            lambda loop, coro, **kwargs: _NumberedTask(coro, loop=loop, number=next(numbers), **kwargs)
+        )
 
     def time(self) -> float:
         return self.now_s

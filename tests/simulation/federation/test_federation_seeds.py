@@ -55,10 +55,10 @@ def test_the_seeds_meet_moves_that_end_at_the_new_home_and_at_the_old_one() -> N
 
 
 def test_a_seed_is_the_same_run_in_every_process() -> None:
-    """Hash randomisation changes the order of sets; no run may depend on it."""
+    """The order of a set of names differs with each process, that of tasks with their places in memory."""
     traces = set()
-    for hash_seed in ("1", "2"):
-        command = [sys.executable, "-m", "tests.simulation.federation.replay", "3", "6"]
+    for hash_seed in ("0", "5"):
+        command = [sys.executable, "-m", "tests.simulation.federation.replay", "46", "49"]
         done = subprocess.run(
             command,
             env=os.environ | {"PYTHONHASHSEED": hash_seed},
