@@ -1,13 +1,14 @@
 """Follows the catalog of whichever controller can be reached, and keeps the copy on disk.
 
 Controllers are tried in order of preference. A stream that breaks or falls silent is left for the next
-one at once; after all have failed the follower waits, longer each time. While a less preferred one is
-followed, the better ones are tried every few seconds: only controllers of the own cluster know its
-local list.
+one at once; after all have failed the follower waits, longer each time. Those that are preferred to the
+followed one, by the order of then, are tried every few seconds: only controllers of the own cluster, or of
+its home, know its local list.
 """
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -61,7 +62,7 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Follower:
     """Keeps a `FollowerState` up to date; `run` ends only by cancellation.
 
-    `sources` gives the controllers, most preferred first, at each attempt. `on_change` is called on the
+    `sources` gives the controllers, most preferred first, whenever it is asked. `on_change` is called on the
     event loop with each update that changed a row or the revision, the first of which holds the whole copy
     (from disk, if `copy` has one).
     """
@@ -146,9 +147,9 @@ class Follower:
             sources = tuple(self._sources())
             if not sources:
                 self._failed("no controller is known")
-            for position, source in enumerate(sources):
+            for source in sources:
                 started_at_s = loop.time()
-                error = await self._follow(source, better=sources[:position])
+                error = await self._follow(source)
                 if error is None:
                     break
                 self._failed(error.message, source=source.name)
@@ -162,25 +163,22 @@ class Follower:
         longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * float(1 << min(failures - 1, 10)))
         return longest_s * (0.5 + self._jitter() / 2)
 
-    async def _follow(self, source: Source, *, better: Sequence[Source]) -> IsthmusError | None:
+    async def _follow(self, source: Source) -> IsthmusError | None:
         """Follow one controller; returns why it failed, or None when it is time to choose again."""
         async with asyncio.TaskGroup() as tasks:
-            prober = (
-                tasks.create_task(self._wait_for_any(better), name="replication/probe") if better else None
-            )
+            prober = tasks.create_task(self._wait_for_better(source.name), name="replication/probe")
             teller = tasks.create_task(self._tell_holds(source), name="replication/holds")
             try:
                 return await self._read(source, prober)
             finally:
                 teller.cancel()
-                if prober is not None:
-                    prober.cancel()
+                prober.cancel()
                 self.state.disconnected()
                 self._following = ""
 
-    async def _read(self, source: Source, prober: asyncio.Task[None] | None) -> IsthmusError | None:
+    async def _read(self, source: Source, prober: asyncio.Task[None]) -> IsthmusError | None:
         async with contextlib.aclosing(source.follow(self.state.request())) as answers:
-            while prober is None or not prober.done():
+            while not prober.done():
                 try:
                     answer = await _next(answers, source.name)
                     if answer is None:
@@ -238,11 +236,11 @@ class Follower:
         synced = self._synced_unix_ms
         return None if synced is None else self.state.image(synced_unix_ms=synced)
 
-    async def _wait_for_any(self, sources: Sequence[Source]) -> None:
-        """Return when one of these would be followed."""
+    async def _wait_for_better(self, followed: str) -> None:
+        """Return when one would be followed that is preferred to this one now: with its home, a cluster's order changes."""
         while True:
             await asyncio.sleep(PREFERRED_RETRY_S)
-            for source in sources:
+            for source in itertools.takewhile(lambda one: one.name != followed, self._sources()):
                 if await self._would_answer(source):
                     return
 

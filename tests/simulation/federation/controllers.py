@@ -290,7 +290,7 @@ class SimController:
 
     def _learn_moves(self) -> None:
         if isinstance(self._directory, MovingDirectory):
-            self._directory.learn(self.catalog)
+            self._directory.learn(self.catalog.tables)
 
     async def _directories(self) -> AsyncIterator[Directory]:
         known = await self._directory.newer_than(-1)

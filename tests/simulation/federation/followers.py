@@ -5,13 +5,15 @@ import random
 from collections.abc import AsyncGenerator
 
 from certs.core.spiffe import SpiffeId, system_id
+from federation.agent.directory import preferred_controllers
 from federation.kernel.errors import UnavailableError
 from federation.replication.follower import Follower
 from federation.replication.messages import FollowAnswer, FollowRequest
-from federation.replication.state import Image
+from federation.replication.state import Image, Update
 from federation.replication.wire import decode_answer, encode
 from tests.simulation.federation.agents import Accept
 from tests.simulation.federation.links import Process
+from tests.simulation.federation.movers import MovingDirectory
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.rules import Rules, WatchedCopy
 
@@ -25,7 +27,7 @@ class SimFollower:
         cluster: str,
         trust_domain: str,
         *,
-        controllers: tuple[str, ...],
+        directory: MovingDirectory,
         accept: Accept,
         rules: Rules,
         parts: Parts,
@@ -37,7 +39,8 @@ class SimFollower:
         self.copy: WatchedCopy | None = None
         self.follower: Follower | None = None
         self._peer = system_id(trust_domain, cluster, "dns", process.name)
-        self._sources = [_SimSource(process, name, self._peer, accept) for name in controllers]
+        self._directory = directory
+        self._accept = accept
         self._rules = rules
         self._parts = parts
         self._rng = rng
@@ -50,13 +53,22 @@ class SimFollower:
             copy.took(state.restore(image))
         follower = self.follower = Follower(
             state,
-            sources=lambda: self._sources,
-            on_change=copy.took,
+            sources=self._sources,
+            on_change=self._took,
             jitter=self._rng.random,
             unix_ms=lambda: int(self.process.net.loop.now_s * 1000),
             clock=lambda: self.process.net.loop.now_s,
         )
         self.process.start(owner, follower.run)
+
+    def _sources(self) -> "list[_SimSource]":
+        known = preferred_controllers(self._directory.current, self.cluster)
+        return [_SimSource(self.process, one.name, self._peer, self._accept) for one in known]
+
+    def _took(self, update: Update) -> None:
+        assert self.copy is not None
+        self.copy.took(update)
+        self._directory.learn(self.copy.state.tables)
 
     @property
     def source(self) -> str:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from certs.core.spiffe import SpiffeId
 from discovery.core.catalog import Catalog
 from discovery.core.ownership import cluster_key
+from discovery.core.tables import Tables
 from federation.agent.directory import signing_controllers
 from federation.api.admission import Signer
 from federation.api.messages import Directory
@@ -45,9 +46,9 @@ class MovingDirectory(FixedDirectory):
         self._changed = asyncio.Event()
         return True
 
-    def learn(self, catalog: Catalog) -> None:
+    def learn(self, tables: Tables) -> None:
         """Take what the catalog says of the remote cluster; the controllers stay as they are."""
-        row, spec = catalog.tables.resource(cluster_key(REMOTE)), catalog.tables.cluster(REMOTE)
+        row, spec = tables.resource(cluster_key(REMOTE)), tables.cluster(REMOTE)
         if row is None or spec is None:
             return
         self.offer(

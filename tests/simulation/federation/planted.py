@@ -201,7 +201,7 @@ BUGS: dict[str, Bug] = {
     ),
     "ignores what callers report": Bug(parts=Parts(catalog=IgnoresReports), rules=(lifecycle_rules.FAILING,)),
     "keeps the leases of a removed cluster": Bug(
-        parts=Parts(catalog=KeepsLeases), rules=(lifecycle_rules.RETURN,), first=4
+        parts=Parts(catalog=KeepsLeases), rules=(lifecycle_rules.RETURN,), first=31
     ),
     "sweeps the rows of a neighbour": Bug(
         parts=Parts(catalog=SweepsTooMuch), rules=(lifecycle_rules.REMOVAL,)

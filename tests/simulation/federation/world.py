@@ -144,7 +144,7 @@ class World:
                 self.net.add(f"{cluster}-dns", cluster),
                 cluster,
                 self.trust_domain(cluster),
-                controllers=self._preferred(cluster),
+                directory=MovingDirectory(directory.current),
                 accept=accept,
                 rules=self.rules,
                 parts=parts,
@@ -417,11 +417,6 @@ class World:
 
     def _rng(self, what: str) -> random.Random:
         return random.Random(f"{self.seed}/{what}")
-
-    def _preferred(self, cluster: str) -> tuple[str, ...]:
-        home = self.speaker(cluster)
-        near = [name for name, one in self.controllers.items() if one.cluster == home]
-        return (*near, *(name for name in self.controllers if name not in near))
 
     def directory(self, names: list[str]) -> Directory:
         """Return what every process knows of the controllers from the beginning."""

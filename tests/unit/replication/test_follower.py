@@ -197,6 +197,40 @@ def test_a_follower_returns_to_a_preferred_controller() -> None:
     asyncio.run(scenario())
 
 
+def test_a_follower_goes_to_the_controllers_of_a_new_home_although_the_old_ones_answer() -> None:
+    """What the old home's list had left out would be missing for good: no change of the log brings it back."""
+
+    async def scenario() -> None:
+        catalog = SourceCatalog()
+        catalog.commit([endpoint("x"), endpoint("y")])
+        old, new = Controller("old", catalog, local=["x"]), Controller("new", catalog, local=["x", "y"])
+        order: list[Source] = [old, new]
+        async with running(lambda: order) as (follower, _):
+            await happens(lambda: follower.status.local, "the old home's list is followed")
+            await happens(lambda: set(follower.state.own) == {endpoint("x").key}, "what it has is shown")
+            old.feed.leave_local("alpha")
+            order.reverse()
+            await happens(lambda: follower.status.source == "new", "the new home is followed")
+            await happens(lambda: len(follower.state.own) == 2, "its list is taken")
+            await happens(lambda: old.feed.subscribers == 0, "the old home is left")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("left", [["other"], ["other", "another"]])
+def test_a_controller_that_is_no_longer_known_is_left_for_one_that_answers(left: list[str]) -> None:
+    async def scenario() -> None:
+        catalog = SourceCatalog()
+        known = {name: Controller(name, catalog) for name in ("gone", *left)}
+        names = ["gone"]
+        async with running(lambda: [known[name] for name in names]) as (follower, _):
+            await happens(lambda: follower.status.source == "gone", "the only one is followed")
+            names[:] = left
+            await happens(lambda: follower.status.source == "other", "the first of those left is followed")
+
+    asyncio.run(scenario())
+
+
 def test_a_preferred_controller_of_another_federation_does_not_disturb() -> None:
     async def scenario() -> None:
         ours, theirs = Controller("ours", SourceCatalog()), Controller("theirs", SourceCatalog("fed-2"))
