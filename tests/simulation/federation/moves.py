@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from discovery.core.commands import AdvanceRehoming, Body, Command, Write, encode_command
+from discovery.core.commands import AdvanceRehoming, Write
 from discovery.core.model import ResourceKey
 from discovery.core.rehoming import is_under_way
 from discovery.core.specs import ClusterSpec, JoinTokenSpec
@@ -15,7 +15,7 @@ from federation.api.rehomings import RehomeRequest
 from federation.app import rehoming
 from tests.simulation.federation.founding import put
 from tests.simulation.federation.movers import REMOTE, Keeper, MovingDirectory
-from tests.simulation.federation.operators import ADMIN, quietly
+from tests.simulation.federation.voice import ADMIN, Voice
 
 if TYPE_CHECKING:
     from tests.simulation.federation.controllers import SimController
@@ -51,7 +51,8 @@ class Moves:
         self.log: list[str] = []
         self._world = world
         self._rng = rng
-        self._count = 0
+        self._voice = Voice(world, rng, "moves")
+        self._tokens = 0  # That let it move.
         self._actions: dict[Callable[[ClusterSpec], str], int] = {
             self.move: 6,
             self.take_back: 2,
@@ -99,21 +100,21 @@ class Moves:
         if is_under_way(spec):
             return ""
         to = next(name for name in HOMES if name != spec.home)
-        self._count += 1
-        secret = hashlib.sha256(f"move-{self._count}".encode()).hexdigest()
+        self._tokens += 1
+        secret = hashlib.sha256(f"move-{self._tokens}".encode()).hexdigest()
         token = JoinTokenSpec(purpose="cluster", cluster=REMOTE, secret_sha256=secret, expires_ms=NEVER_MS)
-        key = ResourceKey("", "JoinToken", "", f"move-{self._count}")
-        if not self._say(to, Write(operations=(put(key, token),))):
+        key = ResourceKey("", "JoinToken", "", f"move-{self._tokens}")
+        if not self._voice.say(to, Write(operations=(put(key, token),))):
             return ""
         within_ms = self._rng.choice([1_000, 4_000, 20_000])
         request = RehomeRequest(to=to, secret_sha256=secret, within_ms=within_ms, force=True)
-        return self._ask(spec.home, lambda asked: asked.moves.begin(REMOTE, request, ADMIN), str(request))
+        return self._of(spec.home, lambda asked: asked.moves.begin(REMOTE, request, ADMIN), str(request))
 
     def take_back(self, spec: ClusterSpec) -> str:
         """An operator of either home takes it back."""
         if not is_under_way(spec):
             return ""
-        return self._ask(self._rng.choice(HOMES), lambda asked: asked.moves.abort(REMOTE, ADMIN), "")
+        return self._of(self._rng.choice(HOMES), lambda asked: asked.moves.abort(REMOTE, ADMIN), "")
 
     def go_on(self, spec: ClusterSpec) -> str:
         """An operator of the home that it returns from goes on, the other one missed or not."""
@@ -121,31 +122,16 @@ class Moves:
         if move is None or move.state != "returning":
             return ""
         request = RehomeRequest(to=move.home, force=self._rng.random() < 0.5)
-        return self._ask(move.home, lambda asked: asked.moves.begin(REMOTE, request, ADMIN), str(request))
+        return self._of(move.home, lambda asked: asked.moves.begin(REMOTE, request, ADMIN), str(request))
 
     def hasty(self, spec: ClusterSpec) -> str:
         """A home takes the last step although not all have changed, or a cluster that has no say in it does."""
         move = spec.rehoming
         if move is None or move.state != "moving" or move.reason:
             return ""
-        return self._say(
+        return self._voice.say(
             self._rng.choice(self._world.primaries), AdvanceRehoming(cluster=REMOTE, state=move.state)
         )
 
-    def _ask(self, cluster: str, ask: "Callable[[SimController], Awaitable[object]]", what: str) -> str:
-        running = [
-            one for one in self._world.controllers.values() if one.process.alive and one.cluster == cluster
-        ]
-        if not running:
-            return ""
-        asked = self._rng.choice(running)
-        asked.process.tasks.create_task(quietly(ask(asked)), name="operator")
-        return f"{what} by {asked.process.name}"
-
-    def _say(self, proposer: str, body: Body) -> str:
-        if self._world.agreed.leader() is None:
-            return ""
-        self._count += 1
-        command = Command(request_id=f"moves-{self._count}", proposer=proposer, body=body)
-        self._world.agreed.append(encode_command(command))
-        return f"{proposer} {str(body)[:120]}"
+    def _of(self, cluster: str, ask: "Callable[[SimController], Awaitable[object]]", what: str) -> str:
+        return self._voice.ask(ask, what, of=lambda name: name == cluster)

@@ -1,26 +1,24 @@
 """What operators do meanwhile: drain clusters, give them back, remove them, let them join anew; and who comes back old."""
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from discovery.core.commands import Body, Command, PublishEndpoints, Write, decode_command, encode_command
+from discovery.core.commands import Body, PublishEndpoints, Write, decode_command
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
 from discovery.core.specs import ClusterSpec, DrainReportSpec, ServiceTraffic
 from federation.api.lifecycle import DrainRequest, drains
 from federation.app.duties import unswept
-from federation.kernel.errors import IsthmusError
 from tests.simulation.federation.founding import HOME, belongings, joining, put
 from tests.simulation.federation.lifecycle_rules import EPOCH
 from tests.simulation.federation.plan import CLUSTERS
+from tests.simulation.federation.voice import ADMIN, Voice
 
 if TYPE_CHECKING:
     from tests.simulation.federation.controllers import SimController
     from tests.simulation.federation.world import World
 
-ADMIN = "spiffe://alpha.test/isthmus/alpha/operator/admin"
 CALM_S = 1.2  # Between two actions, on average.
 VOTERS_MIN = 3
 OFF_S = 8.0  # How long a cluster that is to be removed stays off before it is started again all the same.
@@ -36,7 +34,7 @@ class Operators:
         self.gone: set[str] = set()  # Of these, who was removed and has not joined anew.
         self._world = world
         self._rng = rng
-        self._count = 0
+        self._voice = Voice(world, rng, "operator")
         self._before: dict[str, int] = {}  # Entries of the log when a cluster was removed.
         self._actions: dict[Callable[[], str], int] = {
             self.drain: 6,
@@ -68,7 +66,9 @@ class Operators:
             force=self._rng.random() < 0.4,
             max_error_rate=self._rng.choice([1.0, 1.0, 100.0]),
         )
-        return self._ask(lambda asked: asked.drains.drain(cluster, request, ADMIN), f"{cluster} {request}")
+        return self._voice.ask(
+            lambda asked: asked.drains.drain(cluster, request, ADMIN), f"{cluster} {request}"
+        )
 
     def undrain(self) -> str:
         """A cluster that is drained gets its share back."""
@@ -76,7 +76,7 @@ class Operators:
         if not found:
             return ""
         cluster = self._rng.choice(found)
-        return self._ask(lambda asked: asked.drains.undrain(cluster, ADMIN), cluster)
+        return self._voice.ask(lambda asked: asked.drains.undrain(cluster, ADMIN), cluster)
 
     def callers_fail(self) -> str:
         """For some seconds requests of one cluster's callers fail; who is asked to count says so."""
@@ -98,7 +98,7 @@ class Operators:
             started_ms=found[subject].started_ms - self._rng.choice([0, 0, 1]), failing=(one,)
         )
         speaker = self._world.speaker(self._rng.choice([liar, liar, self._rng.choice(CLUSTERS)]))
-        return self._say(
+        return self._voice.say(
             speaker, Write(operations=(put(ResourceKey(liar, "DrainReport", "", subject), report),))
         )
 
@@ -111,10 +111,10 @@ class Operators:
         if self.absent or (world.agreed.votes(victim) and world.agreed.voters <= VOTERS_MIN):
             return ""
         force, is_dead = self._rng.random() < 0.6, self._rng.random() < 0.5
-        what = self._ask(
+        what = self._voice.ask(
             lambda asked: self._remove(asked, victim, force=force),
             f"{victim}{' by force' if force else ''}{', dead' if is_dead else ''}",
-            but=victim,
+            of=lambda name: name != victim,
         )
         if what and is_dead:
             self.absent.add(victim)
@@ -152,7 +152,9 @@ class Operators:
             world.later(0.5, self._join, cluster)
             return
         epoch = world.rules.lifecycle.epoch(cluster) + 1
-        self._say(self._sponsor(), Write(operations=tuple(joining(cluster, world.primaries, epoch=epoch))))
+        self._voice.say(
+            self._sponsor(), Write(operations=tuple(joining(cluster, world.primaries, epoch=epoch)))
+        )
         joined = world.rules.truth.tables.cluster(cluster)
         if joined is None or joined.epoch != epoch:
             world.rules.fail(EPOCH, f"{cluster} was to join at epoch {epoch}, and the log has {joined}")
@@ -166,7 +168,7 @@ class Operators:
             agents=agents,
             exports_all=world.plan.exports_all,
         )
-        self._say(world.speaker(cluster), Write(operations=tuple(own)))
+        self._voice.say(world.speaker(cluster), Write(operations=tuple(own)))
         self._kill(cluster)
         self.absent.discard(cluster)
         self.gone.discard(cluster)
@@ -215,7 +217,7 @@ class Operators:
         if cluster not in self.gone:
             # Its policies another cluster of its name may write; its endpoints carry the fence of then.
             said = [body for body in said if isinstance(body, PublishEndpoints)]
-        return self._say(speaker, self._rng.choice(said)) if said else ""
+        return self._voice.say(speaker, self._rng.choice(said)) if said else ""
 
     def old_epoch(self) -> str:
         """Somebody lets a removed cluster join as if it had never been removed."""
@@ -228,32 +230,11 @@ class Operators:
             epoch=self._world.rules.lifecycle.epoch(cluster),
         )
         key = ResourceKey(FEDERATION_SCOPE, "Cluster", "", cluster)
-        return self._say(self._sponsor(), Write(operations=(put(key, spec, new=True),)))
+        return self._voice.say(self._sponsor(), Write(operations=(put(key, spec, new=True),)))
 
     def _sponsor(self) -> str:
         """Return who lets others in: two clusters may be removed at one time, and the log refuses who is gone."""
         return next(one for one in self._world.primaries if one not in self.gone)
-
-    # -- saying ------------------------------------------------------------------------------------
-
-    def _ask(self, ask: "Callable[[SimController], Awaitable[object]]", what: str, *, but: str = "") -> str:
-        """Have a controller do something, if one of another cluster than `but` runs."""
-        running = [
-            one for one in self._world.controllers.values() if one.process.alive and one.cluster != but
-        ]
-        if not running:
-            return ""
-        asked = self._rng.choice(running)
-        asked.process.tasks.create_task(quietly(ask(asked)), name="operator")
-        return f"{what} by {asked.process.name}"
-
-    def _say(self, proposer: str, body: Body) -> str:
-        if self._world.agreed.leader() is None:
-            return ""
-        self._count += 1
-        command = Command(request_id=f"operator-{self._count}", proposer=proposer, body=body)
-        self._world.agreed.append(encode_command(command))
-        return f"{proposer} {str(body)[:120]}"
 
 
 def _is_of(body: Body, cluster: str) -> bool:
@@ -266,9 +247,3 @@ def _is_of(body: Body, cluster: str) -> bool:
             )  # type: ignore[union-attr]
         case _:
             return False
-
-
-async def quietly(asked: Awaitable[object]) -> None:
-    """Do as an operator asks; what is refused was said to him."""
-    with contextlib.suppress(IsthmusError, TimeoutError):
-        await asked
