@@ -98,7 +98,7 @@ class LoadedCluster:
                 self.idle.set()
                 self._some.clear()
                 await self._some.wait()
-            await self.registry.wait_published(self._pending[0][0])
+            await self.registry.wait_published(self._pending[0][0], AGENT)
             now_s = time.monotonic()
             while self._pending and self._pending[0][0] <= self.registry.published_version:
                 self.took_ms.append((now_s - self._pending.popleft()[1]) * 1000)

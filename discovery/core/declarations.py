@@ -39,6 +39,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     put: tuple[Endpoint, ...] = ()
     remove: tuple[tuple[EndpointKey, int, int], ...] = ()
     refused: tuple[tuple[EndpointKey, str], ...] = ()
+    held: frozenset[str] = frozenset()  # Agents of rows that have to wait for room, or for their pace.
     whole: bool = True  # Nothing that differs is left for another batch.
 
 

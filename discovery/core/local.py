@@ -311,11 +311,10 @@ class LocalTable:
         With `room` it holds what that takes: for when a limit stands against the whole.
         Idempotent: a row stays in it until the catalog has it. Cost: proportional to the rows that differ.
         """
-        put: list[Endpoint] = []
-        remove: list[tuple[EndpointKey, int, int]] = []
+        put, remove = list[Endpoint](), list[tuple[EndpointKey, int, int]]()
         refused: _Refused = []
         spec = tables.cluster(self._cluster)
-        size, whole = 0, True
+        held, size, whole = set[str](), 0, True
         for key in tuple(self._unpublished):
             ours, theirs = self._rows.get(key), tables.endpoints.get(key)
             if ours == theirs:
@@ -332,6 +331,7 @@ class LocalTable:
                 refused.append((row.key, reason))
                 continue
             if room is not None and not room.takes(key, ours, theirs):
+                held.update(one.agent for one in (row, there) if one)
                 continue
             size += len(ours or b"") + len(key) + _REMOVAL_BYTES
             if len(put) + len(remove) >= PUBLISH_ROWS_MAX or size > PUBLISH_BYTES_MAX:
@@ -341,7 +341,8 @@ class LocalTable:
                 remove.append((EndpointKey.decode(key), *there.version))
             if row is not None:
                 put.append(row)
-        return Difference(put=tuple(put), remove=tuple(remove), refused=tuple(refused), whole=whole)
+        news = Difference(put=tuple(put), remove=tuple(remove), refused=tuple(refused))
+        return msgspec.structs.replace(news, held=frozenset(held), whole=whole)
 
     def _may_replace(self, key: bytes, there: Origin, row: Endpoint | None) -> bool:
         """True when we know better than the catalog's row; False when `absorb` has yet to see that row."""

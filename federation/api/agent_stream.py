@@ -254,7 +254,7 @@ class AgentStream:
         """Tell the agent what has become global."""
         while True:
             number, version = await self._to_acknowledge.get()
-            revision = await self._registry.wait_published(version)
+            revision = await self._registry.wait_published(version, self.agent)
             self._acknowledged = number
             unpublished = tuple(self._registry.unpublished.of(self.agent).items())
             if len(unpublished) > UNPUBLISHED_TOLD_MAX:

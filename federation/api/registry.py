@@ -12,7 +12,7 @@ from discovery.core.declarations import Declaration, Declared, Difference, Withd
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint, unpack_origin
 from discovery.core.poison import controller_places
-from discovery.core.quotas import BUILT_IN, quota_of
+from discovery.core.quotas import BUILT_IN, Quota, quota_of
 from discovery.core.room import Room, Takes
 from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
@@ -71,6 +71,9 @@ class ClusterRegistry:
         self.lease_ms = lease_ms
         self.version = 0  # Counts declarations and changes.
         self.published_version = 0  # The log's quorum holds everything up to this version...
+        self.held: frozenset[str] = (
+            frozenset()
+        )  # ... but of these agents, whose rows wait for room or their pace...
         self.published_revision = 0  # ... and this is the newest revision that said so.
         self.dirty = asyncio.Event()  # There may be something to publish.
         self.retired = False  # The cluster was removed, or is another one's to publish for.
@@ -80,7 +83,7 @@ class ClusterRegistry:
         self._changed = changed
         self._table = LocalTable(cluster)
         self._learnt: Table | None = None
-        self.quota = BUILT_IN  # In force for this cluster.
+        self._quota = BUILT_IN
         self.delayed_s = 0.0  # In all, by the rate of its quota.
         self.limited = ""  # Why some endpoints are not published, "" while all are...
         self._room: Room | None = None  # ... and for which there is room.
@@ -291,6 +294,12 @@ class ClusterRegistry:
             self._changed(self.cluster, ours)
         self.dirty.set()
 
+    @property
+    def quota(self) -> Quota:
+        """What is in force for this cluster now."""
+        self._learn(self._catalog.tables)
+        return self._quota
+
     def room(self) -> Room | None:
         """For what there is room in the next batch; None while no limit stands against the whole."""
         if self._room is not None:
@@ -321,8 +330,14 @@ class ClusterRegistry:
         if len(self.unpublished):
             self.dirty.set()
 
-    def published(self, version: int, revision: int, refused: Iterable[tuple[EndpointKey, str]] = ()) -> None:
-        """The log holds everything up to `version` but what the catalog would refuse, with the reasons."""
+    def published(
+        self,
+        version: int,
+        revision: int,
+        refused: Iterable[tuple[EndpointKey, str]] = (),
+        held: frozenset[str] = frozenset(),
+    ) -> None:
+        """The log holds everything up to `version` but what the catalog would refuse, with the reasons, and but of agents `held`."""
         rows = self._table.endpoints()
         found = (
             Unpublishable(key, unpack_endpoint(row).agent, reason)
@@ -335,14 +350,15 @@ class ClusterRegistry:
             session = self._sessions.get(agent)
             if isinstance(session, Told):
                 session.acknowledge_again()
+        self.held = held
         self.published_version = max(self.published_version, version)
         self.published_revision = max(self.published_revision, revision)
         self._published.set()
         self._published = asyncio.Event()
 
-    async def wait_published(self, version: int) -> int:
-        """Return the revision at which the log held everything up to `version`."""
-        while self.published_version < version:
+    async def wait_published(self, version: int, agent: str) -> int:
+        """Return the revision at which the log held everything of `agent` up to `version`."""
+        while self.published_version < version or agent in self.held:
             await self._published.wait()
         return self.published_revision
 
@@ -351,7 +367,7 @@ class ClusterRegistry:
         if tables.resources is not self._learnt:
             self._learnt = tables.resources
             self._table.places = controller_places(tables)
-            self._table.quota = self.quota = quota_of(tables, self.cluster)
+            self._table.quota = self._quota = quota_of(tables, self.cluster)
 
     def _list_of(self, agent: str) -> AgentHeard:
         """What the others are told of an agent."""

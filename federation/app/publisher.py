@@ -98,13 +98,12 @@ class Publisher:
             turn = self._pace.begin(registry.quota.spec, registry.room(), clock())
             batch = registry.difference(turn)
             if not batch.put and not batch.remove:
-                if turn.held:
-                    self._batches.take(1, clock())  # To look costs as much as what is held.
-                    await self._rest(turn.wait_s)
-                    continue
-                if not registry.limited:
-                    registry.published(version, self._catalog.revision, batch.refused)
-                return
+                registry.published(version, self._catalog.revision, batch.refused, batch.held)
+                if not turn.held:
+                    return
+                self._batches.take(1, clock())  # To look costs as much as what is held.
+                await self._rest(turn.wait_s)
+                continue
             if wait_s := self._wait_s(len(batch.put) + len(batch.remove)):
                 registry.delayed_s += wait_s
                 await asyncio.sleep(wait_s)
@@ -125,9 +124,9 @@ class Publisher:
                 _log.warning("endpoints_limited", cluster=registry.cluster, reason=error.message)
                 self._create_again_s = clock() + LIMITED_RETRY_S
                 continue
-            if batch.whole and not registry.limited and not turn.held:
+            if batch.whole:
                 # Now, not when nothing is left to do: of agents that never pause, nothing would ever be said.
-                registry.published(version, outcome.revision, batch.refused)
+                registry.published(version, outcome.revision, batch.refused, batch.held)
 
     async def _rest(self, wait_s: float) -> None:
         """Wait until a namespace may go on, or another one has news."""

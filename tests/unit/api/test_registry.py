@@ -217,9 +217,9 @@ def test_bad_rows_are_refused_one_by_one_and_every_declaration_counts_as_a_versi
 async def test_whoever_waits_for_a_version_hears_the_revision_that_holds_it() -> None:
     world = World()
     world.registry.published(3, 17)
-    assert await world.registry.wait_published(3) == 17
+    assert await world.registry.wait_published(3, "agent-1") == 17
     world.registry.published(2, 16)  # Late news change nothing.
-    assert await world.registry.wait_published(2) == 17
+    assert await world.registry.wait_published(2, "agent-1") == 17
 
 
 class Listing:

@@ -56,7 +56,7 @@ class World:
             running.cancel()
 
     def settled(self) -> bool:
-        return self.registry.published_version == self.registry.version
+        return self.registry.published_version == self.registry.version and not self.registry.held
 
 
 def rows(count: int) -> list[Endpoint]:
@@ -69,7 +69,7 @@ async def test_what_was_declared_becomes_global_and_is_acknowledged_with_its_rev
     await world.publishing(world.settled)
     assert world.published() == {"e0", "e1", "e2"}
     assert world.kinds() == [AcquireLease, PublishEndpoints]
-    assert await world.registry.wait_published(1) == world.log.catalog.revision
+    assert await world.registry.wait_published(1, "agent-1") == world.log.catalog.revision
 
 
 async def test_many_endpoints_go_in_several_batches_under_one_fence() -> None:
@@ -262,6 +262,36 @@ async def test_a_namespace_beyond_its_own_rate_waits_and_the_others_do_not() -> 
     world.log.accept("beta", Delete(key=key("Quota", "alpha")))
     await world.publishing(world.settled)
     assert len(world.published()) == 604
+
+
+@pytest.mark.parametrize(
+    "limits", [{"endpoints": 2}, {"changesPerSecond": 1, "changesBurst": 2}], ids=["room", "pace"]
+)
+async def test_only_agents_whose_rows_have_to_wait_hear_of_nothing_newer_that_it_is_global(
+    limits: dict[str, int],
+) -> None:
+    world = World()
+    other = object()
+    world.registry.open("agent-2", 1, other)
+    row = endpoint(name="b0", namespace="bank", agent="agent-2")
+    said = Declaration(agent="agent-2", incarnation=1, sequence=1, put=(row,), complete=True)
+    world.registry.declare(said, other)
+    world.declare(*rows(5))
+    world.log.accept("beta", put(key("Quota", "alpha"), {"namespaces": {"shop": limits}}))
+    version, told = world.registry.version, set[str]()
+
+    async def wait(agent: str) -> None:
+        await world.registry.wait_published(version, agent)
+        told.add(agent)
+
+    async with asyncio.TaskGroup() as tasks:
+        for agent in ("agent-1", "agent-2"):
+            tasks.create_task(wait(agent))
+        await world.publishing(lambda: "agent-2" in told)
+        assert told == {"agent-2"}
+        world.log.accept("beta", Delete(key=key("Quota", "alpha")))
+        await world.publishing(lambda: "agent-1" in told)
+    assert len(world.published()) == 6
 
 
 async def test_rows_that_grow_at_a_full_quota_of_bytes_hold_up_nothing() -> None:
