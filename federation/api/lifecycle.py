@@ -10,39 +10,21 @@ from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
 from discovery.core.drain_reports import watched_after_ms
 from discovery.core.drains import state_of
-from discovery.core.specs import DRAIN_ERRORS_PER_MILLION_MAX, DRAIN_EVERY_MS_MAX, DrainSpec
+from discovery.core.specs import DRAIN_EVERY_MS_MAX, DrainSpec
 from discovery.core.tables import Tables
 from federation.api.caller import caller_identity, require_operator
+from federation.api.cluster_requests import PER_PERCENT, DrainRequest, RemoveRequest
 from federation.api.directory import resources
 from federation.api.removals import read_removal
 from federation.api.rest import json_response, read_body
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 
-PER_PERCENT = 10_000  # Of a million.
 _REQUEST_BYTES_MAX = 4 * 1024
 
 T = TypeVar("T")
 
 _log = structlog.get_logger("api")
-
-
-class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """POST /v1/clusters/NAME/drain."""
-
-    step_percent: int = 25
-    every_ms: int = 10_000
-    force: bool = False
-    min_capacity: int = 0  # Of each service's ready weight so many per cent must be elsewhere.
-    max_error_rate: float = (
-        DRAIN_ERRORS_PER_MILLION_MAX / PER_PERCENT
-    )  # In per cent, beyond what failed before.
-
-
-class RemoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /v1/clusters/NAME/remove."""
-
-    force: bool = False
 
 
 class Removals(Protocol):

@@ -10,20 +10,12 @@ from discovery.core.catalog import Catalog
 from discovery.core.rehome_forecast import RehomeForecast
 from discovery.core.specs import REHOMING_WITHIN_MS_MAX, REHOMING_WITHIN_MS_MIN, ClusterSpec, Rehoming
 from federation.api.caller import caller_identity, require_operator
+from federation.api.cluster_requests import RehomeRequest
 from federation.api.rest import json_response, read_body
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError
 
 _REQUEST_BYTES_MAX = 4 * 1024
-
-
-class RehomeRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """POST /v1/clusters/NAME/rehome. The token's secret stays where it is: its hash says which one it is."""
-
-    to: str
-    secret_sha256: str = ""  # Not needed for a forecast.
-    within_ms: int = 600_000
-    force: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -18,9 +18,9 @@ from discovery.core.kinds import decode_spec
 from discovery.core.model import ResourceKey
 from discovery.core.specs import DrainSpec
 from federation.api.capacity import find_orphans, name_orphans
+from federation.api.cluster_requests import PER_PERCENT, DrainRequest
 from federation.api.directory import cluster_spec, resource
 from federation.api.health import Facts
-from federation.api.lifecycle import PER_PERCENT, DrainRequest
 from federation.api.proposer import Proposer
 from federation.api.understanding import ServedViews
 from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionError

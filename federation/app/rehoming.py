@@ -21,10 +21,11 @@ from discovery.core.rehoming import has_changed, is_missed, is_overdue, is_under
 from discovery.core.specs import ClusterSpec, ControllerSpec, Rehoming
 from discovery.core.tables import Table, endpoint_prefix
 from discovery.core.verdicts import read_verdicts
+from federation.api.cluster_requests import RehomeRequest
 from federation.api.directory import cluster_spec, resource, resources
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
-from federation.api.rehomings import Progress, RehomeRequest
+from federation.api.rehomings import Progress
 from federation.api.tracing import ControllerTrace
 from federation.kernel.errors import IsthmusError, PreconditionError
 from federation.kernel.names import check_label

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from certs.core.token import parse_token
-from federation.api.tokens import TokenRequest, check_request
 from federation.app.config import ControllerConfig, JoinConfig
 from federation.cli.join_forecast import show_forecast
 from federation.cli.lifecycle_commands import drain, print_drain, remove, traffic, undrain
@@ -274,6 +273,8 @@ def create(
     output: str,
 ) -> None:
     """Create a token and print it: it cannot be shown again."""
+    from federation.api.tokens import TokenRequest, check_request
+
     request = TokenRequest(
         purpose=purpose,  # type: ignore[arg-type]  # checked by click
         cluster=cluster_name,

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import click
 
-from federation.api.lifecycle import DrainRequest, RemoveRequest
+from federation.api.cluster_requests import DrainRequest, RemoveRequest
 from federation.cli.output import only_watching, print_json, say
 from federation.cli.session import Session, context_option, decode_answer, output_option, read_duration
 from federation.kernel.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from certs.core.token import parse_token, token_hash
-from federation.api.rehomings import RehomeRequest
+from federation.api.cluster_requests import RehomeRequest
 from federation.cli.output import only_watching, print_json, say
 from federation.cli.session import Session, context_option, output_option, read_duration, read_token
 from federation.kernel.errors import InvalidInputError, PreconditionError, UnavailableError

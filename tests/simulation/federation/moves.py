@@ -11,7 +11,7 @@ from discovery.core.commands import AdvanceRehoming, Write
 from discovery.core.model import ResourceKey
 from discovery.core.rehoming import is_under_way
 from discovery.core.specs import ClusterSpec, JoinTokenSpec
-from federation.api.rehomings import RehomeRequest
+from federation.api.cluster_requests import RehomeRequest
 from federation.app import rehoming
 from tests.simulation.federation.founding import put
 from tests.simulation.federation.movers import REMOTE, Keeper, MovingDirectory

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from discovery.core.commands import Body, PublishEndpoints, Write, decode_command
 from discovery.core.model import FEDERATION_SCOPE, ResourceKey
 from discovery.core.specs import ClusterSpec, DrainReportSpec, ServiceTraffic
-from federation.api.lifecycle import DrainRequest, drains
+from federation.api.cluster_requests import DrainRequest
+from federation.api.lifecycle import drains
 from federation.app.duties import unswept
 from tests.simulation.federation.founding import HOME, belongings, joining, put
 from tests.simulation.federation.lifecycle_rules import EPOCH

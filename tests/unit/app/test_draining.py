@@ -9,8 +9,8 @@ from discovery.core.kinds import decode_spec
 from discovery.core.model import Endpoint, ServiceKey
 from discovery.core.specs import DrainSpec
 from discovery.core.views import ViewIndex
+from federation.api.cluster_requests import DrainRequest
 from federation.api.health import Facts
-from federation.api.lifecycle import DrainRequest
 from federation.api.proposer import Proposer
 from federation.api.understanding import Served
 from federation.app.draining import LEASE_TTL_MS, TURNS_ALONE_MAX, DrainDesk

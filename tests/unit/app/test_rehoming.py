@@ -5,9 +5,9 @@ import pytest
 
 from discovery.core.declarations import Declaration
 from discovery.core.model import Endpoint
+from federation.api.cluster_requests import RehomeRequest
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
-from federation.api.rehomings import RehomeRequest
 from federation.api.tracing import Acknowledged, ControllerTrace, Trace
 from federation.app.rehoming import (
     ANNOUNCE_MS,

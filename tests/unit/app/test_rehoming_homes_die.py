@@ -6,7 +6,7 @@ from discovery.core.model import ServiceKey
 from discovery.core.rehoming import endpoints_of
 from discovery.core.specs import ClusterSpec
 from discovery.core.views import ViewIndex
-from federation.api.rehomings import RehomeRequest
+from federation.api.cluster_requests import RehomeRequest
 from federation.app.rehoming import ANNOUNCE_MS_MAX, OTHER_WAITS_MS, RehomeDesk
 from federation.kernel.errors import PreconditionError
 from tests.unit.app.test_rehoming import ADMIN, WITHIN_MS, Federation

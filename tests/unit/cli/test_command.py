@@ -380,6 +380,15 @@ def test_an_export_that_cannot_be_made_is_refused_before_anything_is_founded(
     assert not (tmp_path / "data").exists()
 
 
+def test_a_quick_command_waits_for_nothing_that_only_processes_need() -> None:
+    """Each `isthmus get` would pay for it: a web server and the log's store take longer to import than the rest."""
+    listing = "import sys, federation.cli.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "federation" in imported
+    assert not imported & {"aiohttp", "chaos", "consensus", "grpc", "pysyncobj"}
+
+
 def test_an_expired_context_is_named_with_what_renews_it(run: Run, tmp_path: Path) -> None:
     context = tmp_path / "context"
     domain = TestDomain("alpha.example", tmp_path / "pki")

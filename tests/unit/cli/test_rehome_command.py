@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from federation.api.rehomings import RehomeRequest
+from federation.api.cluster_requests import RehomeRequest
 from federation.cli.rehome_command import home_of, progress, rehome
 from federation.kernel.errors import InvalidInputError
 
