@@ -6,13 +6,12 @@ to write; a policy without anything to tell is left alone. Who writes: `federati
 Conditions have Kubernetes' shape. `Conflict` is KEP-1645's, `ResolvedRefs` and `Accepted` are the Gateway API's.
 """
 
-import datetime
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, TypeAlias
 
 import msgspec
 
 from discovery.core.commands import Put
+from discovery.core.condition import PROBLEMS_NAMED_MAX, Condition, listed, merge
 from discovery.core.conflicts import Claim, Conflict, conflicts, distinct_ports
 from discovery.core.external_part import ExternalPart
 from discovery.core.kinds import decode_spec
@@ -33,23 +32,6 @@ from federation.kernel.errors import InvalidInputError
 KINDS_TOLD = ("ExportPolicy", "ClusterExportPolicy", "Grant", "ImportPolicy", "ServiceAlias")
 # Services with conflicts that are remembered; further ones are told when those have healed.
 CONFLICTING_SERVICES_MAX = 10_000
-PROBLEMS_NAMED_MAX = 5
-MESSAGE_CHARS_MAX = 1_000
-
-
-ConditionType: TypeAlias = Literal["Conflict", "ResolvedRefs", "Accepted"]
-ConditionStatus: TypeAlias = Literal["True", "False"]
-
-
-class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One condition, as Kubernetes writes it."""
-
-    type: ConditionType
-    status: ConditionStatus
-    reason: str
-    message: str = ""
-    observed_generation: int = 0
-    last_transition_time: str = ""
 
 
 class _Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -192,7 +174,7 @@ class Conditions:
         ]
         if not found:
             return None
-        message = _listed([f"{service}: {conflict.message}" for service, conflict in found])
+        message = listed([f"{service}: {conflict.message}" for service, conflict in found])
         return Condition(type="Conflict", status="True", reason=found[0][1].reason, message=message)
 
 
@@ -282,42 +264,15 @@ def _alias_conditions(key: ResourceKey, policies: Policies) -> Iterator[Conditio
 def _unknown(reason: str, what: str, named: set[str], known: Mapping[str, object]) -> Iterator[Condition]:
     missing = sorted(named - known.keys())
     if missing:
-        message = f"no {what} of the federation is called {_listed(missing)}"
+        message = f"no {what} of the federation is called {listed(missing)}"
         yield Condition(type="ResolvedRefs", status="False", reason=reason, message=message)
 
 
-_HEALED: dict[ConditionType, tuple[ConditionStatus, str]] = {
-    "Conflict": ("False", "NoConflict"),
-    "ResolvedRefs": ("True", "Resolved"),
-    "Accepted": ("True", "Accepted"),
-}
-
-
 def _merged(row: Resource, wanted: list[Condition], now_ms: int) -> bytes | None:
-    """The new status; None where it stays. What is over is told as healed; a time changes with its status."""
+    """The new status; None where it stays."""
     try:
-        before = {one.type: one for one in msgspec.json.decode(row.status, type=_Status).conditions}
+        before = msgspec.json.decode(row.status, type=_Status).conditions
     except MALFORMED:
-        before = {}
-    after: dict[ConditionType, Condition] = {}
-    for kind, old in before.items():
-        status, reason = _HEALED[kind]
-        after[kind] = msgspec.structs.replace(old, status=status, reason=reason, message="")
-    after |= {one.type: one for one in wanted}
-    now = datetime.datetime.fromtimestamp(now_ms / 1000, tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    for kind, one in after.items():
-        known = before.get(one.type)
-        since = known.last_transition_time if known is not None and known.status == one.status else now
-        after[kind] = msgspec.structs.replace(
-            one, observed_generation=row.generation, last_transition_time=since
-        )
-    if list(after.values()) == list(before.values()):
-        return None
-    return msgspec.json.encode(_Status(conditions=tuple(after.values())))
-
-
-def _listed(problems: list[str]) -> str:
-    shown = "; ".join(problems[:PROBLEMS_NAMED_MAX])
-    more = len(problems) - PROBLEMS_NAMED_MAX
-    text = f"{shown}; and {more} more" if more > 0 else shown
-    return text[:MESSAGE_CHARS_MAX]
+        before = ()
+    after = merge(before, wanted, generation=row.generation, now_ms=now_ms)
+    return None if after == before else msgspec.json.encode(_Status(conditions=after))

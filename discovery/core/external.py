@@ -12,18 +12,17 @@ checkers do not count that are silent, or miss most other clusters (`discovery.c
 unhealthy before has to look so for a while first (`discovery.core.verdicts`); a state lifts at once.
 """
 
-import ipaddress
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from discovery.core.condition import Condition, listed, merge
 from discovery.core.draft import Draft
 from discovery.core.liveness import OBSERVERS_MIN, Electorate
 from discovery.core.model import Change, Resource, ResourceKey, unpack_resource
 from discovery.core.ownership import cluster_spec, clusters
-from discovery.core.poison import address_refusal, is_a_place, stands_for
-from discovery.core.rules import networks
+from discovery.core.poison import address_refusal, is_a_place
+from discovery.core.range_owners import RangeOwners
 from discovery.core.specs import (
     ClusterSpec,
     ExternalAddressStatus,
@@ -37,8 +36,6 @@ from discovery.core.verdicts import electorate_of, hold_ms
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import LimitExceededError, NotAllowedError, PreconditionError
 
-_Sought = list[tuple[int, int, int]]  # IP version, number, position among a service's addresses.
-
 KIND = "ExternalService"
 OBSERVATION = "ExternalObservation"
 LOSSES_KEPT_MAX = 8
@@ -47,6 +44,7 @@ EVIDENCE_MAX = 4  # Checkers named for an address: the status of 64 addresses st
 EXTERNAL_SERVICES_MAX = 1_000
 # What they read was checked when it was written; to check all addresses again at each look costs four times as much.
 _services = msgspec.json.Decoder(ExternalServiceSpec)
+_clusters = msgspec.json.Decoder(ClusterSpec)
 _observations = msgspec.json.Decoder(ExternalObservationSpec)
 _SETTLED_KINDS = frozenset({KIND.encode(), OBSERVATION.encode()})
 # What decides which checkers count.
@@ -98,6 +96,7 @@ def check_service(
     ):
         raise LimitExceededError(f"{key}: {key.scope} has {EXTERNAL_SERVICES_MAX} external services already")
     own = joined[key.scope].ranges
+    ranges = _owners(joined)
     for position, address in enumerate(spec.addresses):
         where = f"{key}: spec.addresses[{position}]: {address}"
         if (reason := address_refusal(address, own)) is not None:
@@ -105,50 +104,8 @@ def check_service(
         for port in spec.ports:
             if is_a_place(address, port.target_port or port.port, draft.places):
                 raise NotAllowedError(f"{where}:{port.target_port or port.port} is a controller's own")
-    sought = _sorted(spec.addresses)
-    for name, other in joined.items():
-        if name != key.scope and (found := _first_within(sought, other.ranges)) is not None:
-            raise NotAllowedError(
-                f"{key}: spec.addresses[{found}]: {spec.addresses[found]} lies in the ranges of cluster"
-                f" {name}: only that may publish it"
-            )
-
-
-def check_ranges(draft: Draft, cluster: str, ranges: tuple[str, ...]) -> None:
-    """Raise for a range in which an external service of another cluster has an address: who came first keeps it.
-
-    So nobody takes an address from callers by what it says of itself. Cost: the external services of all clusters.
-    """
-    before = cluster_spec(draft, cluster)
-    if not ranges or (before is not None and before.ranges == ranges):
-        return
-    for name in clusters(draft):
-        for row in draft.list_resources(name, KIND) if name != cluster else ():
-            addresses = _spec(row).addresses
-            if (found := _first_within(_sorted(addresses), ranges)) is not None:
-                raise NotAllowedError(
-                    f"cluster {cluster}: spec.ranges contain {addresses[found]}, an address of {row.key}:"
-                    f" take it out there, or give {cluster} ranges without it"
-                )
-
-
-def _sorted(addresses: tuple[str, ...]) -> _Sought:
-    """The addresses, and what they stand for, to look for ranges in."""
-    return sorted(
-        (meant.version, int(meant), position)
-        for position, address in enumerate(addresses)
-        for meant in map(ipaddress.ip_address, (address, *stands_for(address)))
-    )
-
-
-def _first_within(sought: _Sought, ranges: tuple[str, ...]) -> int | None:
-    """Return which of the addresses lies in one of these ranges. Cost: one search for each range."""
-    for network in networks(ranges):
-        first, last = int(network.network_address), int(network.broadcast_address)
-        found = bisect_left(sought, (network.version, first))
-        if found < len(sought) and sought[found][:2] <= (network.version, last):
-            return sought[found][2]
-    return None
+        if (claim := ranges.claim(key.scope, address)) is not None:
+            raise NotAllowedError(f"{where} {claim.refusal}")
 
 
 def check_observation(draft: Draft, proposer: str, key: ResourceKey) -> None:
@@ -170,11 +127,16 @@ def check_observation(draft: Draft, proposer: str, key: ResourceKey) -> None:
 def settle_changed(draft: Draft, lease_ms: int) -> None:
     """Make the status of those services what the observations say now that a command may have concerned.
 
-    Cost: the services that changed and, where a cluster was missed or joined, those of which anything is missed.
+    Cost: the services that changed; where a cluster was missed or joined, those of which anything is missed; where
+    ranges changed, a look at all.
     """
     found: set[ResourceKey] = set()
     is_electorate, changed = False, set()
-    for change in draft.changes():
+    changes = draft.changes()
+    ranges = _changed_ranges(changes, draft.before)
+    if ranges:
+        found.update(_declared_within(draft, ranges))
+    for change in changes:
         kind = change.key.split(b"\0", 2)[1] if change.table == "resources" else b""
         if kind in _SETTLED_KINDS:
             key = ResourceKey.decode(change.key)
@@ -188,6 +150,31 @@ def settle_changed(draft: Draft, lease_ms: int) -> None:
     settle(draft, found, lease_ms)
 
 
+def _changed_ranges(changes: Iterable[Change], before: Iterable[bytes | None]) -> dict[str, tuple[str, ...]]:
+    """The clusters whose ranges a command changed, each with the ranges that it got or lost."""
+    found = {}
+    for change, old in zip(changes, before, strict=True):
+        if change.table != "resources" or change.key.split(b"\0", 2)[1] != b"Cluster":
+            continue
+        spec, spec_before = (
+            None if row is None else _clusters.decode(unpack_resource(row).spec)
+            for row in (change.value, old)
+        )
+        ranges = {*(spec.ranges if spec else ())} ^ {*(spec_before.ranges if spec_before else ())}
+        if ranges:
+            found[ResourceKey.decode(change.key).name] = tuple(sorted(ranges))
+    return found
+
+
+def _declared_within(draft: Draft, ranges: Mapping[str, tuple[str, ...]]) -> Iterator[ResourceKey]:
+    """Yield the services of others with an address in one of these ranges."""
+    owners = RangeOwners(ranges)
+    for name in clusters(draft):
+        for row in draft.list_resources(name, KIND):
+            if any(owners.claim(name, address) for address in _spec(row).addresses):
+                yield row.key
+
+
 def settle(draft: Draft, services: Iterable[ResourceKey], lease_ms: int) -> None:
     """Make the status of these services what the observations say at this moment."""
     rows = [row for key in sorted(services) if (row := draft.resource(key)) is not None]
@@ -195,9 +182,10 @@ def settle(draft: Draft, services: Iterable[ResourceKey], lease_ms: int) -> None
         return
     joined = clusters(draft)
     electorate = electorate_of(draft, joined)
+    ranges = _owners(joined)
     for row in rows:
         if row.key.scope in joined:
-            _settle_one(draft, row, joined, electorate, lease_ms)
+            _settle_one(draft, row, joined, electorate, ranges, lease_ms)
 
 
 class Dues:
@@ -240,7 +228,12 @@ def read_status(row: Resource) -> ExternalServiceStatus:
 
 
 def _settle_one(
-    draft: Draft, row: Resource, joined: Mapping[str, ClusterSpec], electorate: Electorate, lease_ms: int
+    draft: Draft,
+    row: Resource,
+    joined: Mapping[str, ClusterSpec],
+    electorate: Electorate,
+    ranges: RangeOwners,
+    lease_ms: int,
 ) -> None:
     spec, status = _spec(row), read_status(row)
     voters = frozenset(name for name in checkers(spec, row.key.scope, joined) if electorate.counts(name))
@@ -254,9 +247,27 @@ def _settle_one(
         now = _after(known, address, missed_by, voters, now_ms=draft.now_ms, lease_ms=lease_ms)
         flips += known is not None and known.state != now.state
         addresses.append(now)
-    raw = msgspec.json.encode(ExternalServiceStatus(addresses=tuple(addresses), flips=flips))
+    told = merge(status.conditions, _taken(row, spec, ranges), generation=row.generation, now_ms=draft.now_ms)
+    now_held = ExternalServiceStatus(addresses=tuple(addresses), flips=flips, conditions=told)
+    raw = msgspec.json.encode(now_held)
     if raw != row.status:
         draft.put(msgspec.structs.replace(row, status=raw, revision=draft.index))
+
+
+def _owners(joined: Mapping[str, ClusterSpec]) -> RangeOwners:
+    return RangeOwners({name: spec.ranges for name, spec in joined.items()})
+
+
+def _taken(row: Resource, spec: ExternalServiceSpec, ranges: RangeOwners) -> Iterator[Condition]:
+    """Say which addresses other clusters have come to own: `discovery.core.served` sends nobody there."""
+    problems = [
+        f"address {address} {claim.refusal}"
+        for address in spec.addresses
+        if (claim := ranges.claim(row.key.scope, address)) is not None
+    ]
+    if problems:
+        message = f"not served: {listed(problems)}"
+        yield Condition(type="Accepted", status="False", reason="AddressTaken", message=message)
 
 
 def _after(

@@ -14,6 +14,7 @@ from discovery.core.draft import Draft
 from discovery.core.model import EndpointPort, ServiceKey
 from discovery.core.poison import controller_places, controllers_of
 from discovery.core.policies import Policies
+from discovery.core.range_owners import RangeOwners
 from discovery.core.specs import ClusterSpec, ControllerSpec
 from discovery.core.tables import Tables
 from discovery.core.tokens import TokenIndex
@@ -22,6 +23,8 @@ from discovery.core.visibility import is_visible
 from discovery.core.writes import write
 from federation.kernel.errors import IsthmusError
 from federation.kernel.versions import SCHEMA_VERSION
+
+EXTERNAL_NAMED_MAX = 20  # Addresses of external services that a join would take.
 
 
 class ExpectedService(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +63,7 @@ def foresee_join(
 ) -> Forecast:
     """Return what `puts`, proposed by cluster `proposer`, would do. Changes nothing.
 
-    Cost: a look at the federation's own rows, and at the endpoints of the services that are named.
+    Cost: a look at the federation's own rows, at all external services, and at the endpoints of the services that are named.
     """
     policies = Policies(tables)
     conflicts = [
@@ -71,7 +74,11 @@ def foresee_join(
     return Forecast(
         changes=tuple(_changes(tables, puts)),
         conflicts=tuple(dict.fromkeys(conflicts)),
-        warnings=(*_overlaps(policies, newcomer), *_merges(tables, policies, newcomer)),
+        warnings=(
+            *_overlaps(policies, newcomer),
+            *_taken_from_outside(policies, newcomer),
+            *_merges(tables, policies, newcomer),
+        ),
     )
 
 
@@ -140,6 +147,22 @@ def _overlaps(policies: Policies, newcomer: Newcomer) -> Iterator[str]:
 def _overlap(one: str, other: str) -> bool:
     first, second = ipaddress.ip_network(one), ipaddress.ip_network(other)
     return first.version == second.version and first.overlaps(second)
+
+
+def _taken_from_outside(policies: Policies, newcomer: Newcomer) -> Iterator[str]:
+    """External services lose the addresses that lie in the newcomer's ranges: see `discovery.core.served`."""
+    owners = RangeOwners({newcomer.cluster: newcomer.spec.ranges})
+    found = [
+        f"range {claim.range} contains {one.address} of external service {key} of cluster {cluster}: callers are sent there"
+        " no longer"
+        for key in sorted(policies.external_services())
+        for cluster, part in policies.external_parts(key).items()
+        for one in part.endpoints
+        if (claim := owners.claim(cluster, one.address)) is not None
+    ]
+    yield from found[:EXTERNAL_NAMED_MAX]
+    if len(found) > EXTERNAL_NAMED_MAX:
+        yield f"and {len(found) - EXTERNAL_NAMED_MAX} more addresses of external services"
 
 
 def _merges(tables: Tables, policies: Policies, newcomer: Newcomer) -> Iterator[str]:

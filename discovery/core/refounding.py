@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import msgspec
 
+from discovery.core.external import read_status
 from discovery.core.kinds import decode_spec
 from discovery.core.model import Resource, ResourceKey, pack, unpack_resource
 from discovery.core.snapshots import State
-from discovery.core.specs import ControllerSpec, FederationSpec, JoinTokenStatus
+from discovery.core.specs import ControllerSpec, ExternalServiceStatus, FederationSpec, JoinTokenStatus
 from discovery.core.tables import Table, Tables
 from federation.kernel.errors import InvalidInputError
 
@@ -55,7 +56,8 @@ def refound(state: State, *, unix_us: int, controller: str, spec: ControllerSpec
         elif row.key.kind in ("Observation", "Verdict", "ExternalObservation"):
             continue  # Whoever lives observes anew.
         elif row.key.kind == "ExternalService":
-            changed = msgspec.structs.replace(changed, status=b"{}")
+            told = ExternalServiceStatus(conditions=read_status(row).conditions)
+            changed = msgspec.structs.replace(changed, status=msgspec.json.encode(told))
         rows.append((row.key.encode(), pack(changed)))
     if not incarnation:
         raise InvalidInputError(

@@ -1,14 +1,17 @@
 """Which addresses of the catalog are served: those that the rules of now would still let in.
 
 A row is judged when it is written (`discovery.core.vetting`, `discovery.core.external`). The ranges of its cluster may change
-later, and a controller may come to listen where it points. Then the row stays where it is, and nobody is sent there: no view
-has it, whoever looks. When the rules allow it again it is there again, without anybody writing it.
+later, those of another cluster may come to contain an address outside, and a controller may come to listen where it points.
+Then the row stays where it is, and nobody is sent there: no view has it, whoever looks. When the rules allow it again it is
+there again, without anybody writing it.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 from discovery.core.model import Endpoint, EndpointKey, ServiceKey
 from discovery.core.poison import Places, address_refusal, is_a_place
+from discovery.core.range_owners import RangeOwners
 from discovery.core.specs import ClusterSpec
 from discovery.core.vetting import is_good_address, place_refusal
 
@@ -22,12 +25,12 @@ class ServedAddresses:
     def __init__(self, clusters: Mapping[str, ClusterSpec], places: Places) -> None:
         self.places = frozenset(places)
         self._hosts = frozenset(host for host, _ in self.places)
-        self._ranges = {name: spec.ranges for name, spec in clusters.items()}
+        self.ranges = {name: spec.ranges for name, spec in clusters.items() if spec.ranges}
 
     def serves(self, endpoint: Endpoint) -> bool:
         """True for an endpoint of an agent or gateway to which callers may be sent. Asked for each row of a view."""
         address = endpoint.address
-        if not is_good_address(address, self._ranges.get(endpoint.key.cluster, ())):
+        if not is_good_address(address, self.ranges.get(endpoint.key.cluster, ())):
             return False
         if address not in self._hosts and ":" not in address:
             return True
@@ -37,17 +40,24 @@ class ServedAddresses:
         """Why callers are not sent to an endpoint, "" if they are."""
         if self.serves(endpoint):
             return ""
-        return place_refusal(endpoint, self._ranges.get(endpoint.key.cluster, ()), self.places)
+        return place_refusal(endpoint, self.ranges.get(endpoint.key.cluster, ()), self.places)
 
     def outside_refusal(self, owner: str, address: str, ports: Iterable[int]) -> str:
         """The same of an address of an external service of `owner`, which may lie outside of its ranges."""
-        reason = address_refusal(address, self._ranges.get(owner, ()))
+        reason = address_refusal(address, self.ranges.get(owner, ()))
         if reason is not None:
             return f"address {address} {reason}"
+        claim = self._owners.claim(owner, address)
+        if claim is not None:
+            return f"address {address} {claim.refusal}"
         for port in ports:
             if is_a_place(address, port, self.places):
                 return f"address {address}:{port} is a controller's own"
         return ""
+
+    @cached_property
+    def _owners(self) -> RangeOwners:
+        return RangeOwners(self.ranges)
 
 
 def services_at(places: Iterable[tuple[str, int]], rows: Iterable[tuple[bytes, bytes]]) -> set[ServiceKey]:

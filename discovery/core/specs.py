@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from discovery.core.condition import Condition
 from discovery.core.model import ServiceAffinity, ServiceType
 from federation.kernel.limits import ENDPOINTS_PER_CLUSTER_MAX
 
@@ -397,6 +398,9 @@ class ExternalServiceStatus(Spec, frozen=True, kw_only=True):
 
     addresses: tuple[ExternalAddressStatus, ...] = ()
     flips: int = 0  # How often the state of an address changed.
+    conditions: tuple[
+        Condition, ...
+    ] = ()  # `Accepted`: whether all addresses are for its cluster to declare.
 
 
 class NamespaceQuota(Spec, frozen=True, kw_only=True):

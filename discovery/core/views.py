@@ -74,11 +74,15 @@ class ViewIndex:
                     gateways.add(key.cluster)
                 services.add(key.service_key)
         before = self._policies.trust_domains.keys()
-        dead_before, places_before = self._policies.dead, self._policies.served.places
+        dead_before, served_before = self._policies.dead, self._policies.served
         self._tables = tables
         self._policies.move(tables, resources)
-        if moved := places_before ^ self._policies.served.places:
-            services |= services_at(moved, tables.endpoints.items()) | set(self._policies.external_services())
+        served = self._policies.served
+        moved = served_before.places ^ served.places
+        if moved or served.ranges != served_before.ranges:
+            services |= set(self._policies.external_services())
+        if moved:
+            services |= services_at(moved, tables.endpoints.items())
             if GATEWAYS in services:
                 gateways |= self._policies.clusters.keys()
         roots = before ^ self._policies.trust_domains.keys()

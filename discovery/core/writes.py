@@ -7,7 +7,7 @@ import msgspec
 
 from discovery.core.commands import ClaimToken, Delete, Operation, Put
 from discovery.core.draft import Draft
-from discovery.core.external import check_observation, check_ranges, check_service
+from discovery.core.external import check_observation, check_service
 from discovery.core.kinds import KINDS, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, pack
 from discovery.core.ownership import (
@@ -142,8 +142,6 @@ def _check_external(draft: Draft, proposer: str, put: Put, spec: AnySpec | None)
     match spec:
         case ExternalServiceSpec():
             check_service(draft, put.key, spec, clusters(draft))
-        case ClusterSpec() if draft.schema >= STRICT_SCHEMA:
-            check_ranges(draft, put.key.name, spec.ranges)
         case ExternalObservationSpec():
             check_observation(draft, proposer, put.key)
         case _:

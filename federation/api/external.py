@@ -1,4 +1,4 @@
-"""External services for people: what the doctor says of addresses that checkers miss."""
+"""External services for people: what the doctor says of addresses that checkers miss, or that nobody is sent to."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,21 +10,21 @@ from federation.api.directory import resources
 from federation.api.doctor import Finding, nothing_found, worst_first
 
 CHECK = "external services"
-# Of as many services findings are told one by one.
-SERVICES_TOLD_MAX = 20
+# So many findings are told one by one.
+FINDINGS_TOLD_MAX = 20
 
 
 def examine_external(tables: Tables, others: Sequence[Finding]) -> tuple[Finding, ...]:
     """Return the doctor's other findings and those on external services, worst first."""
     found = list(_findings(tables))
-    told = worst_first(found)[:SERVICES_TOLD_MAX]
+    told = worst_first(found)[:FINDINGS_TOLD_MAX]
     if len(told) < len(found):
         more = Finding(
             check=CHECK,
             level="warning",
             subject="others",
-            message=f"addresses of {len(found) - len(told)} more services are missed",
-            next_step="isthmus get externalobservations",
+            message=f"{len(found) - len(told)} more findings of external services",
+            next_step="isthmus get externalservices",
         )
         told = (*told, more)
     return worst_first([*(told or (nothing_found(CHECK),)), *others])
@@ -33,9 +33,24 @@ def examine_external(tables: Tables, others: Sequence[Finding]) -> tuple[Finding
 def _findings(tables: Tables) -> Iterator[Finding]:
     for cluster, _ in resources(tables, "Cluster"):
         for row in tables.list_resources(cluster.key.name, KIND):
-            addresses = read_status(row).addresses
+            status = read_status(row)
+            addresses = status.addresses
+            for one in status.conditions:
+                if one.type == "Accepted" and one.status == "False":
+                    yield _untaken(row.key, one.message)
             if any(one.state != "ok" for one in addresses):
                 yield _finding(row.key, addresses)
+
+
+def _untaken(key: ResourceKey, message: str) -> Finding:
+    name = f"{key.name}.{key.namespace} of cluster {key.scope}"
+    return Finding(
+        check=CHECK,
+        level="warning",
+        subject=name,
+        message=f"external service {name}: {message}",
+        next_step="take the address out of the service, or have the range of that cluster narrowed",
+    )
 
 
 def _finding(key: ResourceKey, addresses: Sequence[ExternalAddressStatus]) -> Finding:

@@ -78,10 +78,9 @@ def _troubles(item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _conditions(item: dict[str, Any]) -> str:
-    if item["kind"] == "ExternalService":
-        states = [one["state"] for one in _addresses(item)]
-        return ",".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    return ",".join(f"{one['type']}={one['status']}" for one in _troubles(item))
+    states = [one["state"] for one in _addresses(item)]
+    counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
+    return ",".join([*counts, *(f"{one['type']}={one['status']}" for one in _troubles(item))])
 
 
 def _addresses(item: dict[str, Any]) -> list[dict[str, Any]]:

@@ -27,12 +27,13 @@ NAMESPACES = ("pay", "shop")
 SERVICES = ("carts", "orders")
 ALL_KEYS = [ServiceKey(namespace, service) for namespace in NAMESPACES for service in ("also", *SERVICES)]
 
-# Of endpoints 10.CLUSTER.SERVICE.1, and gateways 10.1.0.1: all, all again, only those of few services, none.
+# Of endpoints 10.CLUSTER.SERVICE.1, and gateways 10.1.0.1: all, all again, only those of few services, none, but
+# addresses outside that others may have declared.
 RANGES: tuple[list[str], ...] = (
     [],
     ["10.0.0.0/8"],
     [f"10.{number}.0.0/23" for number in range(len(CLUSTERS))],
-    ["192.0.2.0/24"],
+    ["192.0.2.0/24", "203.0.113.4/31", "203.0.1.0/24"],
 )
 
 some = st.lists(st.sampled_from(SERVICES), min_size=1, max_size=2).map(tuple) | st.just(("*",))

@@ -65,6 +65,15 @@ class VisibilityOracle:
         """Whether a controller of any cluster listens there."""
         return any(spec.get("control") == f"{address}:{port}" for spec in self.of_kind("Controller"))
 
+    def is_anothers(self, address: str, owner: str) -> bool:
+        """Whether an address outside lies in a range of a cluster other than the one that declared it."""
+        return any(
+            ip_address(address) in ip_network(one)
+            for name, spec in self.clusters().items()
+            if name != owner
+            for one in spec.get("ranges", [])
+        )
+
     # -- the rules ---------------------------------------------------------------------------------
 
     def exporting(self, owner: str, name: Name) -> list[dict[str, Any]]:
@@ -158,6 +167,7 @@ class VisibilityOracle:
                 self.is_a_controllers(address, port.get("targetPort") or port["port"])
                 for port in spec["ports"]
             )
+            and not self.is_anothers(address, key.scope)
         }
 
     # -- the answers -------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """What the doctor says of addresses outside of the mesh."""
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
+from discovery.core.condition import Condition
+from discovery.core.specs import ExternalServiceStatus
 from federation.api.doctor import Finding
-from federation.api.external import SERVICES_TOLD_MAX, examine_external
+from federation.api.external import FINDINGS_TOLD_MAX, examine_external
 from tests.unit.api.test_liveness import QUORUM, holding
 from tests.unit.discovery.builders import put_cluster, put_external, resource, with_states
 
@@ -37,9 +41,25 @@ def test_a_service_with_nothing_left_is_a_problem_and_a_missed_address_a_warning
     assert said in finding.message
 
 
+def test_an_address_that_another_cluster_owns_by_now_is_a_warning():
+    row = declared()
+    untaken = Condition(
+        type="Accepted", status="False", reason="AddressTaken", message="not served: 203.0.113.5"
+    )
+    status = msgspec.json.decode(row.status, type=ExternalServiceStatus)
+    (finding,) = found(replace(row, status=msgspec.json.encode(replace(status, conditions=(untaken,)))))
+    assert (finding.level, finding.message) == (
+        "warning",
+        "external service orders.shop of cluster beta: not served: 203.0.113.5",
+    )
+    healed = replace(untaken, status="True", message="")
+    (finding,) = found(replace(row, status=msgspec.json.encode(replace(status, conditions=(healed,)))))
+    assert finding.level == "ok"
+
+
 def test_many_services_are_told_in_short_and_the_worst_first():
-    rows = [declared(f"s{number}", a5="degraded") for number in range(SERVICES_TOLD_MAX + 5)]
+    rows = [declared(f"s{number}", a5="degraded") for number in range(FINDINGS_TOLD_MAX + 5)]
     told = found(*rows, declared("worst", a5="unhealthy", a6="unhealthy"))
-    assert len(told) == SERVICES_TOLD_MAX + 1
+    assert len(told) == FINDINGS_TOLD_MAX + 1
     assert told[0].subject == "worst.shop of cluster beta"
-    assert "addresses of 6 more services are missed" in [one.message for one in told]
+    assert "6 more findings of external services" in [one.message for one in told]

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.core.commands import Delete
-from discovery.core.conditions import MESSAGE_CHARS_MAX, PROBLEMS_NAMED_MAX, Conditions
+from discovery.core.condition import MESSAGE_CHARS_MAX, PROBLEMS_NAMED_MAX
+from discovery.core.conditions import Conditions
 from discovery.core.model import EndpointPort
 from tests.unit.discovery.builders import (
     Log,

@@ -291,7 +291,7 @@ def test_an_older_command_cannot_write_the_kind():
         ("64:ff9b::a9fe:a9fe", "metadata service"),
         ("224.0.0.1", "no address of one host"),
         ("0.0.0.0", "no address of one host"),
-        ("10.9.0.7", "lies in the ranges of cluster gamma"),
+        ("10.9.0.7", "lies in 10.9.0.0/16, a range of cluster gamma"),
         ("10.1.0.9:8080", "is a controller's own"),
     ],
 )

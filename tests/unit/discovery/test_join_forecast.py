@@ -21,6 +21,7 @@ from tests.unit.discovery.builders import (
     put,
     put_cluster,
     put_export,
+    put_external,
     put_grant,
 )
 
@@ -123,6 +124,25 @@ def test_ranges_that_overlap_are_a_warning_where_endpoints_are_reached_directly(
         one for one in found.warnings if "range 10.1.2.0/24 overlaps 10.1.0.0/16 of cluster alpha" in one
     ] == (list(found.warnings) if overlaps else [])
     assert bool(found.warnings) == overlaps
+
+
+def test_external_addresses_within_the_ranges_are_a_warning_and_nothing_in_the_way():
+    log = federation()
+    log.accept("alpha", put_external("alpha", "shop", "db", "203.0.113.5", "203.0.113.6", "198.51.100.7"))
+    spec = ClusterSpec(role="primary", trust_domain="gamma.test", ranges=("203.0.113.0/24",))
+    found = foresee_join(
+        log.catalog.tables,
+        Newcomer(cluster="gamma", spec=spec),
+        forecast_records("gamma", spec, controller("gamma")),
+        proposer="alpha",
+        now_ms=log.catalog.now_ms,
+    )
+    assert found.conflicts == ()
+    assert found.warnings == tuple(
+        f"range 203.0.113.0/24 contains 203.0.113.{last} of external service shop/db of cluster alpha: callers are"
+        " sent there no longer"
+        for last in (5, 6)
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,22 @@ import msgspec
 import pytest
 
 from discovery.core.commands import ClaimToken, Write
+from discovery.core.external import read_status
 from discovery.core.refounding import REVISION_JUMP_MIN, Refounding, refound
 from discovery.core.snapshots import decode_snapshot, encode_snapshot
-from discovery.core.specs import ControllerSpec, FederationSpec
+from discovery.core.specs import ControllerSpec, ExternalServiceStatus, FederationSpec
 from federation.kernel.errors import Code, CompactedError, InvalidInputError
 from federation.kernel.versions import PROTOCOL_VERSION
-from tests.unit.discovery.builders import Log, endpoint, founded, key, put_export, put_token
+from tests.unit.discovery.builders import (
+    Log,
+    endpoint,
+    founded,
+    key,
+    put_cluster,
+    put_export,
+    put_external,
+    put_token,
+)
 
 WRITE = Write(operations=(put_export("alpha", "shop", "*"),))
 NOW_US = 1_763_866_800_000_000
@@ -52,6 +62,17 @@ def test_a_clock_that_is_years_behind_still_leads_forward() -> None:
     new = anew(log, unix_us=1)
     assert new.revision == log.catalog.revision + REVISION_JUMP_MIN
     assert new.incarnation == 2
+
+
+def test_what_checkers_said_is_forgotten_and_whose_an_address_is_stays() -> None:
+    log = founded()
+    log.accept("beta", put_external("beta"))
+    log.accept("alpha", put_cluster("alpha", ranges=["203.0.113.0/24"]))
+    name = key("ExternalService", "orders", scope="beta", namespace="shop")
+    before, after = (read_status(one.catalog.tables.resource(name)) for one in (log, running(anew(log))))
+    assert before.addresses
+    assert after == ExternalServiceStatus(conditions=before.conditions)
+    assert [one.status for one in after.conditions] == ["False"]
 
 
 def test_two_restores_of_one_backup_are_two_incarnations() -> None:

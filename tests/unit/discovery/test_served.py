@@ -1,10 +1,12 @@
 """Addresses that were let in and that the rules of now refuse: nobody is sent there, and they are back when the rules are."""
 
 import json
+from typing import Any
 
 import pytest
 
 from discovery.core.catalog import Catalog
+from discovery.core.commands import RemoveCluster
 from discovery.core.external_duties import duties
 from discovery.core.model import Change, ServiceKey
 from discovery.core.views import ViewIndex
@@ -23,6 +25,7 @@ from tests.unit.discovery.builders import (
     put_export,
     put_external,
     put_grant,
+    put_trust_domain,
 )
 
 ORDERS = ServiceKey("shop", "orders")
@@ -147,36 +150,79 @@ def checked(log: Log) -> set[str]:
     return {address for spec in found.values() for address in spec.addresses}
 
 
+def condition(log: Log) -> dict[str, Any]:
+    """What the owner of the external service is told; {} as long as there was nothing to tell."""
+    row = log.catalog.tables.resource(key("ExternalService", "orders", scope="beta", namespace="shop"))
+    [told] = json.loads(row.status).get("conditions", [{}])
+    return told
+
+
+def test_who_owns_a_range_takes_an_address_outside_from_who_declared_it_and_gives_it_back():
+    federation = Federation()
+    log = federation.log
+    log.accept("beta", put_external("beta", "shop", "orders", OUTSIDE, "198.51.100.7"))
+    log.accept("alpha", put_cluster("alpha", ranges=["10.0.0.0/8"]))
+    assert condition(log) == {}
+    log.accept("alpha", put_cluster("alpha", ranges=["10.0.0.0/8", "203.0.113.0/24"]))
+    assert federation.seen_by_all() == ["198.51.100.7"]
+    assert f"{OUTSIDE} lies in 203.0.113.0/24, a range of cluster alpha" in federation.why(OUTSIDE)
+    assert checked(log) == {"198.51.100.7"}
+    told = condition(log)
+    assert (told["type"], told["status"], told["reason"]) == ("Accepted", "False", "AddressTaken")
+    assert told["message"] == (
+        f"not served: address {OUTSIDE} lies in 203.0.113.0/24, a range of cluster alpha: only that may publish it"
+    )
+    log.accept("alpha", put_cluster("alpha", ranges=["10.0.0.0/8"]))
+    assert federation.seen_by_all() == ["198.51.100.7", OUTSIDE]
+    assert checked(log) == {"198.51.100.7", OUTSIDE}
+    assert (condition(log)["status"], condition(log)["message"]) == ("True", "")
+
+
 @pytest.mark.parametrize(
-    ("address", "ranges", "is_refused"),
+    ("address", "ranges", "taken_by"),
     [
-        (OUTSIDE, ["203.0.113.0/24"], True),
-        (OUTSIDE, ["10.0.0.0/8", "203.0.113.5/32"], True),
-        (OUTSIDE, ["0.0.0.0/0"], True),
-        (OUTSIDE, ["203.0.114.0/24", "::/0"], False),
-        ("64:ff9b::a01:1", ["10.1.0.0/16"], True),
+        (OUTSIDE, ["203.0.113.0/24"], "203.0.113.0/24"),
+        (OUTSIDE, ["10.0.0.0/8", "203.0.113.5/32"], "203.0.113.5/32"),
+        (OUTSIDE, ["0.0.0.0/0", "203.0.0.0/16"], "203.0.0.0/16"),
+        (OUTSIDE, ["0.0.0.0/0"], "0.0.0.0/0"),
+        (OUTSIDE, ["203.0.114.0/24", "::/0"], ""),
+        ("64:ff9b::a01:1", ["10.1.0.0/16"], "10.1.0.0/16"),
+        ("fd00::1", ["fd00::/64", "10.1.0.0/16"], "fd00::/64"),
     ],
 )
-def test_no_range_takes_an_address_outside_from_who_declared_it_first(address, ranges, is_refused):
+def test_a_cluster_has_its_ranges_whatever_others_declared_in_them(address, ranges, taken_by):
     log = founded()
     log.accept("beta", put_external("beta", "shop", "orders", address))
-    outcome = log.write("alpha", put_cluster("alpha", ranges=ranges))
-    assert outcome.code == (Code.PERMISSION_DENIED if is_refused else 0), outcome.message
-    if is_refused:
-        assert (
-            f"cluster alpha: spec.ranges contain {address}, an address of clusters/beta/ExternalService/"
-            in outcome.message
-        )
-        assert log.write("alpha", put_cluster("gamma", ranges=ranges)).code == Code.PERMISSION_DENIED
-    log.accept("beta", put_cluster("beta", ranges=ranges))  # Its own may.
-
-
-def test_ranges_that_stay_as_they_are_are_not_judged_again():
-    log = founded()
-    log.accept("alpha", put_cluster("alpha", ranges=["10.0.0.0/8"]))
-    refused = log.write("beta", put_external("beta", "shop", "orders", "10.7.0.1"))
-    assert "lies in the ranges of cluster alpha" in refused.message
-    log.accept("alpha", put_cluster("alpha", ranges=["10.0.0.0/8"], region="east"))
+    log.accept("beta", put_cluster("beta", ranges=ranges))  # Its own take nothing.
+    assert condition(log) == {}
+    log.accept("alpha", put_cluster("alpha", ranges=ranges))
+    assert checked(log) == (set() if taken_by else {address})
+    assert (f" lies in {taken_by}, a range of cluster alpha" in condition(log).get("message", "")) == bool(
+        taken_by
+    )
     copy = Catalog()
     copy.restore(log.catalog.snapshot())
     assert copy.digest() == log.catalog.digest()
+
+
+def test_who_joins_takes_its_ranges_and_gives_them_back_when_it_is_removed():
+    log = founded()
+    log.accept("beta", put_external("beta"))
+    log.accept("alpha", put_cluster("gamma", ranges=["203.0.113.0/24"]), put_trust_domain("gamma.test"))
+    assert "a range of cluster gamma" in condition(log)["message"]
+    assert checked(log) == set()
+    removal = RemoveCluster(
+        cluster="gamma", removed_by="spiffe://alpha.test/isthmus/alpha/admin", forced=True
+    )
+    outcome = log.send("alpha", removal)
+    assert outcome.code == 0, outcome.message
+    assert condition(log)["status"] == "True"
+    assert checked(log) == {OUTSIDE}
+
+
+def test_an_address_within_ranges_of_another_cluster_is_refused_when_it_is_declared():
+    log = founded()
+    log.accept("alpha", put_cluster("alpha", ranges=["10.0.0.0/8"]))
+    refused = log.write("beta", put_external("beta", "shop", "orders", "10.7.0.1"))
+    assert refused.code == Code.PERMISSION_DENIED
+    assert "10.7.0.1 lies in 10.0.0.0/8, a range of cluster alpha" in refused.message
