@@ -1,9 +1,13 @@
 """What agents tell a controller of their cluster, and what the controller tells the catalog."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import msgspec
 
 from discovery.core.model import Change, Endpoint, EndpointKey
-from federation.kernel.errors import NotAllowedError
+from discovery.core.rules import check_endpoint_key
+from federation.kernel.errors import IsthmusError, NotAllowedError
 
 
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +28,14 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
                 f"endpoint {row.key.name} is of agent {row.agent!r} at {row.version}, "
                 f"expected {self.agent!r} at most at {(self.incarnation, self.sequence)}"
             )
+
+
+class Word(NamedTuple):
+    """All that one agent told a controller, up to `position`: its incarnation and sequence."""
+
+    position: tuple[int, int]
+    rows: tuple[Endpoint, ...] = ()
+    refused: tuple[EndpointKey, ...] = ()  # What it has besides, by rows that this controller refused.
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,3 +61,16 @@ class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
     key: EndpointKey
     agent: str
     until: tuple[int, int]
+
+
+def possible_keys(keys: Iterable[EndpointKey], cluster: str) -> set[bytes]:
+    """Return those of the keys that rows of the cluster may have: what else was named is not worth remembering."""
+    return {key.encode() for key in keys if _is_possible(key, cluster)}
+
+
+def _is_possible(key: EndpointKey, cluster: str) -> bool:
+    try:
+        check_endpoint_key(key, cluster)
+    except IsthmusError:
+        return False
+    return True

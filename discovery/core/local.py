@@ -20,7 +20,7 @@ import msgspec
 from discovery.core.agents import Agent
 from discovery.core.agents import Phase as Phase  # what `agents()` answers with
 from discovery.core.canary import Doubt, weigh, without
-from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn
+from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn, Word, possible_keys
 from discovery.core.model import Change, Endpoint, EndpointKey, Origin, pack, unpack_endpoint, unpack_origin
 from discovery.core.poison import Places
 from discovery.core.quotas import BUILT_IN
@@ -134,13 +134,14 @@ class LocalTable:
             if (key := self._accepted(row, declaration, spec, refused)) is not None
         }
         gone = {key.encode() for key in declaration.remove if self._accepts_key(key, refused)}
-        named = {key.encode() for key in (*declaration.refused, *(key for key, _ in refused))}
+        named = possible_keys((*declaration.refused, *(key for key, _ in refused)), self._cluster)
         edits: _Edits = {}
         if agent.listing is None:
-            agent.refused = (agent.refused | named) - rows.keys() - gone
-            self._check_room(agent, len(agent.rows) + sum(key not in agent.rows for key in rows))
+            named = (agent.refused | named) - rows.keys() - gone
+            self._check_room(agent, len(agent.rows) + len((rows.keys() | named) - agent.rows))
             rows, excess = self.quota.admit(self._rows, self._usage, rows, gone)
             refused += excess
+            agent.refused = named | {key.encode() for key, _ in excess}
             agent.doubt = without(agent.doubt, rows.keys() | gone)
             self._update(agent, declaration, rows, gone, edits)
             return Declared(changes=self._commit(edits), refused=tuple(refused))
@@ -156,39 +157,35 @@ class LocalTable:
             kept, excess = self.quota.admit(self._rows, self._usage, kept, gone)
             refused += excess
             agent.phase = Phase.LIVE
-            agent.listing, agent.refused = None, unlisted
+            agent.listing, agent.refused = None, unlisted | {key.encode() for key, _ in excess}
             self._update(agent, declaration, kept, gone, edits)
         return Declared(changes=self._commit(edits), refused=tuple(refused))
 
-    def hear(
-        self,
-        controller: str,
-        agent: str,
-        position: tuple[int, int],
-        rows: Iterable[Endpoint],
-        spec: ClusterSpec,
-    ) -> tuple[Change, ...]:
-        """Take the whole list of an agent as another controller of the cluster heard it, up to `position`.
+    def hear(self, controller: str, agent: str, word: Word, spec: ClusterSpec) -> tuple[Change, ...]:
+        """Take the whole list of an agent as another controller of the cluster heard it.
 
-        The newest list wins, whichever way it came; rows that this table would refuse are left out. Raises
-        `LimitExceededError` when there are too many; then nothing has changed.
+        The newest list wins, whichever way it came; rows that this table would refuse are left out, and what either
+        controller refuses stays as it is. Raises `LimitExceededError` when there are too many; then nothing has changed.
         """
-        known = self._known(agent)
+        known, position = self._known(agent), word.position
         if position < known.known_until or position[0] < known.newest_incarnation:
             known.heard_by.add(controller)
             return ()
-        named = {row.key.encode(): row for row in rows if row.agent == agent and row.version <= position}
+        is_newer = position > known.known_until
+        named = {row.key.encode(): row for row in word.rows if row.agent == agent and row.version <= position}
         listed = {
             key: row
             for key, row in named.items()
             if not refusal(row, self._cluster, spec, self.places) and not self._taken(key, agent)
         }
-        self._check_room(known, len(known.rows | listed.keys()))
+        before = set[bytes]() if is_newer else known.refused
+        unlisted = (named.keys() | possible_keys(word.refused, self._cluster) | before) - listed.keys()
+        self._check_room(known, len(known.rows | listed.keys() | unlisted))
         known.heard_by.add(controller)
         if known.phase is Phase.ENDED:
             known.phase = Phase.UNHEARD
-        gone = known.rows - named.keys() if position > known.known_until else set[bytes]()
-        known.refused = named.keys() - listed.keys()
+        gone = known.rows - listed.keys() - unlisted if is_newer else set[bytes]()
+        known.refused = unlisted
         edits: _Edits = {}
         said = Declaration(agent=agent, incarnation=position[0], sequence=position[1])
         known.doubt = without(known.doubt, gone)
@@ -205,12 +202,15 @@ class LocalTable:
         for known in self._agents.values():
             known.heard_by.discard(controller)
 
-    def heard_here(self, agent: str) -> tuple[tuple[int, int], tuple[Endpoint, ...]] | None:
+    def heard_here(self, agent: str) -> Word | None:
         """Return the list of an agent that is live here, and up to where it reaches: what `hear` takes elsewhere."""
         if (known := self._agents.get(agent)) is None or known.phase is not Phase.LIVE:
             return None
         rows = (self._rows.get(key) for key in sorted(known.rows))
-        return known.known_until, tuple(unpack_endpoint(value) for value in rows if value is not None)
+        here = tuple(unpack_endpoint(value) for value in rows if value is not None)
+        return Word(
+            known.known_until, here, tuple(map(EndpointKey.decode, sorted(known.refused - known.rows)))
+        )
 
     def has_ended(self, agent: str) -> bool:
         """True for an agent whose lease ended, and of which nothing has come since."""

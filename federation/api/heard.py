@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from discovery.core.model import Endpoint
+from discovery.core.model import Endpoint, EndpointKey
 from federation.api.messages import Message
 from federation.kernel.codec import MALFORMED
 from federation.kernel.errors import InvalidInputError, LimitExceededError
@@ -48,6 +48,7 @@ class AgentHeard(Message, frozen=True, kw_only=True, tag="agent"):
     incarnation: int = -1
     sequence: int = -1
     rows: tuple[Endpoint, ...] = ()
+    refused: tuple[EndpointKey, ...] = ()  # What it has besides, by rows that were refused here.
 
 
 class Beat(Message, frozen=True, kw_only=True, tag="beat"):

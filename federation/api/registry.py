@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import structlog
 
 from discovery.core.canary import is_doubtful
-from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn
+from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn, Word
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint, unpack_origin
 from discovery.core.poison import controller_places
@@ -183,8 +183,8 @@ class ClusterRegistry:
         tables = self._catalog.tables
         spec = cluster_spec(tables, self.cluster)
         self._learn(tables)
-        position = (heard.incarnation, heard.sequence)
-        changes = self._table.hear(controller, heard.agent, position, heard.rows, spec)
+        word = Word((heard.incarnation, heard.sequence), heard.rows, heard.refused)
+        changes = self._table.hear(controller, heard.agent, word, spec)
         self._contested.discard(heard.agent)
         if changes:
             self._took(changes)
@@ -374,10 +374,12 @@ class ClusterRegistry:
         held = self._table.heard_here(agent)
         if held is None:
             return AgentHeard(agent=agent)
-        (incarnation, sequence), rows = held
-        if len(rows) > HEARD_ROWS_MAX:
+        (incarnation, sequence), rows, refused = held
+        if len(rows) + len(refused) > HEARD_ROWS_MAX:
             return AgentHeard(agent=agent, live=True)  # The rows come by the log.
-        return AgentHeard(agent=agent, live=True, incarnation=incarnation, sequence=sequence, rows=rows)
+        return AgentHeard(
+            agent=agent, live=True, incarnation=incarnation, sequence=sequence, rows=rows, refused=refused
+        )
 
     def _seed(self) -> None:
         """Begin with what the catalog holds of this cluster: its agents have one lease to come back."""

@@ -220,7 +220,7 @@ class LocalFirst(RuleBasedStateMachine):
             if told is None:
                 controller.table.unhear("other", name)
             else:
-                controller.table.hear("other", name, *told, SPEC)
+                controller.table.hear("other", name, told, SPEC)
 
     def tell(self, agent: Agent, said: Declaration) -> None:
         for controller in self.controllers:

@@ -4,7 +4,7 @@ import pytest
 
 from discovery.core.declarations import Declaration
 from discovery.core.model import Change, Endpoint
-from federation.api.heard import AgentHeard, Beat
+from federation.api.heard import AgentHeard, Beat, decode_heard, encode_heard
 from federation.api.registry import ClusterRegistry
 from federation.kernel.errors import StaleRevisionError
 from tests.unit.discovery.builders import Log, endpoint, founded
@@ -378,6 +378,18 @@ async def test_other_controllers_are_told_the_newest_of_each_agent_that_is_live_
 
     world.registry.close("agent-1", session)
     assert await anext(answers) == AgentHeard(agent="agent-1")
+    await answers.aclose()
+
+
+async def test_other_controllers_are_told_what_was_refused_here_and_leave_it() -> None:
+    world, other = World(), World()
+    other.connect(ROW, endpoint(name="two"))
+    world.connect(endpoint(name="one", address="127.0.0.1"), endpoint(name="two"), sequence=2)
+    answers = world.registry.heard_here.subscribe()
+    told = decode_heard(encode_heard(await anext(answers)))
+    assert isinstance(told, AgentHeard)
+    other.registry.hear("alpha-m1", told)
+    assert other.names() == {"one", "two"}
     await answers.aclose()
 
 

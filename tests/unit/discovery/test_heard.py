@@ -2,6 +2,7 @@
 
 import pytest
 
+from discovery.core.declarations import Word
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint
 from tests.unit.discovery.builders import founded
@@ -13,7 +14,7 @@ OTHER = "alpha-m1"
 def hear(
     table: LocalTable, *rows: Endpoint, agent: str = "agent-1", at: tuple[int, int] = (1, 9)
 ) -> tuple[Change, ...]:
-    return table.hear(OTHER, agent, at, rows, SPEC)
+    return table.hear(OTHER, agent, Word(at, rows), SPEC)
 
 
 def test_an_agent_that_only_another_controller_hears_has_its_rows_here() -> None:
