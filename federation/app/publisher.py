@@ -78,14 +78,9 @@ class Publisher:
     async def _woken(self) -> None:
         """Wait for news; while a limit stands against new endpoints, until they may be tried again at most."""
         registry = self._registry
-        if not registry.limited:
-            await registry.dirty.wait()
-        elif (now_s := asyncio.get_running_loop().time()) < self._create_again_s:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._create_again_s - now_s):
-                    await registry.dirty.wait()
-        else:
-            registry.unlimit()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._create_again_s if registry.limited else None):
+                await registry.dirty.wait()
         registry.dirty.clear()
 
     async def _publish(self) -> None:
@@ -94,6 +89,8 @@ class Publisher:
         while True:
             if pause_s := self._batches.wait_s(1, clock()):
                 await asyncio.sleep(pause_s)
+            if registry.limited and clock() >= self._create_again_s:
+                registry.unlimit()  # Here, since a cluster that always has something to publish never gets out of this loop.
             version = registry.version
             turn = self._pace.begin(registry.quota.spec, registry.room(), clock())
             batch = registry.difference(turn)

@@ -251,7 +251,7 @@ async def test_a_namespace_that_is_full_keeps_out_nothing_of_the_others_nor_more
 
 async def test_a_namespace_beyond_its_own_rate_waits_and_the_others_do_not() -> None:
     world = World()
-    limits = {"namespaces": {"shop": {"changesPerSecond": 1, "changesBurst": 2}}}
+    limits: dict[str, object] = {"namespaces": {"shop": {"changesPerSecond": 1, "changesBurst": 2}}}
     world.log.accept("beta", put(key("Quota", "alpha"), limits))
     world.declare(*rows(600), *(endpoint(name=f"b{number}", namespace="bank") for number in range(3)))
     await world.publishing(lambda: {"b0", "b1", "b2"} < world.published())
@@ -292,6 +292,34 @@ async def test_only_agents_whose_rows_have_to_wait_hear_of_nothing_newer_that_it
         world.log.accept("beta", Delete(key=key("Quota", "alpha")))
         await world.publishing(lambda: "agent-1" in told)
     assert len(world.published()) == 6
+
+
+async def test_the_first_batch_goes_by_the_quota_of_now() -> None:
+    world = World()
+    world.declare(*rows(300))
+    world.log.accept(
+        "beta", put(key("Quota", "alpha"), {"namespace": {"changesPerSecond": 1, "changesBurst": 3}})
+    )
+    await world.publishing(lambda: PublishEndpoints in world.kinds())
+    batch = next(one.body for one in world.wire.proposed if isinstance(one.body, PublishEndpoints))
+    assert len(batch.put) == 3
+
+
+async def test_who_waits_for_a_rate_keeps_nobody_from_the_room_that_there_is_again() -> None:
+    world = World()
+    # There is more of the shop than this test has time for.
+    slow = {"changesPerSecond": 1, "changesBurst": 1}
+    both: dict[str, object] = {"namespaces": {"shop": slow, "bank": {"endpoints": 1}}}
+    world.declare(*rows(600), *(endpoint(name=f"b{number}", namespace="bank") for number in range(2)))
+    world.log.accept("beta", put(key("Quota", "alpha"), both))
+
+    def has_room() -> bool:
+        if world.registry.limited:
+            world.log.accept("beta", put(key("Quota", "alpha"), {"namespaces": {"shop": slow}}))
+        return {"b0", "b1"} < world.published()
+
+    await world.publishing(has_room)
+    assert len(world.published()) < 600
 
 
 async def test_rows_that_grow_at_a_full_quota_of_bytes_hold_up_nothing() -> None:
