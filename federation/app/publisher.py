@@ -27,6 +27,9 @@ LIMITED_RETRY_S = 2.0  # Each try is an entry of the log.
 # moment: its neighbours share the log with it. Who changes now and then waits for nothing.
 BATCHES_PER_S = 50
 BATCHES_BURST = 10
+# What is held is looked at for each batch, and there may be much of it: everything else here has the loop for so many times as
+# long in between.
+HELD_PAUSE_SHARE = 4
 
 _log = structlog.get_logger("publisher")
 
@@ -49,9 +52,8 @@ class Publisher:
         self._rate: Bucket | None = None
         self._pace = NamespacePace()
         self._batches = Bucket(per_second=BATCHES_PER_S, burst=BATCHES_BURST, now_s=0.0)
-        self._create_again_s = (
-            0.0  # By the loop's clock: when new endpoints that a limit kept out are tried again.
-        )
+        # By the loop's clock: when new endpoints that a limit kept out are tried again, and when what is held is looked at again.
+        self._create_again_s = self._look_again_s = 0.0
 
     async def run(self) -> None:
         """Publish until cancelled, or until the cluster was removed."""
@@ -87,18 +89,21 @@ class Publisher:
         registry = self._registry
         clock = asyncio.get_running_loop().time
         while True:
-            if pause_s := self._batches.wait_s(1, clock()):
+            pause_s = max(self._batches.wait_s(1, clock()), self._look_again_s - clock())
+            if pause_s > 0:
                 await asyncio.sleep(pause_s)
             if registry.limited and clock() >= self._create_again_s:
                 registry.unlimit()  # Here, since a cluster that always has something to publish never gets out of this loop.
-            version = registry.version
+            version, began_s = registry.version, clock()
             turn = self._pace.begin(registry.quota.spec, registry.room(), clock())
             batch = registry.difference(turn)
+            if batch.held:
+                self._look_again_s = clock() + HELD_PAUSE_SHARE * (clock() - began_s)
             if not batch.put and not batch.remove:
                 registry.published(version, self._catalog.revision, batch.refused, batch.held)
                 if not turn.held:
                     return
-                self._batches.take(1, clock())  # To look costs as much as what is held.
+                self._batches.take(1, clock())
                 await self._rest(turn.wait_s)
                 continue
             if wait_s := self._wait_s(len(batch.put) + len(batch.remove)):

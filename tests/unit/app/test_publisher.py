@@ -1,16 +1,19 @@
 """Publishing against a real catalog: fences, retries and batches."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from discovery.core.commands import AcquireLease, Command, Delete, PublishEndpoints
-from discovery.core.declarations import Declaration
+from discovery.core.declarations import Declaration, Difference
 from discovery.core.model import Endpoint, unpack_endpoint
+from discovery.core.room import Takes
 from federation.api.proposer import Proposer
 from federation.api.registry import ClusterRegistry
-from federation.app.publisher import BATCHES_BURST, BATCHES_PER_S, LEASE_TTL_MS, Publisher
+from federation.app.publisher import BATCHES_BURST, BATCHES_PER_S, HELD_PAUSE_SHARE, LEASE_TTL_MS, Publisher
 from federation.kernel.errors import InvalidInputError, OutcomeUnknownError
 from tests.support.wait import eventually_async
 from tests.unit.api.logs import CatalogLog
@@ -22,10 +25,15 @@ WAIT_S = 60.0
 class World:
     """One controller of alpha with one agent."""
 
-    def __init__(self, before: Callable[[Command], None] = lambda _command: None) -> None:
+    def __init__(
+        self,
+        before: Callable[[Command], None] = lambda _command: None,
+        *,
+        registry: type[ClusterRegistry] = ClusterRegistry,
+    ) -> None:
         self.log = founded()
         self.wire = CatalogLog(self.log, before)
-        self.registry = ClusterRegistry(
+        self.registry = registry(
             "alpha", catalog=self.log.catalog, lease_ms=10_000, clock=lambda: 0.0, changed=lambda *_: None
         )
         self.log.catalog.on_change(lambda _revision, changes: self.registry.absorb(changes))
@@ -320,6 +328,45 @@ async def test_who_waits_for_a_rate_keeps_nobody_from_the_room_that_there_is_aga
 
     await world.publishing(has_room)
     assert len(world.published()) < 600
+
+
+class Slow(ClusterRegistry):
+    """It works for some time on each look at what there is to publish, as if that were much."""
+
+    def __init__(self, cluster: str, **given: Any) -> None:
+        self.looks_s: list[tuple[float, float]] = []  # When each began and ended.
+        super().__init__(cluster, **given)
+
+    def difference(self, takes: Takes | None = None) -> Difference:
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        found = super().difference(takes)
+        while clock() < began_s + 0.02:
+            pass
+        self.looks_s.append((began_s, clock()))
+        return found
+
+
+@pytest.mark.parametrize(
+    "limits", [{"endpoints": 2}, {"changesPerSecond": 1000, "changesBurst": 1}], ids=["room", "pace"]
+)
+async def test_to_look_at_much_that_is_held_leaves_the_loop_to_others_most_of_the_time(
+    limits: dict[str, int],
+) -> None:
+    world = World(registry=Slow)
+    assert isinstance(world.registry, Slow)
+    looks_s = world.registry.looks_s
+    world.declare(*rows(100))
+    world.log.accept("beta", put(key("Quota", "alpha"), {"namespace": limits}))
+
+    def looked() -> bool:
+        world.registry.dirty.set()
+        return len(looks_s) > 6
+
+    await world.publishing(looked)
+    held_s = looks_s[2:]  # The first was refused by the log, or let its burst go.
+    for (began_s, ended_s), (next_s, _) in itertools.pairwise(held_s):
+        assert next_s - ended_s >= HELD_PAUSE_SHARE * (ended_s - began_s) - 0.001
 
 
 async def test_rows_that_grow_at_a_full_quota_of_bytes_hold_up_nothing() -> None:
