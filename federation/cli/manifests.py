@@ -15,11 +15,34 @@ from discovery.core.kinds import KINDS, Kind
 from federation.api.manifest import API_VERSION
 from federation.cli.session import as_text, read_text, text_of
 from federation.kernel.errors import InvalidInputError, NotFoundError
+from federation.kernel.limits import RESOURCE_BYTES_MAX
 
-VALUES_MAX = 20_000  # In one object of at most 32 KiB.
+SIZE_MAX = RESOURCE_BYTES_MAX  # Of one object: each of its values and characters is at least a byte.
 ITEMS_MAX = 1_000  # In one List: aliases may multiply them.
 FILES_MAX = 1_000  # In one folder.
+_SHOWN_MAX = 80  # Characters of a wrong value in a message.
+_MERGE = "tag:yaml.org,2002:merge"
 SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class _Loader(yaml.SafeLoader):
+    """Merges (`<<`) no more keys than an object may have values: mappings that merge others multiply without end."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Take over the keys of merged mappings, or raise ConstructorError."""
+        keys = len(node.value)
+        for key, value in node.value:
+            if key.tag != _MERGE:
+                continue
+            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if isinstance(merged, yaml.MappingNode) and merged is not node:
+                    self.flatten_mapping(merged)
+                    keys += len(merged.value)
+                if keys > SIZE_MAX:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"more than {SIZE_MAX} merged keys", node.start_mark
+                    )
+        super().flatten_mapping(node)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,12 +87,21 @@ def _read(filename: str) -> Iterator[Manifest]:
     else:
         text = read_text(Path(filename))
     try:
-        documents = list(yaml.safe_load_all(text))
+        documents = list(_documents(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date.
         raise InvalidInputError(f"{filename}: not YAML: {_one_line(error)}") from error
     for position, document in enumerate(documents, start=1):
         if document is not None:
             yield from _objects(document, f"{filename}: document {position}")
+
+
+def _documents(text: str) -> Iterator[object]:
+    loader = _Loader(text)
+    try:
+        while loader.check_data():  # type: ignore[no-untyped-call]  # As types-PyYAML has it.
+            yield loader.get_data()
+    finally:
+        loader.dispose()
 
 
 def _one_line(error: Exception) -> str:
@@ -95,39 +127,51 @@ def _objects(document: object, where: str) -> Iterator[Manifest]:
 def _manifest(document: object, where: str) -> Manifest:
     if not isinstance(document, dict):
         raise InvalidInputError(f"{where} is not an object")
-    if _count(document) > VALUES_MAX:
-        raise InvalidInputError(f"{where} has more than {VALUES_MAX} values, those of aliases included")
+    if _is_too_large(document):
+        raise InvalidInputError(f"{where} is larger than {SIZE_MAX} bytes, what its aliases repeat included")
     try:
         msgspec.json.encode(document)
-    except (TypeError, OverflowError) as error:
+    # ValueError: half a surrogate pair, an endless number. RecursionError: depth, by aliases.
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInputError(f"{where} holds what JSON cannot say: {error}") from error
     kind, metadata = _identify(document, where)
     return Manifest(where=where, value=document, kind=kind, metadata=metadata)
 
 
-def _count(document: object) -> int:
-    """Count the values of a document, up to one more than VALUES_MAX: its aliases may multiply without end."""
-    count, left = 0, [document]
-    while left and count <= VALUES_MAX:
+def _is_too_large(document: object) -> bool:
+    """True when the document is sure to have more than SIZE_MAX bytes as JSON: its aliases may multiply without end."""
+    size, left = 0, [document]
+    while left and size <= SIZE_MAX:
         value = left.pop()
-        count += 1
+        if not isinstance(value, dict | list | set | tuple | str | bytes):
+            continue
+        size += len(value)
+        if size > SIZE_MAX or isinstance(value, str | bytes):
+            continue
+        left += value
         if isinstance(value, dict):
             left += value.values()
-        elif isinstance(value, list | set):
-            left += value
-    return count
+    return size > SIZE_MAX
 
 
 def _identify(one: dict[str, Any], where: str) -> tuple[Kind, dict[str, str]]:
     if one.get("apiVersion") != API_VERSION:
-        raise InvalidInputError(f"{where}: apiVersion is {one.get('apiVersion')!r}, expected {API_VERSION!r}")
+        raise InvalidInputError(
+            f"{where}: apiVersion is {_shown(one.get('apiVersion'))}, expected {API_VERSION!r}"
+        )
     metadata = one.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         raise InvalidInputError(f"{where}: metadata.name is missing")
     for field in ("namespace", "cluster"):
         if not isinstance(metadata.get(field, ""), str):
-            raise InvalidInputError(f"{where}: metadata.{field} is {metadata[field]!r}, expected text")
+            raise InvalidInputError(f"{where}: metadata.{field} is {_shown(metadata[field])}, expected text")
     kind = KINDS.get(str(one.get("kind")))
     if kind is None:
-        raise InvalidInputError(f"{where}: kind is {one.get('kind')!r}, expected one of {', '.join(KINDS)}")
+        raise InvalidInputError(
+            f"{where}: kind is {_shown(one.get('kind'))}, expected one of {', '.join(KINDS)}"
+        )
     return kind, metadata
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:_SHOWN_MAX]

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from federation.cli import main as command
 from federation.cli.main import cli, main
-from federation.cli.manifests import ITEMS_MAX, VALUES_MAX
+from federation.cli.manifests import ITEMS_MAX, SIZE_MAX
 from federation.cli.output import exit_code, print_json, print_table
 from federation.cli.resource_commands import kind_named, path_of
 from federation.kernel import errors
@@ -126,8 +126,8 @@ def test_an_error_is_one_line_and_an_exit_status(
         ("just text", "document 1 is not an object"),
         (GRANT + "metadata: {name: a}\n---\n1", "document 2 is not an object"),
         ("a: {null: 1}", "document 1 holds what JSON cannot say"),
-        ("a: &a [*a]", f"document 1 has more than {VALUES_MAX} values"),
-        ("a: &a [1,1,1,1,1,1,1,1]\n" + "".join(f"{new}: &{new} [{','.join([f'*{old}'] * 8)}]\n" for old, new in ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi"]), "values, those of aliases included"),
+        ("a: &a [*a]", f"document 1 is larger than {SIZE_MAX} bytes"),
+        ("a: &a [1,1,1,1,1,1,1,1]\n" + "".join(f"{new}: &{new} [{','.join([f'*{old}'] * 8)}]\n" for old, new in ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi"]), "bytes, what its aliases repeat included"),
         ("kind: Grant", "document 1: apiVersion is None, expected"),
         (GRANT, "document 1: metadata.name is missing"),
         (GRANT + "metadata: {name: 1}", "metadata.name is missing"),
