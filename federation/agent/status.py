@@ -109,12 +109,12 @@ def endpoints_of(registrar: Registrar, why: dict[str, str]) -> tuple[EndpointSta
 
 
 def _refusals(registrar: Registrar, key: EndpointKey) -> Iterator[str]:
-    """What controllers will not hold, or hold and may not publish, and why."""
+    """What controllers will not hold, or hold and may not publish, or send nobody to, and why."""
     for name, stream in sorted(registrar.streams.items()):
         if key in stream.refusals:
             yield f"{name}: {stream.refusals[key]}"
         elif key in stream.cursor.unpublished:
-            yield f"{name}: not published: {stream.cursor.unpublished[key]}"
+            yield f"{name}: not global: {stream.cursor.unpublished[key]}"
 
 
 def leaves_of(keepers: Iterable[IdentityKeeper]) -> tuple[LeafStatus, ...]:

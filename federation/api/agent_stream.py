@@ -145,7 +145,11 @@ class AgentStream:
 
     def list_again(self) -> None:
         """End `read`, so that the agent comes back with its whole list."""
-        self._end(UnavailableError(f"{self.agent} left out most of what it had: list again"))
+        self._end(
+            UnavailableError(
+                f"{self.agent}: it left out most of what it had, or has much that is refused now: list again"
+            )
+        )
 
     def dismiss(self) -> None:
         """End `read`: the cluster is served here no longer."""

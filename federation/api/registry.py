@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import structlog
@@ -14,11 +15,12 @@ from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint,
 from discovery.core.poison import controller_places
 from discovery.core.quotas import BUILT_IN, Quota, quota_of
 from discovery.core.room import Room, Takes
+from discovery.core.served import ServedAddresses
 from discovery.core.tables import Table, Tables
 from federation.api.directory import cluster_spec
 from federation.api.heard import HEARD_ROWS_MAX, AgentHeard, Fellows, HeardFeed
 from federation.api.reading import CatalogReader
-from federation.api.unpublished import Told, Unpublishable, Unpublished
+from federation.api.unpublished import UNPUBLISHED_TOLD_MAX, Told, Unpublishable, Unpublished
 from federation.kernel.errors import LimitExceededError
 
 _log = structlog.get_logger("registry")
@@ -26,6 +28,7 @@ _log = structlog.get_logger("registry")
 # The share of a lease within which a healthy agent is heard: it speaks three times in one. What falls silent at one moment
 # was last heard within a third of a lease, so the first lease ends when nobody has been heard for two thirds.
 HEARD_LEASE_SHARE = 1 / 2
+UNPUBLISHED_LOGGED_MAX = 20  # Of one agent, each time that they are others.
 
 
 @runtime_checkable
@@ -87,7 +90,7 @@ class ClusterRegistry:
         self.delayed_s = 0.0  # In all, by the rate of its quota.
         self.limited = ""  # Why some endpoints are not published, "" while all are...
         self._room: Room | None = None  # ... and for which there is room.
-        self.unpublished = Unpublished()  # Accepted once, and not to be published by the rules of now.
+        self.unpublished = Unpublished()  # Accepted once, and refused by the rules of now.
         self._ends_s: dict[str, float] = {}
         self._heard_s = float("-inf")  # When the last of them gave a sign of life.
         self._sessions: dict[str, object] = {}
@@ -101,6 +104,8 @@ class ClusterRegistry:
         )  # When leases ended of late, with how many endpoints.
         self._due: frozenset[str] = frozenset()  # Agents whose end waits for a second look.
         self._seed()
+        self._served = self._rules(catalog.tables)
+        self.unpublished.judge(self.rows(), self._served)
 
     def recall(self, rows: Iterable[Endpoint], withdrawn: Iterable[Withdrawn]) -> None:
         """Begin with what a journal of this controller holds beyond the catalog, too; before anybody is served."""
@@ -292,6 +297,8 @@ class ClusterRegistry:
         self._contested |= {agent for agent in ended if not self._table.has_ended(agent)}
         if ours:
             self._changed(self.cluster, ours)
+            # A row that was good when it was published may be absorbed after the rules of now are known.
+            self._tell_again(self.unpublished.follow(ours, self._served))
         self.dirty.set()
 
     @property
@@ -330,6 +337,12 @@ class ClusterRegistry:
         if len(self.unpublished):
             self.dirty.set()
 
+    def judge(self) -> None:
+        """The ranges of the cluster, or the places of controllers, may have changed: find the rows to which nobody is sent now."""
+        before, self._served = self._served, self._rules(self._catalog.tables)
+        if (before.ranges, before.places) != (self._served.ranges, self._served.places):
+            self._tell_again(self.unpublished.judge(self.rows(), self._served))
+
     def published(
         self,
         version: int,
@@ -344,12 +357,7 @@ class ClusterRegistry:
             for key, reason in refused
             if (row := rows.get(key.encode())) is not None
         )
-        for agent in self.unpublished.replace(found):
-            for key, reason in self.unpublished.of(agent).items():
-                _log.warning("endpoint_not_published", endpoint=str(key), agent=agent, reason=reason)
-            session = self._sessions.get(agent)
-            if isinstance(session, Told):
-                session.acknowledge_again()
+        self._tell_again(self.unpublished.replace(found))
         self.held = held
         self.published_version = max(self.published_version, version)
         self.published_revision = max(self.published_revision, revision)
@@ -361,6 +369,23 @@ class ClusterRegistry:
         while self.published_version < version or agent in self.held:
             await self._published.wait()
         return self.published_revision
+
+    def _tell_again(self, agents: Iterable[str]) -> None:
+        """What these agents may not publish, or nobody is sent to, is not what they heard last."""
+        for agent in agents:
+            found = self.unpublished.of(agent)
+            for key, reason in islice(found.items(), UNPUBLISHED_LOGGED_MAX):
+                _log.warning("endpoint_not_published", endpoint=str(key), agent=agent, reason=reason)
+            session = self._sessions.get(agent)
+            if len(found) > UNPUBLISHED_TOLD_MAX and isinstance(session, Lister):
+                session.list_again()  # Then they are refused one by one.
+            elif isinstance(session, Told):
+                session.acknowledge_again()
+
+    def _rules(self, tables: Tables) -> ServedAddresses:
+        """By which rows of the cluster are served now."""
+        spec = tables.cluster(self.cluster)
+        return ServedAddresses({} if spec is None else {self.cluster: spec}, controller_places(tables))
 
     def _learn(self, tables: Tables) -> None:
         """Take over from the catalog what rows are judged by, if any of it may have changed."""
@@ -395,4 +420,6 @@ class ClusterRegistry:
         self.version += 1
         if changes:
             self._changed(self.cluster, changes)
+            if self.unpublished.withholds:
+                self.unpublished.follow(changes, self._served)
         self.dirty.set()

@@ -22,6 +22,7 @@ from federation.replication.feed import Feed
 from federation.replication.local_journal import LocalJournal
 
 SWEEP_S = 1.0
+_PLACE_KINDS = (b"Cluster", b"Controller")  # What says where endpoints may be.
 
 
 class Me(NamedTuple):
@@ -73,14 +74,16 @@ class ServedClusters:
 
     def changed(self, changes: tuple[Change, ...]) -> None:
         """Follow what the catalog says of the served clusters."""
-        rules = any(change.table == "resources" for change in changes)
+        kinds = {change.key.split(b"\0", 2)[1] for change in changes if change.table == "resources"}
         for cluster, registry in self.registries.items():
             mine = tuple(change for change in changes if _is_endpoint_of(change, cluster))
             if mine:
                 registry.absorb(mine)
                 self._memory.touched(change.key for change in mine)
-            if rules:
+            if kinds:
                 registry.rules_changed()
+            if not kinds.isdisjoint(_PLACE_KINDS):
+                registry.judge()
 
     def reset(self) -> None:
         """Follow a catalog that was replaced as a whole."""
@@ -88,6 +91,7 @@ class ServedClusters:
             changes = _all_changed(self._catalog.tables, registry)
             registry.absorb(changes)
             self._memory.touched(change.key for change in changes)
+            registry.judge()
 
     async def run(self) -> None:
         """Publish, end leases, and listen to the other controllers of the served clusters until cancelled."""

@@ -61,6 +61,7 @@ class World:
             self.registry.absorb(mine)
         else:
             self.registry.rules_changed()
+            self.registry.judge()
 
     def ranges(self, *found: str) -> None:
         """An operator changes the addresses that alpha's endpoints may have."""
@@ -146,7 +147,7 @@ async def test_what_the_ranges_of_now_do_not_allow_stays_local_says_why_and_goes
         told = {one.endpoint: one.refusals for one in endpoints_of(agent, {})}
         assert told["shop/orders/inside"] == ()
         (why,) = told["shop/orders/outside"]
-        assert why.startswith("alpha-c1: not published: ")
+        assert why.startswith("alpha-c1: not global: ")
         assert "10.2.0.1 is outside the cluster's ranges" in why
         assert len(world.registry.unpublished) == 1
         # The agent says nothing new, and hears of it all the same.
@@ -154,5 +155,15 @@ async def test_what_the_ranges_of_now_do_not_allow_stays_local_says_why_and_goes
         await reach("global", "global")
         assert [one.refusals for one in endpoints_of(agent, {})] == [(), ()]
         assert len(world.registry.unpublished) == 0
+        # Nor does it when what the log has already is outside.
+        world.ranges("10.2.0.0/16")
+        await reach("local", "global")
+        told = {one.endpoint: one.refusals for one in endpoints_of(agent, {})}
+        (why,) = told["shop/orders/inside"]
+        assert why.startswith("alpha-c1: not global: callers are not sent there: ")
+        assert "10.1.0.1 is outside the cluster's ranges 10.2.0.0/16" in why
+        world.ranges()
+        await reach("global", "global")
+        assert [one.refusals for one in endpoints_of(agent, {})] == [(), ()]
         for task in running:
             task.cancel()

@@ -47,3 +47,8 @@ def test_endpoints_that_may_not_be_published_are_looked_at_again_when_configurat
     registry.dirty.clear()
     served.changed(heard[0])
     assert registry.dirty.is_set()
+
+    registry.published(2, log.catalog.revision)
+    log.accept("alpha", put_cluster("alpha", ranges=["10.9.0.0/16"]))
+    served.changed(heard[-1])
+    assert list(registry.unpublished.of("agent-1")) == [row.key]
