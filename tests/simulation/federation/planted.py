@@ -130,8 +130,14 @@ class EndsLeasesOfTheLiving(ClusterRegistry):
 class AcknowledgesTooMuch(ClusterRegistry):
     """What was declared while a batch was under way counts as published with it."""
 
-    def published(self, version: int, revision: int, refused: Iterable[tuple[EndpointKey, str]] = ()) -> None:
-        super().published(self.version, revision, refused)
+    def published(
+        self,
+        version: int,
+        revision: int,
+        refused: Iterable[tuple[EndpointKey, str]] = (),
+        held: frozenset[str] = frozenset(),
+    ) -> None:
+        super().published(self.version, revision, refused, held)
 
 
 class BelievesTheFirstPart(FollowerState):
