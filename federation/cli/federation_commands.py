@@ -10,7 +10,6 @@ import click
 
 from certs.core.token import parse_token
 from federation.app.config import ControllerConfig, JoinConfig
-from federation.cli.join_forecast import show_forecast
 from federation.cli.lifecycle_commands import drain, print_drain, remove, traffic, undrain
 from federation.cli.liveness_output import observers, print_history, since, state_of
 from federation.cli.output import print_json, print_table, say
@@ -131,6 +130,8 @@ def join(
         raise InvalidInputError("--token or --token-file is missing")
     token = parse_token(text)
     if dry_run:
+        from federation.cli.join_forecast import show_forecast
+
         show_forecast(_read_joining(config_path), token, services)
         return
     if services:

@@ -7,6 +7,7 @@ import click
 from certs.core.token import JoinToken
 from discovery.core.join_forecast import ExpectedService
 from federation.app.config import ControllerConfig, JoinConfig
+from federation.app.joining import forecast_join
 from federation.cli.output import say
 from federation.kernel.errors import AlreadyExistsError, InvalidInputError
 from federation.kernel.names import check_label
@@ -16,8 +17,6 @@ _SERVICE = re.compile(r"([^.:/]+)\.([^.:/]+)(?::(\d{1,5})(?:/(http|tcp))?)?")
 
 def show_forecast(config: ControllerConfig | JoinConfig, token: JoinToken, services: tuple[str, ...]) -> None:
     """Print what a join would do; raises AlreadyExistsError when it would be refused."""
-    from federation.app.joining import forecast_join
-
     found = forecast_join(config, token, tuple(read_service(text) for text in services))
     for change in found.changes:
         click.echo(change)
