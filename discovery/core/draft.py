@@ -13,7 +13,7 @@ from discovery.core.model import (
     pack,
     unpack_resource,
 )
-from discovery.core.poison import Places
+from discovery.core.poison import ControllerPlaces
 from discovery.core.tables import Tables, endpoint_prefix, resource_prefix
 from discovery.core.tokens import TokenIndex
 from discovery.core.usage import Usage
@@ -30,7 +30,7 @@ class Draft:
         now_ms: int,
         usage: Usage,
         schema: int,
-        places: Places,
+        places: ControllerPlaces,
         tokens: TokenIndex,
     ) -> None:
         self.base = tables

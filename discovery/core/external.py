@@ -95,14 +95,14 @@ def check_service(
         and sum(1 for _ in draft.list_resources(key.scope, KIND)) >= EXTERNAL_SERVICES_MAX
     ):
         raise LimitExceededError(f"{key}: {key.scope} has {EXTERNAL_SERVICES_MAX} external services already")
-    own = joined[key.scope].ranges
+    own, places = joined[key.scope].ranges, draft.places.of(key.scope)
     ranges = _owners(joined)
     for position, address in enumerate(spec.addresses):
         where = f"{key}: spec.addresses[{position}]: {address}"
         if (reason := address_refusal(address, own)) is not None:
             raise NotAllowedError(f"{where} {reason}")
         for port in spec.ports:
-            if is_a_place(address, port.target_port or port.port, draft.places):
+            if is_a_place(address, port.target_port or port.port, places):
                 raise NotAllowedError(f"{where}:{port.target_port or port.port} is a controller's own")
         if (claim := ranges.claim(key.scope, address)) is not None:
             raise NotAllowedError(f"{where} {claim.refusal}")

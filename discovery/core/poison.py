@@ -7,8 +7,9 @@ that its sender hears of it, and in the state machine for commands of schema `ST
 """
 
 import ipaddress
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, SYSTEM_NAMESPACE, Endpoint, EndpointKey, ResourceKey
@@ -103,21 +104,43 @@ def controllers_of(tables: Tables) -> Iterator[ControllerSpec]:
         yield spec
 
 
-def controller_places(tables: Tables) -> Places:
+class ControllerPlaces(NamedTuple):
+    """Where controllers listen. A mirror is in other hands: by its word only its own cluster loses an address."""
+
+    everybodys: frozenset[tuple[str, int]]
+    mirrors: Mapping[
+        str, frozenset[tuple[str, int]]
+    ]  # Of the clusters that have some, with those of everybody.
+
+    def of(self, cluster: str) -> frozenset[tuple[str, int]]:
+        """Return where no endpoint, and no address outside, of the cluster may be."""
+        return self.mirrors.get(cluster, self.everybodys)
+
+
+def controller_places(tables: Tables) -> ControllerPlaces:
     """Where the controllers of a catalog listen, as far as they are known by address; each in its one spelling."""
-    places: set[tuple[str, int]] = set()
+    everybodys: set[tuple[str, int]] = set()
+    mirrors: dict[str, set[tuple[str, int]]] = {}
     for spec in controllers_of(tables):
-        for text in (spec.raft, spec.control, spec.api):
-            try:
-                host, port = host_port(text, "controller")
-            except ValueError:
-                continue  # It serves no such port.
-            try:
-                address = ipaddress.ip_address(host)
-            except ValueError:
-                continue  # A name.
-            places |= {(str(meant), port) for meant in (address, *_embedded(address))}
-    return places
+        places = mirrors.setdefault(spec.cluster, set()) if spec.role == "mirror" else everybodys
+        places.update(_places_of(spec))
+    return ControllerPlaces(
+        frozenset(everybodys), {cluster: frozenset(own | everybodys) for cluster, own in mirrors.items()}
+    )
+
+
+def _places_of(controller: ControllerSpec) -> Iterator[tuple[str, int]]:
+    for text in (controller.raft, controller.control, controller.api):
+        try:
+            host, port = host_port(text, "controller")
+        except ValueError:
+            continue  # It serves no such port.
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            continue  # A name.
+        for meant in (address, *_embedded(address)):
+            yield str(meant), port
 
 
 def is_a_place(address: str, port: int, places: Places) -> bool:

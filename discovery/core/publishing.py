@@ -38,9 +38,9 @@ def publish(draft: Draft, proposer: str, command: PublishEndpoints, lease: Lease
         there = draft.value("endpoints", encoded)
         if there is not None and unpack_origin(there).version <= (incarnation, sequence):
             draft.set("endpoints", encoded, None, there)
-    strict = draft.schema >= STRICT_SCHEMA
+    strict, places = draft.schema >= STRICT_SCHEMA, draft.places.of(command.cluster)
     for endpoint in command.put:
-        encoded, row = vet(endpoint, command.cluster, spec, draft.places, strict=strict)
+        encoded, row = vet(endpoint, command.cluster, spec, places, strict=strict)
         there = draft.value("endpoints", encoded)
         if there is None or unpack_origin(there).version < endpoint.version:
             draft.set("endpoints", encoded, row, there)

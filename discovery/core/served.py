@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from discovery.core.model import Endpoint, EndpointKey, ServiceKey
-from discovery.core.poison import Places, address_refusal, is_a_place
+from discovery.core.poison import ControllerPlaces, address_refusal, is_a_place
 from discovery.core.range_owners import RangeOwners
 from discovery.core.specs import ClusterSpec
 from discovery.core.vetting import is_good_address, place_refusal
@@ -22,9 +22,11 @@ _TRANSLATED_MARKS = (b"::", b"64:ff9b:", b"2001:", b"2002:", b"5efe:")
 class ServedAddresses:
     """The rules of one moment: the ranges of all clusters, and where controllers listen."""
 
-    def __init__(self, clusters: Mapping[str, ClusterSpec], places: Places) -> None:
-        self.places = frozenset(places)
-        self._hosts = frozenset(host for host, _ in self.places)
+    def __init__(self, clusters: Mapping[str, ClusterSpec], places: ControllerPlaces) -> None:
+        self._places = places
+        self._hosts = frozenset(
+            host for of_some in (places.everybodys, *places.mirrors.values()) for host, _ in of_some
+        )
         self.ranges = {name: spec.ranges for name, spec in clusters.items() if spec.ranges}
 
     def serves(self, endpoint: Endpoint) -> bool:
@@ -34,13 +36,15 @@ class ServedAddresses:
             return False
         if address not in self._hosts and ":" not in address:
             return True
-        return not any(is_a_place(address, port.listen_port, self.places) for port in endpoint.ports)
+        places = self._places.of(endpoint.key.cluster)
+        return not any(is_a_place(address, port.listen_port, places) for port in endpoint.ports)
 
     def refusal(self, endpoint: Endpoint) -> str:
         """Why callers are not sent to an endpoint, "" if they are."""
         if self.serves(endpoint):
             return ""
-        return place_refusal(endpoint, self.ranges.get(endpoint.key.cluster, ()), self.places)
+        cluster = endpoint.key.cluster
+        return place_refusal(endpoint, self.ranges.get(cluster, ()), self._places.of(cluster))
 
     def outside_refusal(self, owner: str, address: str, ports: Iterable[int]) -> str:
         """The same of an address of an external service of `owner`, which may lie outside of its ranges."""
@@ -51,13 +55,25 @@ class ServedAddresses:
         if claim is not None:
             return f"address {address} {claim.refusal}"
         for port in ports:
-            if is_a_place(address, port, self.places):
+            if is_a_place(address, port, self._places.of(owner)):
                 return f"address {address}:{port} is a controller's own"
         return ""
 
     @cached_property
     def _owners(self) -> RangeOwners:
         return RangeOwners(self.ranges)
+
+    def moved_since(self, earlier: "ServedAddresses") -> tuple[frozenset[tuple[str, int]], set[str]]:
+        """Return where members came to listen, or left, since these `earlier` rules, and the clusters whose mirrors did."""
+        if earlier is self:
+            return frozenset(), set()
+        then, now = earlier._places, self._places  # noqa: SLF001 - another one of these
+        everybodys = then.everybodys ^ now.everybodys
+        return everybodys, {
+            cluster
+            for cluster in then.mirrors.keys() | now.mirrors.keys()
+            if then.of(cluster) ^ now.of(cluster) != everybodys
+        }
 
 
 def services_at(places: Iterable[tuple[str, int]], rows: Iterable[tuple[bytes, bytes]]) -> set[ServiceKey]:

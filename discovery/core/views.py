@@ -78,13 +78,16 @@ class ViewIndex:
         self._tables = tables
         self._policies.move(tables, resources)
         served = self._policies.served
-        moved = served_before.places ^ served.places
-        if moved or served.ranges != served_before.ranges:
+        places, mirrored = served.moved_since(served_before)
+        if places or served.ranges != served_before.ranges:
             services |= set(self._policies.external_services())
-        if moved:
-            services |= services_at(moved, tables.endpoints.items())
+        if places:
+            services |= services_at(places, tables.endpoints.items())
             if GATEWAYS in services:
                 gateways |= self._policies.clusters.keys()
+        for cluster in mirrored:
+            services |= self._everything_of(cluster)
+            gateways.add(cluster)
         roots = before ^ self._policies.trust_domains.keys()
         for cluster in gateways - {self._cluster}:
             services |= self._seen(cluster)

@@ -391,7 +391,7 @@ class ClusterRegistry:
         """Take over from the catalog what rows are judged by, if any of it may have changed."""
         if tables.resources is not self._learnt:
             self._learnt = tables.resources
-            self._table.places = controller_places(tables)
+            self._table.places = controller_places(tables).of(self.cluster)
             self._table.quota = self._quota = quota_of(tables, self.cluster)
 
     def _list_of(self, agent: str) -> AgentHeard:

@@ -191,18 +191,20 @@ def verdict_rows():
 def controller_rows(*addresses):
     """Controllers that listen where endpoints, at their port, and addresses outside are; or elsewhere."""
     return st.builds(
-        lambda name, address, port: resource(
+        lambda name, cluster, role, address, port: resource(
             put(
                 resource_key("Controller", name),
                 {
-                    "cluster": "alpha",
-                    "role": "member",
+                    "cluster": cluster,
+                    "role": role,
                     "identity": "spiffe://alpha.test/isthmus/alpha/controller/1",
                     "control": f"{address}:{port}",
                 },
             )
         ),
         st.sampled_from(("alpha-1", "alpha-2")),
+        st.sampled_from(("alpha", "beta")),
+        st.sampled_from(("member", "mirror")),
         st.sampled_from((*addresses, "192.0.2.1")),
         st.sampled_from((15006, 8080, 9000)),
     )

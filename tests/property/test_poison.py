@@ -102,7 +102,7 @@ def federation() -> Log:
     return log
 
 
-PLACES = controller_places(federation().catalog.tables)
+PLACES = controller_places(federation().catalog.tables).of("alpha")
 
 
 @settings(max_examples=300, deadline=None)

@@ -68,7 +68,12 @@ class Oracle:
             for row in configuration
         }
         self.clusters = {key.name: spec for key, spec in self.specs.items() if key.kind == "Cluster"}
-        self.controllers = {spec["control"] for key, spec in self.specs.items() if key.kind == "Controller"}
+        # By the word of a mirror only its own cluster loses an address.
+        self.controllers = {
+            (spec["control"], spec["cluster"] if spec["role"] == "mirror" else "")
+            for key, spec in self.specs.items()
+            if key.kind == "Controller"
+        }
         rows = [
             unpack_endpoint(value) for (table, _), value in sorted(tables.items()) if table == "endpoints"
         ]
@@ -79,7 +84,10 @@ class Oracle:
         self.domains = {key.name for key in self.specs if key.kind == "TrustDomain"}
 
     def is_served(self, row: Endpoint) -> bool:
-        return not any(f"{row.address}:{port.listen_port}" in self.controllers for port in row.ports)
+        taken = {
+            (f"{row.address}:{port.listen_port}", of) for port in row.ports for of in ("", row.key.cluster)
+        }
+        return taken.isdisjoint(self.controllers)
 
     def is_inside(self, row: Endpoint) -> bool:
         ranges = self.clusters.get(row.key.cluster, {}).get("ranges", [])

@@ -58,12 +58,18 @@ class VisibilityOracle:
         """Whether an endpoint lies where its cluster's may, by the ranges of now, and where no controller listens."""
         ranges = self.clusters().get(row.key.cluster, {}).get("ranges", [])
         inside = [one for one in ranges if ip_address(row.address) in ip_network(one)]
-        taken = any(self.is_a_controllers(row.address, port.listen_port) for port in row.ports)
+        taken = any(
+            self.is_a_controllers(row.address, port.listen_port, row.key.cluster) for port in row.ports
+        )
         return bool(inside or not ranges) and not taken
 
-    def is_a_controllers(self, address: str, port: int) -> bool:
-        """Whether a controller of any cluster listens there."""
-        return any(spec.get("control") == f"{address}:{port}" for spec in self.of_kind("Controller"))
+    def is_a_controllers(self, address: str, port: int, cluster: str) -> bool:
+        """Whether a member of any cluster, or a mirror of this one, listens there."""
+        return any(
+            spec.get("control") == f"{address}:{port}"
+            and (spec["role"] != "mirror" or spec["cluster"] == cluster)
+            for spec in self.of_kind("Controller")
+        )
 
     def is_anothers(self, address: str, owner: str) -> bool:
         """Whether an address outside lies in a range of a cluster other than the one that declared it."""
@@ -164,7 +170,7 @@ class VisibilityOracle:
             if (key.kind, key.namespace, key.name) == ("ExternalService", *name)
             for address in spec["addresses"]
             if not any(
-                self.is_a_controllers(address, port.get("targetPort") or port["port"])
+                self.is_a_controllers(address, port.get("targetPort") or port["port"], key.scope)
                 for port in spec["ports"]
             )
             and not self.is_anothers(address, key.scope)

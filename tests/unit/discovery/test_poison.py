@@ -71,7 +71,7 @@ def test_the_place_of_a_controller_is_no_endpoints():
         "protocol": 2,
     }
     log.accept("beta", put(key("Controller", "beta-1"), spec))
-    assert controller_places(log.catalog.tables) == {("10.9.0.1", 15006)}
+    assert controller_places(log.catalog.tables).of("alpha") == {("10.9.0.1", 15006)}
     outcome = log.publish("alpha", endpoint(address="10.9.0.1"))
     assert (outcome.code, outcome.message) == (
         Code.PERMISSION_DENIED,

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from discovery.core.catalog import Catalog
-from discovery.core.commands import RemoveCluster
+from discovery.core.commands import Put, RemoveCluster
 from discovery.core.external_duties import duties
 from discovery.core.model import Change, ServiceKey
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import Code
+from federation.kernel.versions import PROTOCOL_VERSION
 from gateways.core.compile import ViewCompiler
 from gateways.core.explain import Caller, explain
 from tests.unit.discovery.builders import (
@@ -111,6 +112,41 @@ def test_where_a_controller_comes_to_listen_no_endpoint_is_served(address):
     assert "is a controller's own" in federation.why(address)
     federation.listens("10.1.0.1:7443")
     assert federation.seen_by_all() == [address, "10.2.0.1"]
+
+
+def put_mirror(cluster: str, *places: str) -> Put:
+    identity = f"spiffe://alpha.test/isthmus/{cluster}/controller/m1"
+    spec = {"cluster": cluster, "role": "mirror", "identity": identity, "protocol": PROTOCOL_VERSION}
+    return put(
+        key("Controller", f"{cluster}-m1"), spec | dict(zip(("raft", "control"), places, strict=False))
+    )
+
+
+def test_a_mirror_takes_nobodys_address_from_callers_by_what_it_says_of_itself():
+    federation = Federation()
+    log, outside = federation.log, f"{OUTSIDE}:8080"
+    publish(federation, "10.1.0.1", "10.2.0.1")
+    log.accept("alpha", put_external("alpha", "shop", "outside", OUTSIDE))
+    log.accept("delta", put_mirror("delta", "10.1.0.1:15006", outside))
+    assert federation.seen_by_all() == ["10.1.0.1", "10.2.0.1"]
+    assert federation.views["alpha"].service(ServiceKey("shop", "outside")).owners[0].endpoints
+    publish(federation, "10.1.0.1", "10.3.0.1")
+    log.accept("alpha", put_external("alpha", "shop", "outside", OUTSIDE, "203.0.113.6"))
+
+
+def test_the_place_of_a_mirror_is_none_of_its_own_clusters_endpoints():
+    federation = Federation()
+    log, view = federation.log, ViewIndex("delta")
+    assert log.publish("delta", endpoint("delta", "e", address="10.1.0.1"), proposer="alpha").code == 0
+    view.reset(log.catalog.tables)
+    log.catalog.on_change(lambda _revision, changes: view.update(log.catalog.tables, changes))
+    assert view.service(ORDERS) is not None
+    log.accept("delta", put_mirror("delta", "10.1.0.1:15006"))
+    assert view.service(ORDERS) is None
+    moved = endpoint("delta", "e", address="10.1.0.1", version=(9, 9))
+    assert log.publish("delta", moved, proposer="alpha").code == Code.PERMISSION_DENIED
+    log.accept("delta", put_mirror("delta", "10.1.0.1:7443"))
+    assert view.service(ORDERS) is not None
 
 
 def test_a_gateway_outside_of_the_ranges_of_now_is_no_way_to_anybody():
