@@ -13,6 +13,7 @@ from discovery.core.drains import check_drain
 from discovery.core.kinds import decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, unpack_resource
 from discovery.core.specs import (
+    FORMER_TRUST_DOMAINS_MAX,
     ClusterSpec,
     ControllerSpec,
     DrainReportSpec,
@@ -23,7 +24,13 @@ from discovery.core.specs import (
     QuotaSpec,
     RemovedClusterSpec,
 )
-from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotAllowedError, PreconditionError
+from federation.kernel.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    LimitExceededError,
+    NotAllowedError,
+    PreconditionError,
+)
 from federation.kernel.limits import CLUSTERS_MAX
 from federation.kernel.versions import STRICT_SCHEMA
 
@@ -86,6 +93,14 @@ def removed_spec(draft: Draft, name: str) -> RemovedClusterSpec | None:
     spec = decode_spec("RemovedCluster", row.spec, where=str(row.key))
     assert isinstance(spec, RemovedClusterSpec)
     return spec
+
+
+def remembered_trust_domains(removed: RemovedClusterSpec | None) -> tuple[str, ...]:
+    """The trust domains of all that had the name of a removed cluster, each once; a remote one has none of its own."""
+    if removed is None:
+        return ()
+    own = () if removed.role == "remote" else (removed.trust_domain,)
+    return tuple(dict.fromkeys((*removed.former_trust_domains, *own)))
 
 
 def check_no_home(draft: Draft, name: str, then: str) -> None:
@@ -258,10 +273,14 @@ def _check_not_inherited(draft: Draft, name: str, trust_domain: str) -> None:
     if draft.schema < STRICT_SCHEMA:
         return
     for row in draft.list_resources(FEDERATION_SCOPE, "RemovedCluster"):
-        removed = removed_spec(draft, row.key.name)
-        if removed is None or row.key.name == name or removed.role == "remote":
-            continue
-        if removed.trust_domain == trust_domain:
+        had = remembered_trust_domains(removed_spec(draft, row.key.name))
+        if row.key.name == name:
+            if trust_domain not in had and len(had) > FORMER_TRUST_DOMAINS_MAX:
+                raise LimitExceededError(
+                    f"cluster {name}: {len(had)} trust domains had this name: choose another one, or isthmus delete"
+                    f" removedcluster {name}"
+                )
+        elif trust_domain in had:
             raise AlreadyExistsError(
                 f"cluster {name}: trust domain {trust_domain} was that of cluster {row.key.name}, which was removed, and"
                 f" Grants may name it still: choose another, or isthmus delete removedcluster {row.key.name}"

@@ -22,6 +22,7 @@ from discovery.core.ownership import (
     check_no_home,
     cluster_spec,
     drains,
+    remembered_trust_domains,
     removed_key,
     removed_spec,
 )
@@ -67,6 +68,7 @@ def remove(draft: Draft, proposer: str, command: RemoveCluster) -> None:
             removed_ms=draft.now_ms,
             removed_by=command.removed_by,
             forced=command.forced,
+            former_trust_domains=remembered_trust_domains(removed_spec(draft, name)),
         ),
     )
 

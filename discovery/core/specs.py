@@ -27,6 +27,7 @@ GROUP_PORTS_MAX = 32
 GROUP_LABELS_MAX = 16
 GROUP_LABELS_BYTES_MAX = 1_024  # Names and values together; an endpoint has 4 KiB for everything.
 GROUP_PROBE_MS_MIN = 100
+FORMER_TRUST_DOMAINS_MAX = 16
 DRAIN_EVERY_MS_MAX = 24 * 3_600_000
 EXTERNAL_ADDRESSES_MAX = 64
 EXTERNAL_CHECKERS_MAX = 16
@@ -188,6 +189,9 @@ class RemovedClusterSpec(Spec, frozen=True, kw_only=True):
     removed_by: str  # SPIFFE ID of the operator.
     forced: bool = False  # It was not drained.
     swept: bool = False  # All its rows are deleted.
+    former_trust_domains: tuple[
+        str, ...
+    ] = ()  # Of those that had the name before it: Grants outlive them all.
 
 
 class ExportPolicySpec(Spec, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from discovery.core.commands import (
 )
 from discovery.core.kinds import decode_spec
 from discovery.core.model import EndpointKey, ServiceKey
-from discovery.core.specs import RemovedClusterSpec
+from discovery.core.specs import FORMER_TRUST_DOMAINS_MAX, RemovedClusterSpec
 from discovery.core.views import ViewIndex
 from federation.kernel.errors import Code
 from federation.kernel.versions import PROTOCOL_VERSION, STRICT_SCHEMA
@@ -236,6 +236,45 @@ def test_nobody_else_takes_the_trust_domain_of_a_removed_cluster_and_with_it_wha
     log.accept("alpha", *gamma_as("gamma.test"))
     # Who had it may come back with it, and an operator may give it free.
     log.accept("alpha", put_cluster("beta", epoch=2), put_trust_domain("beta.test"))
+
+
+def rejoin_and_remove(log: Log, epoch: int, **spec: object) -> None:
+    """Beta is removed, comes back as that, and is removed again."""
+    log.send("alpha", removal(forced=True))
+    sweep_all(log)
+    made = [put(key("Cluster", "beta"), {"role": "primary", "epoch": epoch, **spec})]
+    if "home" not in spec:
+        made.append(put_trust_domain(str(spec["trustDomain"])))
+    log.accept("alpha", *made)
+    log.send("alpha", removal(forced=True))
+    sweep_all(log)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param({"trustDomain": "other.test"}, id="with another trust domain"),
+        pytest.param(
+            {"role": "remote", "home": "alpha", "trustDomain": "alpha.test"}, id="as a remote cluster"
+        ),
+    ],
+)
+def test_the_trust_domains_of_all_that_had_a_name_are_remembered(later):
+    log = federation()
+    rejoin_and_remove(log, 2, **later)
+    assert log.write("alpha", *gamma_as("beta.test")).code == Code.ALREADY_EXISTS
+    assert tombstone(log).former_trust_domains == ("beta.test",)
+
+
+def test_a_name_is_taken_by_so_many_trust_domains_at_most_as_are_remembered():
+    log = federation()
+    for epoch in range(2, FORMER_TRUST_DOMAINS_MAX + 2):
+        rejoin_and_remove(log, epoch, trustDomain=f"t{epoch}.test")
+    again = {"role": "primary", "epoch": FORMER_TRUST_DOMAINS_MAX + 2}
+    refused = log.write("alpha", put(key("Cluster", "beta"), again | {"trustDomain": "t0.test"}))
+    assert refused.code == Code.RESOURCE_EXHAUSTED
+    known = [put(key("Cluster", "beta"), again | {"trustDomain": "t2.test"}), put_trust_domain("t2.test")]
+    log.accept("alpha", *known)
 
 
 def test_an_operator_gives_the_trust_domain_of_a_removed_cluster_free():
