@@ -129,7 +129,10 @@ class AgentStream:
         self._audit = audit
         self._sequence = 0
         self._answers: asyncio.Queue[ControllerMessage | None] = asyncio.Queue(ANSWERS_QUEUED_MAX)
-        self._to_acknowledge: asyncio.Queue[tuple[int, int]] = asyncio.Queue(ANSWERS_QUEUED_MAX)
+        # The newest message, and its version: one answer says of all before it that they are global. No queue: without a
+        # quorum nothing becomes global for hours, and the agent is to be heard all the same.
+        self._newest = (0, 0)
+        self._is_due = asyncio.Event()
         self._acknowledged = 0  # The newest message of which it was said that it is global.
         self._reading: asyncio.Timeout | None = None
         self._why: IsthmusError = UnavailableError("the stream was ended")
@@ -224,7 +227,8 @@ class AgentStream:
         for key, reason in declared.refused:
             await self._refuse(message.number, key, reason)
         await self.put(DeclareAck(number=message.number, level="local"))
-        await self._to_acknowledge.put((message.number, self._registry.version))
+        self._newest = (message.number, self._registry.version)
+        self._is_due.set()
 
     def _report(self, report: TrafficReport) -> None:
         if self._drains is None:
@@ -257,7 +261,9 @@ class AgentStream:
     async def acknowledge(self) -> None:
         """Tell the agent what has become global."""
         while True:
-            number, version = await self._to_acknowledge.get()
+            await self._is_due.wait()
+            self._is_due.clear()
+            number, version = self._newest
             revision = await self._registry.wait_published(version, self.agent)
             self._acknowledged = number
             unpublished = tuple(self._registry.unpublished.of(self.agent).items())
@@ -268,9 +274,9 @@ class AgentStream:
             )
 
     def acknowledge_again(self) -> None:
-        """Say anew what is global; nothing to do where an answer is due anyway."""
-        if self._acknowledged and self._to_acknowledge.empty():
-            self._to_acknowledge.put_nowait((self._acknowledged, self._registry.published_version))
+        """Say anew what is global, as soon as all is."""
+        if self._acknowledged:
+            self._is_due.set()
 
     def finish(self) -> None:
         """Let the writer end after the message that it is sending; what is still queued is dropped.
