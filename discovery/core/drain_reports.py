@@ -33,9 +33,15 @@ WATCHED_AFTER_MS_MIN = 10_000
 
 def is_watched(drain: DrainSpec, *, now_ms: int) -> bool:
     """True while errors can end the drain: from its beginning until some time after its last step."""
+    return watched_left_ms(drain, now_ms=now_ms) > 0
+
+
+def watched_left_ms(drain: DrainSpec, *, now_ms: int) -> int:
+    """For how long errors can still end the drain, by the steps taken so far; 0: no longer, or they never could."""
     if drain.forced or drain.rolled_back:
-        return False
-    return drain.share_percent > 0 or now_ms <= drain.stepped_ms + watched_after_ms(drain)
+        return 0
+    after_ms = watched_after_ms(drain)
+    return after_ms if drain.share_percent else max(0, drain.stepped_ms + after_ms - now_ms + 1)
 
 
 def watched_after_ms(drain: DrainSpec) -> int:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from certs.core.verifier import Verifier
 from discovery.core.catalog import Catalog
-from discovery.core.drain_reports import watched_after_ms
+from discovery.core.drain_reports import watched_left_ms
 from discovery.core.drains import state_of
 from discovery.core.specs import DRAIN_EVERY_MS_MAX, DrainSpec
 from discovery.core.tables import Tables
@@ -76,13 +76,17 @@ class ClusterOperations:
     async def _state(self, request: web.Request) -> web.Response:
         self._authorize(request)
         cluster = request.match_info["cluster"]
-        return json_response(drain_object(cluster, await self._drains.state(cluster)))
+        return self._drain_response(cluster, await self._drains.state(cluster))
 
     async def _drain(self, request: web.Request) -> web.Response:
         operator = self._authorize(request)
         cluster = request.match_info["cluster"]
         wanted = await _read_drain(request)
-        return json_response(drain_object(cluster, await self._drains.drain(cluster, wanted, operator)))
+        return self._drain_response(cluster, await self._drains.drain(cluster, wanted, operator))
+
+    def _drain_response(self, cluster: str, drain: DrainSpec) -> web.Response:
+        left_ms = watched_left_ms(drain, now_ms=self._catalog.now_ms)
+        return json_response({**drain_object(cluster, drain), "watchedLeftMs": left_ms})
 
     async def _undrain(self, request: web.Request) -> web.Response:
         operator = self._authorize(request)
@@ -118,7 +122,6 @@ def drain_object(cluster: str, drain: DrainSpec) -> dict[str, object]:
         "sharePercent": drain.share_percent,
         "stepPercent": drain.step_percent,
         "everyMs": drain.every_ms,
-        "watchedMs": watched_after_ms(drain),
         "startedUnixMs": drain.started_ms,
         "startedBy": drain.started_by,
         "forced": drain.forced,

@@ -1,5 +1,6 @@
 """`isthmus cluster drain|undrain|remove`: a cluster hands its traffic over, gets it back, or leaves."""
 
+import math
 import time
 from typing import Any
 from urllib.parse import quote
@@ -132,23 +133,21 @@ def print_drain(drain: dict[str, Any] | None) -> None:
 
 
 def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any]:
-    """Say each step, until there are no more and the last one has had its time to show errors."""
+    """Say each step, until there are no more and the last one has had its time to show errors.
+
+    How much of that time is left the controllers say: whoever repeats the command watches what is left of it.
+    """
     patience_s = answer["everyMs"] / 1000 + PATIENCE_S
-    # What was drained before needs no watching.
-    watch_s = 0.0 if answer["state"] == "drained" else answer["watchedMs"] / 1000
     share, stepped_s = None, time.monotonic()
     while True:
         if answer["sharePercent"] != share:
             share, stepped_s = answer["sharePercent"], time.monotonic()
-            say(f"{answer['cluster']}: {traffic(answer)}{_still_watched(answer, watch_s)}")
-        if answer["state"] == "rolled back":
+            say(f"{answer['cluster']}: {traffic(answer)}{_still_watched(answer)}")
+        if answer["state"] == "rolled back" or (answer["state"] == "drained" and not answer["watchedLeftMs"]):
             return answer
-        if answer["state"] == "drained":
-            if time.monotonic() - stepped_s >= watch_s:
-                return answer
-        elif time.monotonic() - stepped_s > patience_s:
+        if time.monotonic() - stepped_s > patience_s:
             raise UnavailableError(
-                f"no step of the drain of {answer['cluster']} for {patience_s:g} s, it has {share}% still:"
+                f"nothing came of the drain of {answer['cluster']} for {patience_s:g} s, it is {answer['state']}, at {share}%:"
                 " isthmus doctor says whether the log has a leader"
             )
         time.sleep(POLL_S)
@@ -163,6 +162,7 @@ def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any
             ) from error
 
 
-def _still_watched(drain: dict[str, Any], watch_s: float) -> str:
+def _still_watched(drain: dict[str, Any]) -> str:
     """What there is to wait for after the last step."""
-    return f", watched for errors for {watch_s:g} s" if drain["state"] == "drained" and watch_s else ""
+    left_s = math.ceil(drain["watchedLeftMs"] / 1000)
+    return f", watched for errors for {left_s} s" if drain["state"] == "drained" and left_s else ""

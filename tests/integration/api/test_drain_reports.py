@@ -40,7 +40,8 @@ async def test_a_drain_under_which_callers_fail_is_rolled_back_by_what_their_age
     async with channel_of(controller, enrolled(controller, tmp_path / "a", f"counter-{cluster}")) as channel:
         call = await hello(channel)
         wanted = {"maxErrorRate": 5.0, **drain}
-        await asyncio.to_thread(operator.ok, "POST", f"/v1/clusters/{cluster}/drain", wanted)
+        begun = await asyncio.to_thread(operator.ok, "POST", f"/v1/clusters/{cluster}/drain", wanted)
+        assert begun["watchedLeftMs"] == 10_000
         (*_, asked) = await answers(call, lambda one: isinstance(one, WatchDrains))
         (watched,) = asked.drains
         await eventually_async(stepped, timeout_s=WAIT_S, message="a step is taken")
@@ -60,6 +61,7 @@ async def test_a_drain_under_which_callers_fail_is_rolled_back_by_what_their_age
     assert over.drains == ()
     found = await state()
     assert (found["state"], found["sharePercent"]) == ("rolled back", 100)
+    assert found["watchedLeftMs"] == 0
     assert found["reason"] == (
         "for callers in cluster alpha too many requests fail: shop/orders:80 15.00% of 200 (before: 1.00%)"
     )

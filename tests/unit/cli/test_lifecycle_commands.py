@@ -11,14 +11,14 @@ from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionEr
 
 
 def drain(
-    share_percent: int, state: str = "draining", reason: str = "", *, watched_ms: int = 0
+    share_percent: int, state: str = "draining", reason: str = "", *, left_ms: int = 0
 ) -> dict[str, Any]:
     return {
         "cluster": "beta",
         "state": state,
         "sharePercent": share_percent,
         "everyMs": 0,
-        "watchedMs": watched_ms,
+        "watchedLeftMs": left_ms,
         "reason": reason,
     }
 
@@ -36,6 +36,7 @@ class Answers:
         return answer
 
 
+WATCHED = drain(0, "drained", left_ms=59_001)
 DONE, GIVEN_UP = drain(0, "drained"), drain(100, "rolled back", "why")
 
 
@@ -45,7 +46,9 @@ DONE, GIVEN_UP = drain(0, "drained"), drain(100, "rolled back", "why")
         pytest.param(drain(100), [DONE], DONE, id="to-the-last-step"),
         pytest.param(drain(50), [UnavailableError("no leader"), DONE], DONE, id="whoever-does-not-answer-is-asked-again"),
         pytest.param(drain(50), [GIVEN_UP], GIVEN_UP, id="until-it-is-given-up"),
-        pytest.param(drain(50, watched_ms=60_000), [DONE, GIVEN_UP], GIVEN_UP, id="errors-end-it-for-a-while-after-the-last-step"),
+        pytest.param(drain(50), [WATCHED, GIVEN_UP], GIVEN_UP, id="errors-end-it-for-a-while-after-the-last-step"),
+        pytest.param(drain(50), [WATCHED, DONE], DONE, id="and-no-longer"),
+        pytest.param(WATCHED, [GIVEN_UP], GIVEN_UP, id="who-repeats-the-command-after-the-last-step-watches-too"),
         pytest.param(DONE, [GIVEN_UP], DONE, id="what-was-drained-before-is-not-watched"),
     ],
 )  # fmt: skip
@@ -62,8 +65,8 @@ def test_a_drain_that_somebody_else_ends_is_told_as_what_it_is():
 
 
 def test_after_the_last_step_it_says_for_how_long_it_waits(capsys):
-    session: Any = Answers(DONE, GIVEN_UP)
-    _watch(session, "path", drain(50, watched_ms=60_000))
+    session: Any = Answers(WATCHED, GIVEN_UP)
+    _watch(session, "path", drain(50))
     assert "beta: 0% (drained), watched for errors for 60 s\n" in capsys.readouterr().err
     _watch(session, "path", DONE)
     assert "beta: 0% (drained)\n" in capsys.readouterr().err

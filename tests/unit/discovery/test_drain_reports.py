@@ -3,7 +3,12 @@
 import msgspec
 import pytest
 
-from discovery.core.drain_reports import MILLION, WATCHED_AFTER_MS_MIN, fails_too_often
+from discovery.core.drain_reports import (
+    MILLION,
+    WATCHED_AFTER_MS_MIN,
+    fails_too_often,
+    watched_left_ms,
+)
 from discovery.core.error_window import SERVICES_PER_SLICE_MAX, WINDOW_MS, ErrorWindow
 from discovery.core.kinds import decode_spec
 from discovery.core.specs import DRAIN_FAILING_MAX, TRAFFIC_COUNT_MAX, DrainSpec, ServiceTraffic
@@ -108,13 +113,19 @@ def test_a_report_that_ends_no_drain(log, operation):
     ],
 )
 def test_after_its_last_step_a_drain_is_watched(every_ms, watched_ms):
-    for waited_ms, given_up in ((watched_ms, True), (watched_ms + 1, False)):
+    for waited_ms, given_up, left_ms in (
+        (0, True, watched_ms + 1),
+        (watched_ms, True, 1),
+        (watched_ms + 1, False, 0),
+    ):
         log = founded()
         log.wait(5_000)
         last = {"startedMs": 7, "steppedMs": log.catalog.now_ms, "everyMs": every_ms}
         log.accept("alpha", put_cluster("gamma"), put_drain("beta", 0, **last))
         log.wait(waited_ms)
+        assert watched_left_ms(row(log), now_ms=log.catalog.now_ms) == left_ms
         log.accept("gamma", report("gamma"))
+        assert watched_left_ms(row(log), now_ms=log.catalog.now_ms) == 0
         assert bool(row(log).rolled_back) is given_up, waited_ms
 
 
