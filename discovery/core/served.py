@@ -23,7 +23,7 @@ class ServedAddresses:
     """The rules of one moment: the ranges of all clusters, and where controllers listen."""
 
     def __init__(self, clusters: Mapping[str, ClusterSpec], places: ControllerPlaces) -> None:
-        self._places = places
+        self.places = places
         self._hosts = frozenset(
             host for of_some in (places.everybodys, *places.mirrors.values()) for host, _ in of_some
         )
@@ -36,7 +36,7 @@ class ServedAddresses:
             return False
         if address not in self._hosts and ":" not in address:
             return True
-        places = self._places.of(endpoint.key.cluster)
+        places = self.places.of(endpoint.key.cluster)
         return not any(is_a_place(address, port.listen_port, places) for port in endpoint.ports)
 
     def refusal(self, endpoint: Endpoint) -> str:
@@ -44,7 +44,7 @@ class ServedAddresses:
         if self.serves(endpoint):
             return ""
         cluster = endpoint.key.cluster
-        return place_refusal(endpoint, self.ranges.get(cluster, ()), self._places.of(cluster))
+        return place_refusal(endpoint, self.ranges.get(cluster, ()), self.places.of(cluster))
 
     def outside_refusal(self, owner: str, address: str, ports: Iterable[int]) -> str:
         """The same of an address of an external service of `owner`, which may lie outside of its ranges."""
@@ -55,7 +55,7 @@ class ServedAddresses:
         if claim is not None:
             return f"address {address} {claim.refusal}"
         for port in ports:
-            if is_a_place(address, port, self._places.of(owner)):
+            if is_a_place(address, port, self.places.of(owner)):
                 return f"address {address}:{port} is a controller's own"
         return ""
 
@@ -67,7 +67,7 @@ class ServedAddresses:
         """Return where members came to listen, or left, since these `earlier` rules, and the clusters whose mirrors did."""
         if earlier is self:
             return frozenset(), set()
-        then, now = earlier._places, self._places  # noqa: SLF001 - another one of these
+        then, now = earlier.places, self.places
         everybodys = then.everybodys ^ now.everybodys
         return everybodys, {
             cluster
