@@ -51,7 +51,7 @@ class SimFollower:
         copy = self.copy = WatchedCopy(self.process.name, state, self._rules)
         if image is not None:
             copy.took(state.restore(image))
-        follower = self.follower = Follower(
+        follower = self.follower = self._parts.following(
             state,
             sources=self._sources,
             on_change=self._took,

@@ -7,6 +7,7 @@ from discovery.core.local import LocalTable
 from federation.api.registry import ClusterRegistry
 from federation.app.draining import DrainDesk
 from federation.app.rehoming import RehomeDesk
+from federation.replication.follower import Follower
 from federation.replication.state import FollowerState
 
 
@@ -17,5 +18,6 @@ class Parts(Struct, frozen=True, kw_only=True):
     local: type[LocalTable] = LocalTable
     registry: type[ClusterRegistry] = ClusterRegistry
     follower: type[FollowerState] = FollowerState
+    following: type[Follower] = Follower
     desk: type[DrainDesk] = DrainDesk
     moves: type[RehomeDesk] = RehomeDesk

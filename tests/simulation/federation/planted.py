@@ -18,7 +18,7 @@ from discovery.core.publishing import publish_lease
 from federation.api.registry import ClusterRegistry
 from federation.replication.messages import Delta, FollowAnswer, LocalRows
 from federation.replication.state import FollowerState, Update
-from tests.simulation.federation import lifecycle_rules, move_rules, rules
+from tests.simulation.federation import lifecycle_rules, move_rules, placement, rules
 from tests.simulation.federation.parts import Parts
 from tests.simulation.federation.planted_lifecycle import (
     AsksNobody,
@@ -29,6 +29,7 @@ from tests.simulation.federation.planted_lifecycle import (
 )
 from tests.simulation.federation.planted_moves import AsksNoCallers, EndsTooSoon
 from tests.simulation.federation.planted_outside import BelievesOneChecker, BelievesTheBlind, ForgetsTheReturn
+from tests.simulation.federation.planted_placement import ComparesOnce
 
 
 class TakesAnyFence(Catalog):
@@ -227,6 +228,9 @@ BUGS: dict[str, Bug] = {
     ),
     "ends a move while endpoints are late": Bug(
         parts=Parts(catalog=EndsTooSoon), rules=(move_rules.ACCEPTED,), seeds=60, first=70
+    ),
+    "compares its controllers only when it chooses": Bug(
+        parts=Parts(following=ComparesOnce), rules=(placement.FOLLOWS,), first=9
     ),
     "loses a change": Bug(parts=Parts(follower=LosesADelta), rules=(rules.COPY,)),
 }

@@ -44,6 +44,7 @@ from tests.simulation.federation.nemesis import Nemesis
 from tests.simulation.federation.operators import Operators
 from tests.simulation.federation.outside import Outside
 from tests.simulation.federation.parts import Parts
+from tests.simulation.federation.placement import NOTHING, Placement
 from tests.simulation.federation.plan import CLUSTERS, Plan, draw_plan
 from tests.simulation.federation.rules import CONVERGED, HELD, Rules
 from tests.simulation.virtual import VirtualLoop
@@ -52,6 +53,7 @@ T = TypeVar("T", SimController, SimFollower)
 
 AGENTS = 2  # Of each cluster.
 CONVERGED_WITHIN_S = 90.0
+PLACED_WITHIN_S = 15.0  # After that: who was elsewhere looks again every few seconds.
 TICK_S = 0.5
 LIFECYCLE_LOOK_S = 1.0
 SWEEP_ROWS = 5  # Of a removed cluster at each tick.
@@ -155,6 +157,7 @@ class World:
         self.nemesis = Nemesis(self, self._rng("nemesis"))
         self.operators = Operators(self, self._rng("operators"))
         self.moves = Moves(self, self._rng("moves"))
+        self._placement = Placement(self)
         self._ticks = 0
         self._tasks: asyncio.TaskGroup
         self._ending = False
@@ -236,6 +239,12 @@ class World:
             if self.loop.now_s > end_s:
                 raise self.rules.fail(CONVERGED, difference)
             await self._pass(MOMENT_S)
+        end_s = self.loop.now_s + PLACED_WITHIN_S
+        while (wrong := self._placement.wrong()) != NOTHING:
+            if self.loop.now_s > end_s:
+                raise self.rules.fail(*wrong)
+            await self._pass(MOMENT_S)
+        self.rules.checked += self._placement.checked
 
     async def _pass(self, seconds: float) -> None:
         """Let time pass, and look at what must be held meanwhile."""
