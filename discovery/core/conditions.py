@@ -71,7 +71,11 @@ class Conditions:
                 self._services[EndpointKey.decode(change.key).service_key] = None
             else:
                 resources.add(ResourceKey.decode(change.key))
+        may_rejudge = any(key.kind in ("Cluster", "Controller") for key in resources)
+        before = self._judged_by() if may_rejudge else ()
         self._policies.move(tables, resources)
+        if may_rejudge and self._judged_by() != before:
+            self._services |= dict.fromkeys((*tables.list_services(), *self._policies.external_services()))
         for key in sorted(resources):
             match key.kind:
                 case "Cluster" | "TrustDomain":  # Names that somebody wrote down may be somebody's now.
@@ -110,7 +114,7 @@ class Conditions:
                 break
             del self._due[key]
             put = self._put(key, now_ms)
-            if put is not None:
+            if put is not None and self._speaks_for(key.scope):  # Or the new home of its cluster says it.
                 puts.append(put)
         return puts
 
@@ -121,6 +125,13 @@ class Conditions:
     def _speaks_for(self, cluster: str) -> bool:
         spec = self._policies.clusters.get(cluster)
         return spec is not None and self._cluster in (cluster, spec.home)
+
+    def _judged_by(self) -> tuple[object, ...]:
+        """Of whom conflicts are told, and which rows are served: by what a service is judged beside what is its own."""
+        clusters = self._policies.clusters
+        spoken_for = [name for name in sorted(clusters) if self._speaks_for(name)]
+        ranges = {name: spec.ranges for name, spec in clusters.items() if spec.ranges}
+        return spoken_for, ranges, self._policies.served.places
 
     def _own_policies(self) -> Iterator[ResourceKey]:
         for cluster in sorted(self._policies.clusters):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discovery.core.commands import Delete
+from discovery.core.commands import AdvanceRehoming, BeginRehoming, Delete
 from discovery.core.condition import MESSAGE_CHARS_MAX, PROBLEMS_NAMED_MAX
 from discovery.core.conditions import Conditions
 from discovery.core.model import EndpointPort
@@ -22,6 +22,7 @@ from tests.unit.discovery.builders import (
     put_export,
     put_grant,
     put_import,
+    put_token,
     put_trust_domain,
 )
 
@@ -125,6 +126,47 @@ def test_the_home_of_a_remote_cluster_writes_for_it():
     told.log.publish("delta", endpoint("delta"), proposer="alpha")
     assert told.write() == 1
     assert told.conditions(EXPORT["delta"])["Conflict"][:2] == ("True", "TypeConflict")
+
+
+def move(log: Log) -> None:
+    """Delta goes from alpha to beta, and its endpoint shows that it did."""
+    log.accept("beta", put_token("leave", "delta", "c" * 64, purpose="cluster", expires_ms=10_000))
+    begin = BeginRehoming(
+        cluster="delta", to="beta", secret_sha256="c" * 64, started_by="admin", within_ms=60_000
+    )
+    assert log.send("alpha", begin).code == 0
+    assert log.send("alpha", AdvanceRehoming(cluster="delta", state="announced")).code == 0
+    moved = endpoint("delta", identity="spiffe://beta.test/ns/shop/sa/orders", version=(1, 2))
+    assert log.publish("delta", moved, proposer="alpha").code == 0
+    assert log.send("alpha", AdvanceRehoming(cluster="delta", state="moving")).code == 0
+
+
+def test_a_conflict_is_told_by_the_new_home_of_a_cluster_that_moved_and_not_healed_by_the_move():
+    told = two_exports()
+    told.log.accept("alpha", put_export("delta", "shop", "orders", type="Headless"))
+    told.log.publish("delta", endpoint("delta"), proposer="alpha")
+    told.write()
+    before = told.conditions(EXPORT["delta"])
+    assert before["Conflict"][:2] == ("True", "TypeConflict")
+    move(told.log)
+    assert told.write() == 0
+    assert told.conditions(EXPORT["delta"]) == before
+    told.log.accept("alpha", Delete(key=EXPORT["alpha"]))
+    assert told.write() == 1
+    assert told.conditions(EXPORT["delta"])["Conflict"][:2] == ("False", "NoConflict")
+
+
+def test_ports_that_are_not_served_any_more_since_the_ranges_changed_are_in_nobodys_way():
+    told = two_exports()
+    told.log.publish("beta", endpoint("beta", ports=(TCP,)))
+    told.write()
+    assert told.conditions(EXPORT["beta"])["Conflict"][:2] == ("True", "PortConflict")
+    told.log.accept("alpha", put_cluster("alpha", ranges=["192.0.2.0/24"]))
+    assert told.write() == 1
+    assert told.conditions(EXPORT["beta"])["Conflict"][:2] == ("False", "NoConflict")
+    told.log.accept("alpha", put_cluster("alpha"))
+    assert told.write() == 1
+    assert told.conditions(EXPORT["beta"])["Conflict"][:2] == ("True", "PortConflict")
 
 
 @pytest.mark.parametrize(
