@@ -255,8 +255,7 @@ class Controller:
         self.engine.allow(members_of(self.directory.current))
         if self.witness:
             return
-        for name in self.served.learn():
-            self.views.want(name)
+        self.views.want(self.served.learn())
 
     async def _keep_context(self) -> None:
         """The operator's certificate lives no longer than any other leaf: renew it while we run."""

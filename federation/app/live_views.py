@@ -6,6 +6,7 @@ could run in a process of its own.
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 import structlog
 
@@ -33,14 +34,15 @@ class LiveViews:
         self._tracer = tracer
         self._source = source
         self._served: dict[str, Served] = {}
-        self._wanted: asyncio.Queue[str] = asyncio.Queue()
-        self._known: set[str] = set()
+        self._wanted: dict[str, None] = {}  # In the order in which they joined.
+        self._news = asyncio.Event()
 
-    def want(self, cluster: str) -> None:
-        """Begin to serve a cluster that joined; again: nothing."""
-        if cluster not in self._known:
-            self._known.add(cluster)
-            self._wanted.put_nowait(cluster)  # Bounded by the number of clusters.
+    def want(self, clusters: Iterable[str]) -> None:
+        """Serve these clusters from now on, and those that were removed no longer: their proxies are sent away."""
+        wanted = dict.fromkeys(clusters)
+        if wanted.keys() != self._wanted.keys():
+            self._wanted = wanted
+            self._news.set()
 
     def service(self, cluster: str, key: ServiceKey) -> Service | None:
         """Return a service as `cluster` sees it."""
@@ -54,9 +56,16 @@ class LiveViews:
     async def run(self) -> None:
         """Follow for every wanted cluster until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            running: dict[str, asyncio.Task[None]] = {}
             while True:
-                cluster = await self._wanted.get()
-                tasks.create_task(self._follow(cluster), name=f"view/{cluster}")
+                self._news.clear()
+                for cluster in running.keys() - self._wanted.keys():
+                    running.pop(cluster).cancel()
+                    self._served.pop(cluster, None)
+                    self._source.remove(cluster)
+                for cluster in [one for one in self._wanted if one not in running]:
+                    running[cluster] = tasks.create_task(self._follow(cluster), name=f"view/{cluster}")
+                await self._news.wait()
 
     async def _follow(self, cluster: str) -> None:
         state = FollowerState(cluster)

@@ -205,8 +205,7 @@ class Mirror:
         self.watches.notify()
         if update.listed or any(_is_directory(change) for change in update.changes):
             learn_directory(self.directory, self.catalog.tables)
-            for cluster in self.served.learn():
-                self.views.want(cluster)
+            self.views.want(self.served.learn())
 
     def _keeper(self, identity: str, signer: ForwardingSigner) -> IdentityKeeper:
         return IdentityKeeper(

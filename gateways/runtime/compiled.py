@@ -32,8 +32,10 @@ class CompiledSource:
         self._subscriptions.setdefault(compiler.cluster, set())
 
     def remove(self, cluster: str) -> None:
-        """Stop to accept streams of a cluster that left; the running ones keep what they have."""
+        """Serve a cluster that left no longer: its streams end, and their proxies keep what they have."""
         self._compilers.pop(cluster, None)
+        for subscription in self._subscriptions.pop(cluster, ()):
+            subscription.end()
 
     def update(self, cluster: str, changed: Iterable[ServiceKey], progress: Progress | None = None) -> Dirty:
         """Recompile services of one cluster's view and wake the streams that are touched."""
@@ -73,6 +75,12 @@ class CompiledSubscription:
         self._registry = registry
         self._dirty = DirtyNames()
         self._progress: deque[Progress] = deque()
+        self._ended = False
+
+    def end(self) -> None:
+        """Have `wait` raise: the cluster is served no longer."""
+        self._ended = True
+        self._dirty.wake()
 
     def apply(self, dirty: Dirty, progress: Progress | None = None) -> None:
         """Follow an update of the compiler; the proxy's answer to it is reported to `progress`."""
@@ -103,8 +111,10 @@ class CompiledSubscription:
         return taken
 
     async def wait(self) -> None:
-        """Return when there is something to take."""
+        """Return when there is something to take; raises UnavailableError once the cluster has left."""
         await self._dirty.wait()
+        if self._ended:
+            raise UnavailableError(f"cluster {self._cluster} has left: no configuration is made for it")
 
     def on_ack(self, ack: Ack) -> None:
         """Nothing to do: the service keeps each stream's status."""

@@ -55,7 +55,7 @@ class Subscription(Protocol):
         """Who wants to know when the proxy has answered to what `take_dirty` returned."""
 
     async def wait(self) -> None:
-        """Return when there is something to take."""
+        """Return when there is something to take; raises an IsthmusError when nothing ever will be."""
 
     def on_ack(self, ack: Ack) -> None:
         """The proxy accepted or, if `ack.error`, rejected a response."""
@@ -90,6 +90,10 @@ class DirtyNames:
         self._event.clear()
         taken, self._names = self._names, {}
         return taken
+
+    def wake(self) -> None:
+        """Have `wait` return although nothing is noted."""
+        self._event.set()
 
     async def wait(self) -> None:
         """Return when something is noted."""
