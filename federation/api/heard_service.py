@@ -94,6 +94,8 @@ class HeardService:
                         await context.write(encode_heard(answer))
                 except TimeoutError as error:
                     raise UnavailableError(f"{peer} took nothing for {STALLED_MAX_S:g} s") from error
+                if registry.retired:
+                    raise UnavailableError(f"cluster {wanted.cluster} is served here no longer")
                 if isinstance(answer, Beat):
                     check_fellow(peer, self._tables(), wanted.cluster)  # It may have been evicted.
                     if loop.time() >= ends_at_s:

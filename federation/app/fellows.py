@@ -24,6 +24,9 @@ from federation.kernel.errors import IsthmusError, UnavailableError
 # A controller sends a beat every second.
 SILENCE_MAX_S = 5.0
 
+# Whom one stream is to, and for which registry: a cluster that is served again has another one.
+_Ear = tuple[NamedController, ClusterRegistry]
+
 _log = structlog.get_logger("fellows")
 
 
@@ -52,22 +55,19 @@ class FellowListener:
         """Listen to whomever the directory names."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_directory(), name="fellows/directory")
-            running: dict[tuple[NamedController, str], asyncio.Task[None]] = {}
+            running: dict[_Ear, asyncio.Task[None]] = {}
             while True:
                 self._news.clear()
                 wanted = {
-                    (one, registry.cluster): registry
-                    for registry in self._registries
-                    for one in self._others(registry)
+                    (one, registry): None for registry in self._registries for one in self._others(registry)
                 }
                 for registry in self._registries:
                     registry.fellows.known = self._known(registry)
-                for key in running.keys() - wanted.keys():
+                for key in [one for one in running if one not in wanted]:
                     running.pop(key).cancel()
-                for key in sorted(wanted.keys() - running.keys(), key=lambda key: (key[0].name, key[1])):
-                    running[key] = tasks.create_task(
-                        self._listen(key[0], wanted[key]), name=f"fellows/{key[0].name}/{key[1]}"
-                    )
+                for key in sorted(wanted.keys() - running.keys(), key=_names):
+                    name = "/".join(("fellows", *_names(key)))
+                    running[key] = tasks.create_task(self._listen(*key), name=name)
                 await self._news.wait()
 
     async def _watch_directory(self) -> None:
@@ -128,3 +128,8 @@ class FellowListener:
                     _log.info("fellow_heard", controller=controller.name, cluster=registry.cluster)
                 registry.fellows.heard(controller.name)
                 backoff.reset()
+
+
+def _names(ear: _Ear) -> tuple[str, str]:
+    controller, registry = ear
+    return controller.name, registry.cluster

@@ -43,6 +43,7 @@ class ServedClusters:
         self, me: Me, *, catalog: CatalogReader, proposer: Proposer, feed: Feed, tracer: Tracer
     ) -> None:
         self.registries: dict[str, ClusterRegistry] = {}
+        self._epochs: dict[str, int] = {}  # Of the cluster that each of them is for: names are taken again.
         self._me = me
         self._catalog = catalog
         self._proposer = proposer
@@ -55,8 +56,9 @@ class ServedClusters:
     def learn(self) -> Iterator[str]:
         """Serve the clusters that the catalog shows now, and no others; yield every cluster that has views."""
         tables = self._catalog.tables
-        for gone in [name for name in self.registries if not self._is_ours(tables.cluster(name), name)]:
+        for gone in [name for name in self.registries if not self._is_served(tables.cluster(name), name)]:
             registry = self.registries.pop(gone)
+            del self._epochs[gone]
             registry.retire()
             self._fellows.leave(registry)
             self._feed.leave_local(gone)
@@ -67,10 +69,15 @@ class ServedClusters:
             if spec.role != "witness":
                 yield name
             if name not in self.registries and self._is_ours(spec, name):
+                self._epochs[name] = spec.epoch
                 self._serve(name)
 
-    def _is_ours(self, spec: ClusterSpec | None, name: str) -> bool:
-        return spec is not None and self._me.cluster in (name, *spec.homes)
+    def _is_served(self, spec: ClusterSpec | None, name: str) -> bool:
+        """True for a cluster that is ours still, and no other one that has joined under its name meanwhile."""
+        return spec is not None and self._is_ours(spec, name) and spec.epoch == self._epochs[name]
+
+    def _is_ours(self, spec: ClusterSpec, name: str) -> bool:
+        return self._me.cluster in (name, *spec.homes)
 
     def changed(self, changes: tuple[Change, ...]) -> None:
         """Follow what the catalog says of the served clusters."""

@@ -110,6 +110,7 @@ class SimController:
         self._began_s: dict[str, float] = {}
         self._viewing: dict[str, asyncio.Task[None]] = {}
         self.registries = {}
+        self._epochs: dict[str, int] = {}
         self.copies = {}
         self.catalog: Catalog = self._parts.catalog()
         for index in range(1, known_index + 1):
@@ -273,6 +274,7 @@ class SimController:
         self._learn_moves()
         for gone in [name for name in self.registries if not self._is_ours(name)]:
             registry = self.registries.pop(gone)
+            del self._epochs[gone]
             registry.retire()
             self._fellows.leave(registry)
             self.feed.leave_local(gone)
@@ -286,7 +288,9 @@ class SimController:
 
     def _is_ours(self, cluster: str) -> bool:
         spec = self.catalog.tables.cluster(cluster)
-        return spec is not None and self.cluster in (cluster, *spec.homes)
+        if spec is None or self.cluster not in (cluster, *spec.homes):
+            return False
+        return spec.epoch == self._epochs.setdefault(cluster, spec.epoch)
 
     def _learn_moves(self) -> None:
         if isinstance(self._directory, MovingDirectory):
