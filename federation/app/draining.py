@@ -7,6 +7,7 @@ So a drain outlives whoever began it. Each step names the revision that it saw: 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -36,6 +37,14 @@ TURNS_ALONE_MAX = 6
 _log = structlog.get_logger("drain")
 
 
+class _Alone(NamedTuple):
+    """Turns in a row in which some service would have had nobody else; times are the federation's."""
+
+    started_ms: int  # Of the drain.
+    turns: int
+    seen_ms: int  # The last of them.
+
+
 class DrainDesk:
     """Begins and ends drains for operators, and takes their steps while this controller holds the lease."""
 
@@ -53,7 +62,7 @@ class DrainDesk:
         self._catalog = catalog
         self._views = views
         self._facts = facts
-        self._turns_alone: dict[str, int] = {}  # Of each drain: turns in which some service had nobody else.
+        self._alone: dict[str, _Alone] = {}  # Of each drain under which some service had nobody else.
 
     async def drain(self, cluster: str, request: DrainRequest, operator: str) -> DrainSpec:
         """Begin to drain `cluster`, and return at once; one that is under way or done stays as it is.
@@ -125,8 +134,8 @@ class DrainDesk:
             for row in self._catalog.tables.list_resources("", "Drain")
             if is_under_way(drain := _decode(row.spec))
         ]
-        for ended in self._turns_alone.keys() - {cluster for cluster, _, _ in rows}:
-            del self._turns_alone[ended]
+        for ended in self._alone.keys() - {cluster for cluster, _, _ in rows}:
+            del self._alone[ended]
         if not rows:
             return
         outcome = await self._proposer.propose(
@@ -155,15 +164,23 @@ class DrainDesk:
             self._catalog.tables, self._views, cluster, percent_min=drain.capacity_percent_min
         )
         if not alone:
-            self._turns_alone.pop(cluster, None)
+            self._alone.pop(cluster, None)
             return step(drain, now_ms=now_ms)
-        self._turns_alone[cluster] = self._turns_alone.get(cluster, 0) + 1
-        if self._turns_alone[cluster] < TURNS_ALONE_MAX:
+        if self._count_alone(cluster, drain) < TURNS_ALONE_MAX:
             return drain
         what = "no other ready endpoint"
         if all(one.weight_left for one in alone):
             what = f"less than {drain.capacity_percent_min}% of the ready weight"
         return roll_back(drain, f"{what} was left of {name_orphans(alone)}", now_ms=now_ms)
+
+    def _count_alone(self, cluster: str, drain: DrainSpec) -> int:
+        """Return how many turns in a row it was so: of this drain, and while the lease was held all the time."""
+        now_ms, before = self._catalog.now_ms, self._alone.get(cluster)
+        turns = 1
+        if before is not None and before.started_ms == drain.started_ms:
+            turns += before.turns if now_ms - before.seen_ms < LEASE_TTL_MS else 0
+        self._alone[cluster] = _Alone(drain.started_ms, turns, now_ms)
+        return turns
 
     async def _check_capacity(self, cluster: str, percent_min: int) -> None:
         short = await find_orphans(self._catalog.tables, self._views, cluster, percent_min=percent_min)

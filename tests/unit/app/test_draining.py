@@ -163,6 +163,39 @@ async def test_a_drain_goes_on_when_the_others_serve_again() -> None:
     assert federation.share("beta") == 50
 
 
+async def test_turns_of_an_earlier_holding_of_the_lease_are_not_in_a_row_with_those_of_now() -> None:
+    federation = Federation()
+    await federation.drain("beta")
+    await federation.turn()
+    unready(federation)
+    await federation.turn(TURNS_ALONE_MAX - 1)
+    other = federation.desk_of("beta")
+    federation.log.wait(LEASE_TTL_MS)
+    await other._turn()  # It has the lease now, and sees the first of its own turns alone.
+    federation.publish("alpha", endpoint("alpha", version=(1, 3)))
+    await other._turn()
+    federation.publish("alpha", endpoint("alpha", ready=False, version=(1, 4)))
+    federation.log.wait(LEASE_TTL_MS)
+    await federation.turn(TURNS_ALONE_MAX - 1)
+    assert not federation.row("beta").rolled_back
+    await federation.turn()
+    assert federation.row("beta").rolled_back
+
+
+async def test_turns_of_an_earlier_drain_are_not_in_a_row_with_those_of_the_next() -> None:
+    federation = Federation()
+    await federation.drain("beta")
+    unready(federation)
+    await federation.turn(TURNS_ALONE_MAX - 1)
+    await federation.desk.undrain("beta", ADMIN)
+    federation.publish("alpha", endpoint("alpha", version=(1, 3)))
+    federation.log.wait(1)
+    await federation.drain("beta")
+    federation.publish("alpha", endpoint("alpha", ready=False, version=(1, 4)))
+    await federation.turn(TURNS_ALONE_MAX - 1)
+    assert not federation.row("beta").rolled_back
+
+
 async def test_a_drain_by_force_asks_nobody() -> None:
     federation = Federation()
     unready(federation)
