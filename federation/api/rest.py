@@ -40,6 +40,7 @@ from federation.api.watch import WATCHES_MAX, WatchHub
 from federation.kernel.errors import (
     HTTP_STATUS,
     AlreadyExistsError,
+    BadIdentityError,
     CompactedError,
     InvalidInputError,
     IsthmusError,
@@ -63,6 +64,9 @@ _REASONS = {
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Who watches is judged again with the first event so long after the last time.
+WATCHER_JUDGED_S = 60.0
+
 _log = structlog.get_logger("api")
 
 
@@ -287,13 +291,15 @@ class ResourceApi:
         await response.prepare(request)
         self._watching += 1
         try:
+            judged_s = asyncio.get_running_loop().time()
             async for event in self._events(request, kind, revision):
+                if (now_s := asyncio.get_running_loop().time()) - judged_s >= WATCHER_JUDGED_S:
+                    self._authorize(request)
+                    judged_s = now_s
                 await response.write(msgspec.json.encode(event) + b"\n")
-        except CompactedError as error:
-            await response.write(
-                msgspec.json.encode({"type": "ERROR", "object": {"code": 410, "message": error.message}})
-                + b"\n"
-            )
+        except (CompactedError, BadIdentityError, NotAllowedError) as error:
+            what = {"code": HTTP_STATUS[error.code], "message": error.message}
+            await response.write(msgspec.json.encode({"type": "ERROR", "object": what}) + b"\n")
         finally:
             self._watching -= 1
         return response

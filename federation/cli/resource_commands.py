@@ -19,6 +19,7 @@ from federation.kernel.errors import (
     CompactedError,
     InvalidInputError,
     IsthmusError,
+    NotAllowedError,
     NotFoundError,
     OutcomeUnknownError,
     UnavailableError,
@@ -26,6 +27,8 @@ from federation.kernel.errors import (
 
 BASE = f"/apis/{API_VERSION}"
 ENDPOINTS = ("endpoint", "endpoints")
+# Why a watch ended, by its HTTP status; any other one has missed what is forgotten by now.
+_WATCH_ENDS: dict[int, type[IsthmusError]] = {401: BadIdentityError, 403: NotAllowedError}
 _PLURALS = ", ".join(sorted(kind.plural for kind in KINDS.values()))
 _KINDS_TEXT = f"KIND is one of {_PLURALS}, or its singular."
 
@@ -231,7 +234,7 @@ def _watch(session: Session, path: str, revision: str, name: str | None, output:
     for line in session.api.stream(f"{path}?watch=true&resourceVersion={revision}"):
         event = decode_answer(line)
         if event["type"] == "ERROR":
-            raise CompactedError(event["object"]["message"])
+            raise _WATCH_ENDS.get(event["object"]["code"], CompactedError)(event["object"]["message"])
         if name in (None, "", event["object"]["metadata"]["name"]):
             print_event(event, output)
     raise UnavailableError("the controller ended the watch: repeat the command to list anew and go on")

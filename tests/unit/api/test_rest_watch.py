@@ -16,6 +16,7 @@ from federation.api import rest
 from federation.api.proposer import Proposer
 from federation.api.rest import ResourceApi, errors_to_status
 from federation.api.watch import WatchHub
+from federation.kernel.errors import NotAllowedError
 from tests.support.wait import eventually_async
 from tests.unit.api.logs import CatalogLog
 from tests.unit.discovery.builders import Log, founded, put_export
@@ -25,9 +26,13 @@ WAIT_S = 60.0
 
 
 class OpenApi(ResourceApi):
-    """Lets everybody in."""
+    """Lets everybody in, until it is to refuse them."""
+
+    refused = ""
 
     def _authorize(self, request: web.Request) -> str:
+        if self.refused:
+            raise NotAllowedError(self.refused)
         return "a test"
 
 
@@ -109,3 +114,24 @@ async def test_a_new_status_of_an_object_that_is_as_it_was_made_is_no_new_object
         events = [msgspec.json.decode(await answer.content.readline()) for _ in range(2)]
         assert [event["type"] for event in events] == ["ADDED", "MODIFIED"]
         assert [event["object"]["metadata"]["generation"] for event in events] == [1, 1]
+
+
+async def test_a_watch_ends_before_an_event_that_its_caller_may_not_see_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its certificate expired, or its cluster has another home: who he is was judged when the watch began."""
+    monkeypatch.setattr(rest, "WATCHER_JUDGED_S", 0.0)
+    log = founded()
+    path = f"{POLICIES}?watch=true&resourceVersion={log.catalog.revision}"
+    async with serving(log) as (api, watches, session), session.get(path) as answer:
+        log.accept("alpha", put_export("alpha", "shop", "x", name="seen"))
+        watches.notify()
+        event = msgspec.json.decode(await answer.content.readline())
+        assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "seen")
+        api.refused = "operator admin is one of another cluster by now"
+        log.accept("alpha", put_export("alpha", "shop", "x", name="unseen"))
+        watches.notify()
+        event = msgspec.json.decode(await answer.content.readline())
+        assert (event["type"], event["object"]) == ("ERROR", {"code": 403, "message": api.refused})
+        assert await answer.content.readline() == b""
+        await eventually_async(lambda: api._watching == 0, timeout_s=WAIT_S)
