@@ -15,7 +15,7 @@ from discovery.core.model import Endpoint, EndpointKey
 from federation.agent import declarations as said
 from federation.agent.backoff import Backoff
 from federation.agent.control import RegisterCall, open_channel, receive, register, send
-from federation.agent.directory import DirectoryStore, own_controllers
+from federation.agent.directory import DirectoryStore, own_controllers, preferred_controllers
 from federation.agent.gateway_watch import GatewayWatch, sightings
 from federation.api.messages import (
     AgentHeartbeat,
@@ -42,6 +42,8 @@ HEARTBEATS_PER_LEASE = 3
 # What a gateway sees is believed while it was heard of late (`federation.api.gateway_eyes.FRESH_S`).
 SIGHTED_PAUSE_S = 2.0
 REFUSED_AGAIN_S = 30.0
+# When none of its controllers has answered for so long, an agent asks others; there may be thousands of agents.
+ELSEWHERE_FIRST_S, ELSEWHERE_CAP_S = 15.0, 120.0
 # More clusters than this are not drained at one time.
 DRAINS_WATCHED_MAX = 64
 
@@ -83,6 +85,7 @@ class Registrar:
         """Hold one stream to each controller of the cluster, as the directory names them."""
         self._consider()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ask_elsewhere(), name="register/elsewhere")
             running: dict[NamedController, asyncio.Task[None]] = {}
             while True:
                 directory = self._directory.current
@@ -99,6 +102,42 @@ class Registrar:
                     self.streams[controller.name] = stream
                     running[controller] = tasks.create_task(stream.run(), name=f"register/{controller.name}")
                 await self._directory.newer_than(directory.revision)
+
+    async def _ask_elsewhere(self) -> None:
+        """While none of its controllers answers, ask those of other clusters where they are now, one after the other.
+
+        What is known of them is what they said last: they may have another address, or the cluster another home.
+        """
+        backoff = Backoff(first_s=ELSEWHERE_FIRST_S, cap_s=ELSEWHERE_CAP_S)
+        asked = 0
+        while True:
+            await asyncio.sleep(backoff.delay_s())
+            if any(stream.connected for stream in self.streams.values()):
+                backoff.reset()
+                continue
+            directory = self._directory.current
+            own = own_controllers(directory, self._cluster)
+            others = [one for one in preferred_controllers(directory, self._cluster) if one not in own]
+            if others:
+                try:
+                    await self._ask(others[asked % len(others)])
+                except IsthmusError as error:
+                    _log.info("nobody_elsewhere", error=error.message)
+                asked += 1
+
+    async def _ask(self, controller: NamedController) -> None:
+        """Take the directory of a controller that does not serve this cluster: it tells an agent that, and no more."""
+        async with open_channel(controller, self._identity, self._directory) as channel:
+            call = register(channel)
+            try:
+                async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                    message = await receive(call)
+            except TimeoutError as error:
+                raise UnavailableError(
+                    f"{controller.name} said nothing within {WELCOME_TIMEOUT_S:g} s"
+                ) from error
+        if isinstance(message, DirectoryUpdate) and self._directory.offer(message.directory):
+            _log.info("directory_taken", controller=controller.name, revision=message.directory.revision)
 
     @property
     def incarnation(self) -> int:

@@ -69,6 +69,7 @@ class FakeController:
         self.refuse: dict[EndpointKey, str] = {}
         self.sign_error: tuple[grpc.StatusCode, str] | None = None
         self.directory: Directory | None = None
+        self.serves = True  # False: it tells the caller who does, if it has a directory, and refuses.
         # What was heard.
         self.callers: list[str] = []
         self.hellos: list[AgentHello] = []
@@ -124,6 +125,10 @@ class FakeController:
 
     async def _register(self, requests: AsyncIterator[bytes], context: Any) -> None:
         self.callers.append(str(peer_identity()))
+        if not self.serves:
+            if self.directory is not None:
+                await context.write(_encoder.encode(DirectoryUpdate(directory=self.directory)))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the cluster is not served here")
         outbox: asyncio.Queue[Any] = asyncio.Queue()
         self._outboxes.add(outbox)
         try:

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
 from discovery.core.specs import ServiceTraffic
+from federation.agent import registration
 from federation.agent.directory import DirectoryStore
 from federation.agent.gateway_watch import GatewayWatch
 from federation.agent.registration import Registrar
@@ -365,3 +368,61 @@ async def test_a_controller_that_is_back_is_told_of_a_cluster_once_it_names_it_a
             controller.say(asked)
             await eventually_async(lambda: controller.sightings == lost, timeout_s=WAIT_S)
             watching.cancel()
+
+
+async def test_an_agent_whose_only_controller_has_another_address_by_now_is_told_by_another_cluster(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "ELSEWHERE_FIRST_S", 0.2)
+    block = loopback()
+    before, after = (FakeController(domain, "alpha", block.host(number)) for number in (1, 2))
+    async with FakeController(domain, "beta", block.host(3)) as other, after:
+        other.serves = False
+        store = store_of(directory_of(before, other))  # Nobody listens where it was.
+        async with running(registrar(domain, store, ONE)) as agent:
+            await eventually_async(
+                lambda: len(other.callers) > 1, timeout_s=WAIT_S
+            )  # It knows no more than we.
+            other.directory = directory_of(after, other, revision=2)
+            await connected(agent, after)
+            agent.set_ready({ONE.key: True})
+            await eventually_async(lambda: agent.level(ONE.key) == "global", timeout_s=WAIT_S)
+    assert other.declared == []
+
+
+async def test_an_agent_that_was_off_while_its_cluster_moved_finds_the_new_home_although_the_old_one_is_gone(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "ELSEWHERE_FIRST_S", 0.2)
+    block = loopback()
+    old = FakeController(domain, "alpha", block.host(1))
+    async with (
+        FakeController(domain, "beta", block.host(2)) as new,
+        FakeController(domain, "gamma", block.host(3)) as other,
+    ):
+        new.serves = other.serves = False
+        new.directory = other.directory = directory_of(old, new, other, revision=2, homes={"delta": "beta"})
+        store = store_of(directory_of(old, new, other, homes={"delta": "alpha"}))
+        async with running(registrar(domain, store, cluster="delta")) as agent:
+            await eventually_async(lambda: set(agent.streams) == {"beta-c1"}, timeout_s=WAIT_S)
+            new.serves = True  # By the identity of now, which another part gets there.
+            await connected(agent, new)
+
+
+async def test_while_one_of_its_controllers_answers_nobody_else_is_asked(
+    domain: TestDomain, store_of: StoreOf, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "ELSEWHERE_FIRST_S", 0.2)
+    monkeypatch.setattr(registration, "ELSEWHERE_CAP_S", 0.2)
+    block = loopback()
+    away = FakeController(domain, "alpha", block.host(2), id="c2")
+    async with (
+        FakeController(domain, "alpha", block.host(1)) as controller,
+        FakeController(domain, "beta", block.host(3)) as other,
+    ):
+        controller.lease_ms = 600
+        async with running(registrar(domain, store_of(directory_of(controller, away, other)))) as agent:
+            await connected(agent, controller)
+            asked = len(other.callers)  # On a slow machine before it was connected.
+            await eventually_async(lambda: controller.heartbeats >= 5, timeout_s=WAIT_S)
+            assert len(other.callers) <= asked + 1  # One may have been under way.
