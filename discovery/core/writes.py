@@ -121,14 +121,18 @@ def _check_strictly(schema: int, put: Put, row: Resource | None, spec: AnySpec |
     if row is None or (spec is not None and put.spec != row.spec):
         check_resource_is_plain(put.key, spec)
         if isinstance(spec, ControllerSpec) and spec.role == "mirror":
-            _check_not_older(schema, put.key, spec)
+            _check_mirror(schema, put.key, spec)
 
 
-def _check_not_older(schema: int, key: ResourceKey, spec: ControllerSpec) -> None:
-    """Raise PreconditionError for a mirror with which all would go back to older rules than those of this command.
+def _check_mirror(schema: int, key: ResourceKey, spec: ControllerSpec) -> None:
+    """Raise InvalidInputError for a mirror among the log's members, PreconditionError for one by which rules would be older ones.
 
     A mirror applies no commands, and is in other hands: by its word alone nobody's rules become weaker again.
     """
+    if spec.raft:
+        raise InvalidInputError(
+            f"{key}: spec.raft is {spec.raft[:300]!r}, expected none of a mirror: it has no vote"
+        )
     if command_schema((spec.protocol,)) < schema:
         raise PreconditionError(
             f"{key}: protocol {spec.protocol} is older than what this federation runs by: upgrade the mirror"

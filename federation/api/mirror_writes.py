@@ -7,7 +7,7 @@ of the trust domain, let others in, or take another cluster's vote.
 
 from typing import assert_never
 
-from certs.core.spiffe import SystemIdentity
+from certs.core.spiffe import SystemIdentity, parse, system_identity
 from discovery.core.commands import (
     AcquireLease,
     Body,
@@ -68,11 +68,12 @@ def _check_operation(operation: Operation, mirror: SystemIdentity, tables: Table
 
 
 def _is_own(put: Put, mirror: SystemIdentity) -> bool:
-    """True when a mirror says where it is, as a mirror."""
+    """True when a mirror says where and who it is, as a mirror: with an address of the log's members it would be one of them."""
     if put.key != ResourceKey("", "Controller", "", f"{mirror.cluster}-{mirror.id}") or put.spec is None:
         return False
     spec = decode_spec("Controller", put.spec, where=str(put.key))
-    return isinstance(spec, ControllerSpec) and spec.role == "mirror"
+    assert isinstance(spec, ControllerSpec)
+    return spec.role == "mirror" and not spec.raft and system_identity(parse(spec.identity)) == mirror
 
 
 def _is_mirror(key: ResourceKey, tables: Tables) -> bool:

@@ -169,9 +169,9 @@ def test_the_places_of_all_are_bounded() -> None:
         pass
 
 
-def own_record(cluster: str, id_: str = "m1", role: str = "mirror") -> Operation:
+def own_record(cluster: str, id_: str = "m1", role: str = "mirror", **more: object) -> Operation:
     identity = f"spiffe://alpha.test/isthmus/{cluster}/controller/{id_}"
-    spec = {"cluster": cluster, "role": role, "identity": identity, "protocol": PROTOCOL_VERSION}
+    spec = {"cluster": cluster, "role": role, "identity": identity, "protocol": PROTOCOL_VERSION, **more}
     return put(key("Controller", f"{cluster}-{id_}"), spec)
 
 
@@ -182,6 +182,9 @@ def own_record(cluster: str, id_: str = "m1", role: str = "mirror") -> Operation
         pytest.param(MIRROR, put_token("t", "delta", "a" * 64), id="let-an-agent-in"),
         pytest.param(MIRROR, ClaimToken(secret_sha256="a" * 64, purpose="agent", claimant="e" * 64), id="use-a-token-up"),
         pytest.param(MIRROR, own_record("delta", role="member"), id="be-a-member"),
+        pytest.param(MIRROR, own_record("delta", raft="127.9.9.9:7000"), id="be-dialled-as-a-member"),
+        pytest.param(HOMES_MIRROR, own_record("alpha", raft="127.9.9.9:7000"), id="stand-for-its-member"),
+        pytest.param(HOMES_MIRROR, own_record("alpha", identity="spiffe://alpha.test/isthmus/alpha/controller/1"), id="be-somebody-else"),
         pytest.param(MIRROR, own_record("delta", "m2"), id="speak-for-another-mirror"),
         pytest.param(MIRROR, put(key("ExportPolicy", "x", scope="delta", namespace="shop"), status=b"{}"), id="say-what-follows"),
         pytest.param(MIRROR, put(key("Cluster", "delta"), {"role": "remote", "trustDomain": "alpha.test", "home": "alpha", "ranges": ["0.0.0.0/0"]}), id="widen-its-ranges"),

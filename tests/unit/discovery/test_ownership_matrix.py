@@ -358,6 +358,15 @@ def test_a_mirror_cannot_take_the_rules_of_all_back_to_those_of_an_older_version
     assert poisoned.code == Code.PERMISSION_DENIED
 
 
+def test_a_mirror_has_no_address_among_the_members_of_the_log():
+    log = settled()
+    refused = log.write("delta", put_mirror("delta", PROTOCOL_VERSION, raft="127.9.9.9:7000"))
+    assert (refused.code, refused.message) == (
+        Code.INVALID_ARGUMENT,
+        "Controller/delta-m1: spec.raft is '127.9.9.9:7000', expected none of a mirror: it has no vote",
+    )
+
+
 def test_a_mirror_of_a_federation_that_has_not_gone_on_yet_may_be_as_old_as_that():
     log = founded()
     log.accept("alpha", put_controller("alpha-1", "alpha", protocol=STRICT_SCHEMA - 1))
