@@ -18,7 +18,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 S = TypeVar("S", bound=Section)
 
 _HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([a-zA-Z0-9._-]{1,253})):([0-9]{1,5})")
-_UNKNOWN = re.compile(r"unknown field `([^`]{1,80})`")
+_UNKNOWN = re.compile(r"unknown field `([^`]{1,80})`(?: - at `([^`]*)`)?")
+_ITEM = re.compile(r"\[[0-9]+\]")
 _SHOWN_CHARACTERS = 80
 
 
@@ -41,25 +42,31 @@ def decode_config(text: str, schema: type[S], *, path: str) -> S:
 
 
 def _hint(problem: str, schema: type[Section]) -> str:
-    """Return the key of the schema that was probably meant, as the end of a sentence."""
+    """Return the key that was probably meant, with its place where that is another section, as the end of a sentence."""
     unknown = _UNKNOWN.search(problem)
-    known = _keys(msgspec.inspect.type_info(schema))
-    close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.7) if unknown else []
-    return f": did you mean `{close[0]}`?" if close else ""
+    if unknown is None:
+        return ""
+    known = tuple(_keys(msgspec.inspect.type_info(schema), "$"))
+    close = difflib.get_close_matches(unknown[1], dict(known), n=1, cutoff=0.7)
+    if not close:
+        return ""
+    places = [place for key, place in known if key == close[0]]
+    is_here = f"{_ITEM.sub('[...]', unknown[2] or '$')}.{close[0]}" in places
+    return f": did you mean `{close[0] if is_here else places[0]}`?"
 
 
-def _keys(kind: msgspec.inspect.Type) -> Iterator[str]:
-    """Yield every key of a section and of those in it."""
+def _keys(kind: msgspec.inspect.Type, place: str) -> Iterator[tuple[str, str]]:
+    """Yield every key of a section and of those in it, and its place, as msgspec spells it."""
     match kind:
         case msgspec.inspect.StructType(fields=fields):
             for field in fields:
-                yield field.encode_name
-                yield from _keys(field.type)
+                yield field.encode_name, f"{place}.{field.encode_name}"
+                yield from _keys(field.type, f"{place}.{field.encode_name}")
         case msgspec.inspect.UnionType(types=types):
             for one in types:
-                yield from _keys(one)
+                yield from _keys(one, place)
         case msgspec.inspect.VarTupleType(item_type=item):
-            yield from _keys(item)
+            yield from _keys(item, f"{place}[...]")
 
 
 def host_port(text: str, key: str) -> tuple[str, int]:
