@@ -87,7 +87,7 @@ def explain(
         revision=view.revision,
         visible=service is not None,
         stands_for="" if target == key else str(target),
-        owners=tuple(_owners(reasons, view.tables, service)),
+        owners=tuple(_with_policies_once(_owners(reasons, view.tables, service))),
         type="" if service is None else service.type,
         session_affinity="" if service is None else service.affinity,
         decided_by=f"{said[0].cluster} ({said[0].said.policy})" if said else "",
@@ -141,9 +141,6 @@ def withdrawn_of(
 
 
 def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterator[OwnerFact]:
-    told: set[str] = (
-        set()
-    )  # Whose policies were said: they are the same for what is registered and what is outside.
     parts: set[tuple[str, bool]] = set()
     served = reasons.policies.served
     for order, owner in enumerate(() if service is None else service.owners):
@@ -158,10 +155,16 @@ def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterat
             facts = chain(seen_endpoints(service, owner), withheld_endpoints(served, rows))
             fact = _owner(reasons, owner.cluster, owner.endpoints, facts)
             fact = replace(fact, direct=owner.direct, gateways=gateway_facts(service, owner))
-        policies = () if owner.cluster in told else fact.policies
-        told.add(owner.cluster)
-        yield replace(fact, visible=True, order=order, policies=policies)
+        yield replace(fact, visible=True, order=order)
     yield from _hidden(reasons, tables, parts)
+
+
+def _with_policies_once(owners: Iterable[OwnerFact]) -> Iterator[OwnerFact]:
+    """Tell the policies of a cluster once: they are the same for what is registered and what is outside."""
+    told: set[str] = set()
+    for fact in owners:
+        yield replace(fact, policies=()) if fact.cluster in told else fact
+        told.add(fact.cluster)
 
 
 def _hidden(reasons: Reasons, tables: Tables, seen: set[tuple[str, bool]]) -> Iterator[OwnerFact]:

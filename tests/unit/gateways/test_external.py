@@ -147,6 +147,28 @@ def test_what_is_not_exported_is_not_there_and_why_is_told():
     assert fact.why.startswith("not exported")
 
 
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        pytest.param([endpoint("beta")], [("beta", False, True), ("beta", True, True)], id="both-seen"),
+        pytest.param(
+            [endpoint("beta"), resource(put_cluster("beta", network="beta", ranges=["10.200.0.0/16"]))],
+            [("beta", True, True), ("beta", False, False)],
+            id="one-of-them-not-served",
+        ),
+        pytest.param(
+            [endpoint("beta"), resource(put_export("beta", "shop", "carts"))],
+            [("beta", False, False), ("beta", True, False)],
+            id="both-hidden",
+        ),
+    ],
+)
+def test_the_policies_of_a_cluster_are_told_once_for_what_is_registered_and_what_is_outside(rows, parts):
+    told = Made("alpha", OUTSIDE, *rows).told()
+    assert [(one.cluster, one.external, one.visible) for one in told] == parts
+    assert [sorted(policy.kind for policy in one.policies) for one in told] == [["ExportPolicy", "Grant"], []]
+
+
 def test_a_drain_or_a_loss_of_its_cluster_leaves_an_address_where_it_is():
     made = Made("alpha", OUTSIDE, endpoint("beta"), gateway("beta"), resource(put_drain("beta", 0)))
     service = made.view.service(ORDERS)
