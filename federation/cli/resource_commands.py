@@ -106,6 +106,8 @@ def apply(
     """Create objects, or make them as the file says. One that is refused does not stop the others."""
     # Everything is read and checked for shape before anything is sent.
     objects = read_manifests(filenames)
+    for one in objects:
+        _check_owner(one, cluster)
     session = Session(context_directory)
     refused: list[IsthmusError] = []
     for one in objects:
@@ -129,6 +131,12 @@ def apply(
     if refused:
         others = "nothing was changed" if dry_run else "the others are as the file says"
         raise type(refused[0])(f"{len(refused)} of {len(objects)} objects were refused, {others}")
+
+
+def _check_owner(one: Manifest, cluster: str) -> None:
+    named = one.metadata.get("cluster")
+    if one.kind.scoped and cluster and named and named != cluster:
+        raise InvalidInputError(f"{one.where}: metadata.cluster is {named!r}, --cluster says {cluster!r}")
 
 
 def _apply_one(session: Session, one: Manifest, cluster: str, *, dry_run: bool) -> tuple[str, dict[str, Any]]:

@@ -157,6 +157,17 @@ def test_a_manifest_that_makes_no_sense_is_named_before_anything_is_sent(
     assert message in err
 
 
+def test_a_manifest_of_another_owner_than_the_options_is_refused_before_anything_is_sent(
+    run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "objects.yaml"
+    path.write_text(GRANT + "metadata: {name: a, namespace: shop, cluster: beta}\n")
+    message = f"isthmus: {path}: document 1: metadata.cluster is 'beta', --cluster says 'gamma'\n"
+    assert run("apply", "-f", str(path), "--cluster", "gamma") == (2, "", message)
+    code, _, err = run("apply", "-f", str(path), "--cluster", "beta")
+    assert (code, "context.toml" in err) == (3, True)  # That is what comes next.
+
+
 def test_a_manifest_that_is_too_large_or_no_text_is_refused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     path.write_bytes(b"x" * (1024 * 1024 + 1))
