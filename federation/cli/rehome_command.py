@@ -114,8 +114,13 @@ def _finish(
     session: Session, path: str, answer: dict[str, Any], to: str | None, *, wait: bool, output: str
 ) -> None:
     if wait:
-        back = f"isthmus cluster rehome {answer['cluster']} --abort takes it back"
-        with only_watching(f"the move goes on: {back}"):
+        name = answer["cluster"]
+        goes_on = (
+            f"the move goes on: isthmus cluster rehome {name} --abort takes it back"
+            if to is not None
+            else f"the return goes on: isthmus cluster status {name} says how far it is"
+        )
+        with only_watching(goes_on):
             answer = _watch(session, path, answer)
     if output == "json":
         print_json(answer)

@@ -120,3 +120,32 @@ def test_a_move_goes_on_from_its_return_by_the_leave_that_it_had(
     else:
         assert "moves from alpha to beta" in outcome.output
         assert controller.sent == [RehomeRequest(to="beta", within_ms=600_000, force=True)]
+
+
+class Interrupted(Controller):
+    """Ctrl-C comes as soon as it is asked how far the move is."""
+
+    def get(self, _path: str) -> dict[str, Any]:
+        if self.sent:
+            raise KeyboardInterrupt
+        return super().get(_path)
+
+    def send(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        state = "returning" if path.endswith("/abort") else "moving"
+        return {**super().send(method, path, body), "state": state, "withinMs": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "beta", "--yes"), "the move goes on: isthmus cluster rehome delta --abort takes it back"),
+        (("--abort",), "the return goes on: isthmus cluster status delta says how far it is"),
+    ],
+)
+def test_ctrl_c_ends_the_watching_and_says_what_goes_on(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = Interrupted(answer("returning"))
+    monkeypatch.setattr("federation.cli.rehome_command.Session", lambda _directory: controller)
+    outcome = CliRunner().invoke(rehome, ["delta", *arguments])
+    assert said in outcome.output.splitlines()
