@@ -75,6 +75,7 @@ class Operations:
         views: ViewSource,
         proxies: Callable[[], list[dict[str, object]]],
         standing: Callable[[], dict[str, object]],
+        barrier: Callable[[], Awaitable[None]],
         create_token: Callable[[TokenRequest], Awaitable[TokenReply]],
     ) -> None:
         self._id = id
@@ -85,6 +86,7 @@ class Operations:
         self._views = views
         self._proxies = proxies
         self._standing = standing
+        self._barrier = barrier
         self._create_token = create_token
 
     def routes(self) -> list[web.RouteDef]:
@@ -126,7 +128,10 @@ class Operations:
         return json_response(reply, status=201)
 
     async def _status(self, request: web.Request) -> web.Response:
+        """With `?newest=true` no older state than any write that was finished before the call; raises UnavailableError."""
         self._authorize(request)
+        if request.query.get("newest") == "true":
+            await self._barrier()
         tables = self._catalog.tables
         directory = build_directory(tables)
         return json_response(

@@ -111,8 +111,12 @@ class DrainDesk:
         _log.info("drain_ended", cluster=cluster, operator=operator)
 
     async def state(self, cluster: str) -> DrainSpec:
-        """Return how far the drain of `cluster` is; raises NotFoundError if nobody drains it."""
+        """Return how far the drain of `cluster` is now; raises NotFoundError if nobody drains it.
+
+        A controller that is behind would tell of an earlier one, or of none: UnavailableError until it is not.
+        """
         check_label(cluster, "cluster")
+        await self._proposer.barrier()
         try:
             return _decode(resource(self._catalog.tables, _key(cluster)).spec)
         except NotFoundError as error:

@@ -97,6 +97,7 @@ def _operations(controller: "Controller") -> Operations:
         views=controller.views,
         proxies=lambda: describe_proxies(controller.xds),
         standing=lambda: raft_standing(controller.engine.status()),
+        barrier=controller.proposer.barrier,
         create_token=create,
     )
 

@@ -59,6 +59,7 @@ class MirrorApi:
             views=views,
             proxies=lambda: describe_proxies(xds),
             standing=self._standing,
+            barrier=proposer.barrier,
             create_token=self._no_token,
         )
         self._understanding = Understanding(

@@ -5,6 +5,7 @@ import getpass
 import tomllib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +25,7 @@ from federation.cli.session import (
     read_text,
     read_token,
 )
-from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from federation.kernel.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
 
 
 @click.command()
@@ -167,11 +168,11 @@ def _is_remote(path: Path) -> bool:
 @output_option
 def list_clusters(context_directory: str, output: str) -> None:
     """List the clusters that joined, and whether they are alive."""
-    answer = Session(context_directory).get("/v1/status")
+    clusters = _newest_clusters(Session(context_directory))
     if output == "json":
-        print_json(answer["clusters"])
+        print_json(clusters)
         return
-    _print_clusters(answer["clusters"])
+    _print_clusters(clusters)
 
 
 @cluster.command("status")
@@ -181,8 +182,7 @@ def list_clusters(context_directory: str, output: str) -> None:
 def cluster_status(name: str | None, context_directory: str, output: str) -> None:
     """Show clusters with their state, controllers, endpoints and gateways; of one also its last states, and its move."""
     session = Session(context_directory)
-    answer = session.get("/v1/status")
-    clusters = [one for one in answer["clusters"] if name in (None, one["name"])]
+    clusters = [one for one in _newest_clusters(session) if name in (None, one["name"])]
     if not clusters:
         raise NotFoundError(f"cluster {name} has not joined: isthmus cluster list names those that have")
     if output == "json":
@@ -199,6 +199,17 @@ cluster.add_command(drain)
 cluster.add_command(undrain)
 cluster.add_command(remove)
 cluster.add_command(rehome)
+
+
+def _newest_clusters(session: Session) -> list[dict[str, Any]]:
+    """The clusters of the status as they are now; where nobody knows, as the controller knows them."""
+    try:
+        answer = session.get("/v1/status?newest=true")
+    except UnavailableError as error:
+        answer = session.get("/v1/status")
+        say(f"as of revision {answer['revision']}, it may be old: {error.message}")
+    clusters: list[dict[str, Any]] = answer["clusters"]
+    return clusters
 
 
 def _print_clusters(clusters: list[dict[str, object]]) -> None:

@@ -152,7 +152,7 @@ def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any
             )
         time.sleep(POLL_S)
         try:
-            answer = session.get(path)
+            answer = _same_drain(answer, session.get(path))
         except UnavailableError as error:
             say(f"asking again: {error.message}")
         except NotFoundError as error:
@@ -160,6 +160,19 @@ def _watch(session: Session, path: str, answer: dict[str, Any]) -> dict[str, Any
                 f"the drain of {answer['cluster']} was ended by somebody else: it has its whole share again,"
                 " or was removed"
             ) from error
+
+
+def _same_drain(watched: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The newer state of a drain; raises for another drain of the same cluster."""
+    began, other = watched["startedUnixMs"], found["startedUnixMs"]
+    if other < began:
+        raise UnavailableError("a controller that is behind tells of an earlier drain")
+    if other > began:
+        raise PreconditionError(
+            f"the drain of {watched['cluster']} was ended by somebody else, and another one began:"
+            f" isthmus cluster status {watched['cluster']}"
+        )
+    return found
 
 
 def _still_watched(drain: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from federation.api.client import ApiClient
 from federation.app.context import Context, open_context
 from federation.kernel.codec import MALFORMED
 from federation.kernel.configfile import Section, decode_config
-from federation.kernel.errors import InvalidInputError, NotFoundError, UnavailableError
+from federation.kernel.errors import InvalidInputError, NotFoundError, OutcomeUnknownError, UnavailableError
 from federation.kernel.units import duration_ms
 
 CONTEXT_VARIABLE = "ISTHMUS_CONTEXT"
@@ -119,8 +119,11 @@ class Session:
         )
 
     def get(self, path: str) -> Any:
-        """Return the decoded answer of a GET."""
-        return decode_answer(self.api.call("GET", path))
+        """Return the decoded answer of a GET; a lost one is nothing but unavailable, since a GET changes nothing."""
+        try:
+            return decode_answer(self.api.call("GET", path))
+        except OutcomeUnknownError as error:
+            raise UnavailableError(error.message) from error
 
     def send(self, method: str, path: str, value: object) -> Any:
         """Send `value` as JSON and return the decoded answer."""

@@ -59,10 +59,10 @@ class Federation:
             self.publish(owner, gateway(owner))
         self.desk = self.desk_of("alpha")
 
-    def desk_of(self, cluster: str) -> DrainDesk:
+    def desk_of(self, cluster: str, *, log: DirectLog | None = None) -> DrainDesk:
         return DrainDesk(
             holder=f"{cluster}-1",
-            proposer=Proposer(DirectLog(self.log), cluster=cluster),
+            proposer=Proposer(log or DirectLog(self.log), cluster=cluster),
             catalog=self.log.catalog,
             views=self.views,
             facts=self.facts,
@@ -149,6 +149,19 @@ async def test_a_drain_that_follows_at_once_is_told_apart_from_the_one_that_was_
     first = await federation.drain("beta")
     federation.log.accept("alpha", put_drain("beta", startedMs=first.started_ms, rolledBack="why"))
     assert (await federation.drain("beta")).started_ms == first.started_ms + 1
+
+
+async def test_a_controller_that_is_behind_catches_up_before_it_tells_of_a_drain() -> None:
+    federation = Federation()
+    federation.log.accept("alpha", put_drain("beta", startedMs=1, rolledBack="why"))
+
+    class Behind(DirectLog):
+        async def read_barrier(self, *, timeout_ms: int) -> int:
+            federation.log.accept("alpha", put_drain("beta", startedMs=2))
+            return federation.log.index
+
+    found = await federation.desk_of("alpha", log=Behind(federation.log)).state("beta")
+    assert (found.started_ms, found.rolled_back) == (2, "")
 
 
 async def test_a_drain_goes_on_when_the_others_serve_again() -> None:

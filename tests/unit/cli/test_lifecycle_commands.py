@@ -11,7 +11,7 @@ from federation.kernel.errors import IsthmusError, NotFoundError, PreconditionEr
 
 
 def drain(
-    share_percent: int, state: str = "draining", reason: str = "", *, left_ms: int = 0
+    share_percent: int, state: str = "draining", reason: str = "", *, left_ms: int = 0, began: int = 7
 ) -> dict[str, Any]:
     return {
         "cluster": "beta",
@@ -19,6 +19,7 @@ def drain(
         "sharePercent": share_percent,
         "everyMs": 0,
         "watchedLeftMs": left_ms,
+        "startedUnixMs": began,
         "reason": reason,
     }
 
@@ -49,6 +50,7 @@ DONE, GIVEN_UP = drain(0, "drained"), drain(100, "rolled back", "why")
         pytest.param(drain(50), [WATCHED, GIVEN_UP], GIVEN_UP, id="errors-end-it-for-a-while-after-the-last-step"),
         pytest.param(drain(50), [WATCHED, DONE], DONE, id="and-no-longer"),
         pytest.param(WATCHED, [GIVEN_UP], GIVEN_UP, id="who-repeats-the-command-after-the-last-step-watches-too"),
+        pytest.param(drain(50), [drain(100, "rolled back", "why", began=6), DONE], DONE, id="an-earlier-one-is-not-it"),
         pytest.param(DONE, [GIVEN_UP], DONE, id="what-was-drained-before-is-not-watched"),
     ],
 )  # fmt: skip
@@ -62,6 +64,12 @@ def test_a_drain_that_somebody_else_ends_is_told_as_what_it_is():
     session: Any = Answers(drain(50), NotFoundError("cluster beta is not drained"))
     with pytest.raises(PreconditionError, match="ended by somebody else"):
         _watch(session, "path", drain(100))
+
+
+def test_a_drain_that_somebody_else_began_anew_is_not_taken_for_the_one_that_is_watched():
+    session: Any = Answers(drain(100, began=8))
+    with pytest.raises(PreconditionError, match="ended by somebody else, and another one began"):
+        _watch(session, "path", drain(50))
 
 
 def test_after_the_last_step_it_says_for_how_long_it_waits(capsys):
