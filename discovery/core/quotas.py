@@ -114,19 +114,19 @@ def check_growth(tables: Tables, usage: Usage, body: Write | PublishEndpoints) -
     `usage` is that of a draft, before anything else follows from the command: that is charged to nobody. Nor is a
     status: members write it. Nor what controllers see: who has no room must not be blind.
     """
-    if isinstance(body, Write) and all(
-        one.key.kind in _SEEN for one in body.operations if isinstance(one, Put)
-    ):
+    if isinstance(body, Write) and not any(map(_is_charged, body.operations)):
         return
-    slack_bytes = BYTES_SLACK
-    if isinstance(body, Write) and any(_asks_for_bytes(operation) for operation in body.operations):
-        slack_bytes = 0
+    slack_bytes = BYTES_SLACK if isinstance(body, PublishEndpoints) else 0
     for cluster in {place.cluster: None for place, by in usage.changes() if by > 0 and place.cluster}:
         quota_of(tables, cluster).check_growth(usage, cluster, slack_bytes=slack_bytes)
 
 
-def _asks_for_bytes(operation: Operation) -> bool:
-    return isinstance(operation, Put) and (operation.spec is not None or operation.labels is not None)
+def _is_charged(operation: Operation) -> bool:
+    return (
+        isinstance(operation, Put)
+        and operation.key.kind not in _SEEN
+        and (operation.spec is not None or operation.labels is not None)
+    )
 
 
 def shares(usage: Usage, cluster: str, quota: Quota) -> Mapping[Measure, tuple[int, int]]:

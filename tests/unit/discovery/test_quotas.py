@@ -5,7 +5,7 @@ import pytest
 from discovery.core.commands import Command, Delete, PublishEndpoints, Put, encode_command
 from discovery.core.declarations import Declaration
 from discovery.core.local import LocalTable
-from discovery.core.quotas import BUILT_IN, Quota, quota_of, shares
+from discovery.core.quotas import BUILT_IN, BYTES_SLACK, Quota, quota_of, shares
 from discovery.core.rates import Bucket
 from discovery.core.specs import QUOTA_BYTES, ClusterSpec, QuotaSpec
 from discovery.core.usage import Usage
@@ -98,7 +98,7 @@ def test_resources_do_not_creep_past_the_limit_of_bytes_in_small_steps():
     assert outcome.code == Code.RESOURCE_EXHAUSTED
     assert "bytes, at most 2000 are allowed by Quota/alpha spec.bytes" in outcome.message
     assert log.catalog.usage.count("bytes", "alpha") <= 2_000
-    status = b'{"conditions": "%s"}' % (b"x" * 2_000)
+    status = b'{"conditions": "%s"}' % (b"x" * 2 * BYTES_SLACK)
     log.accept("alpha", put(policy("b", 10).key, status=status))  # Members write it, not who is limited.
     log.accept("alpha", policy("a", 5))  # Less is always allowed.
 
