@@ -190,10 +190,11 @@ class Conditions:
 
 
 def claims(policies: Policies, tables: Tables, key: ServiceKey) -> list[Claim]:
-    """What each cluster that exports a service, and has endpoints of it, says of it; those who keep it say nothing."""
+    """What each cluster that exports a service, and has endpoints of it to which callers may be sent, says of it."""
     found: list[Claim] = []
     parts = policies.external_parts(key)
-    for cluster in dict.fromkeys((*_clusters_with(tables, key), *parts)):
+    outside = (cluster for cluster, part in parts.items() if part.endpoints)
+    for cluster in dict.fromkeys((*_clusters_with(policies, tables, key), *outside)):
         if cluster in policies.clusters:
             claim = policies.claim(cluster, key, ())
             if claim.age is not None:
@@ -208,13 +209,14 @@ def claims(policies: Policies, tables: Tables, key: ServiceKey) -> list[Claim]:
     ]
 
 
-def _clusters_with(tables: Tables, key: ServiceKey) -> Iterator[str]:
-    """The clusters that have endpoints of a service. Cost: one search for each."""
+def _clusters_with(policies: Policies, tables: Tables, key: ServiceKey) -> Iterator[str]:
+    """The clusters that have served endpoints of a service. Cost: one search for each, and a look at those that are not."""
     after = b""
     prefix = endpoint_prefix(key)
     while (row := next(tables.endpoints.keys(prefix, after), None)) is not None:
         cluster = EndpointKey.decode(row).cluster
-        yield cluster
+        if any(map(policies.served.serves, tables.list_endpoints(key, cluster))):
+            yield cluster
         after = endpoint_prefix(key, cluster) + b"\xff"
 
 

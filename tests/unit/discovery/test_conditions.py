@@ -114,6 +114,18 @@ def test_without_endpoints_nobody_is_in_anybodys_way():
     assert told.write() == 0
 
 
+def test_endpoints_that_nobody_is_sent_to_are_in_nobodys_way():
+    told = two_exports(type="Headless")
+    told.log.publish("beta", endpoint("beta"))
+    assert told.write() == 1
+    told.log.accept("alpha", put_cluster("alpha", ranges=["192.0.2.0/24"]))
+    assert told.write() == 1
+    assert told.conditions(EXPORT["beta"]) == {"Conflict": ("False", "NoConflict", "")}
+    told.log.accept("alpha", put_cluster("alpha"))
+    assert told.write() == 1
+    assert told.conditions(EXPORT["beta"])["Conflict"][:2] == ("True", "TypeConflict")
+
+
 def test_a_service_that_is_kept_for_oneself_is_no_export():
     told = two_exports(type="Headless", consumers=["beta"])
     told.log.publish("beta", endpoint("beta"))
@@ -232,7 +244,7 @@ def test_thousands_of_conflicts_are_one_bounded_message():
 steps = st.lists(
     st.tuples(
         st.sampled_from(("alpha", "beta")),
-        st.sampled_from(("export", "withdraw", "serve", "stop")),
+        st.sampled_from(("export", "withdraw", "serve", "stop", "narrow", "widen")),
         st.sampled_from(("ClusterSetIP", "Headless")),
         st.booleans(),
     ),
@@ -240,7 +252,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(steps)
 def test_conditions_that_are_kept_up_are_those_of_a_fresh_look(found):
     told = Told(founded())
@@ -252,6 +264,10 @@ def test_conditions_that_are_kept_up_are_those_of_a_fresh_look(found):
                 told.log.write(cluster, Delete(key=EXPORT[cluster]))
             case "serve":
                 told.log.publish(cluster, endpoint(cluster, version=(1, number)))
+            case "narrow":
+                told.log.accept(cluster, put_cluster(cluster, ranges=["192.0.2.0/24"]))
+            case "widen":
+                told.log.accept(cluster, put_cluster(cluster))
             case _:
                 told.log.publish(cluster, remove=((endpoint(cluster).key, 1, number),))
         if look:
