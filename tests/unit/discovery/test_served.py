@@ -118,7 +118,7 @@ def put_mirror(cluster: str, *places: str) -> Put:
     identity = f"spiffe://alpha.test/isthmus/{cluster}/controller/m1"
     spec = {"cluster": cluster, "role": "mirror", "identity": identity, "protocol": PROTOCOL_VERSION}
     return put(
-        key("Controller", f"{cluster}-m1"), spec | dict(zip(("raft", "control"), places, strict=False))
+        key("Controller", f"{cluster}-m1"), spec | dict(zip(("control", "api"), places, strict=False))
     )
 
 
