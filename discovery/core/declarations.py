@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from discovery.core.agents import NOTHING_TOLD
 from discovery.core.model import Change, Endpoint, EndpointKey
 from discovery.core.rules import check_endpoint_key
 from federation.kernel.errors import IsthmusError, NotAllowedError
@@ -36,6 +37,9 @@ class Word(NamedTuple):
     position: tuple[int, int]
     rows: tuple[Endpoint, ...] = ()
     refused: tuple[EndpointKey, ...] = ()  # What it has besides, by rows that this controller refused.
+
+
+NOTHING = Word(NOTHING_TOLD)  # Of an agent of which only that it lives is told.
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import structlog
 
 from discovery.core.canary import is_doubtful
-from discovery.core.declarations import Declaration, Declared, Difference, Withdrawn, Word
+from discovery.core.declarations import NOTHING, Declaration, Declared, Difference, Withdrawn, Word
 from discovery.core.local import LocalTable, Phase
 from discovery.core.model import Change, Endpoint, EndpointKey, unpack_endpoint, unpack_origin
 from discovery.core.poison import controller_places
@@ -189,7 +189,12 @@ class ClusterRegistry:
         spec = cluster_spec(tables, self.cluster)
         self._learn(tables)
         word = Word((heard.incarnation, heard.sequence), heard.rows, heard.refused)
-        changes = self._table.hear(controller, heard.agent, word, spec)
+        try:
+            changes = self._table.hear(controller, heard.agent, word, spec)
+        except LimitExceededError as error:
+            # It lives all the same, and what else that controller hears must not be lost for it.
+            _log.warning("heard_too_much", controller=controller, agent=heard.agent, reason=error.message)
+            changes = self._table.hear(controller, heard.agent, NOTHING, spec)
         self._contested.discard(heard.agent)
         if changes:
             self._took(changes)

@@ -3,8 +3,9 @@
 import pytest
 
 from discovery.core.declarations import Declaration
+from discovery.core.local import ENDPOINTS_PER_AGENT_MAX
 from discovery.core.model import Change, Endpoint
-from federation.api.heard import AgentHeard, Beat, decode_heard, encode_heard
+from federation.api.heard import HEARD_ROWS_MAX, AgentHeard, Beat, decode_heard, encode_heard
 from federation.api.registry import ClusterRegistry
 from federation.kernel.errors import StaleRevisionError
 from tests.unit.discovery.builders import Log, endpoint, founded
@@ -391,6 +392,24 @@ async def test_other_controllers_are_told_what_was_refused_here_and_leave_it() -
     other.registry.hear("alpha-m1", told)
     assert other.names() == {"one", "two"}
     await answers.aclose()
+
+
+def test_an_agent_that_told_another_controller_too_much_is_heard_and_keeps_nobody_else_from_being_heard() -> (
+    None
+):
+    world = World()
+    here = ENDPOINTS_PER_AGENT_MAX - HEARD_ROWS_MAX + 1
+    session = world.connect(*(endpoint(name=f"here-{number}") for number in range(here)))
+    world.connect(endpoint(name="other", agent="agent-2"), agent="agent-2")
+    told = [endpoint(name=f"there-{number}", version=(1, 2)) for number in range(HEARD_ROWS_MAX)]
+    world.registry.hear("alpha-m1", heard(*told, sequence=2))
+    assert len(world.names()) == here + 1
+    world.registry.close("agent-1", session)
+    world.after(100, heard="agent-2")
+    assert len(world.names()) == here + 1  # It lives, by the other controller's word.
+    world.registry.hear("alpha-m1", AgentHeard(agent="agent-1"))
+    world.after(100, heard="agent-2")
+    assert world.names() == {"other"}
 
 
 class Guest:
