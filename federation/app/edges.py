@@ -72,10 +72,11 @@ def _resource_api(controller: "Controller") -> ResourceApi:
 
 def _operations(controller: "Controller") -> Operations:
     async def create(request: TokenRequest) -> TokenReply:
+        now_ms = await reached_ms(lambda: controller.catalog.now_ms)
         return await create_token(
             request,
-            tables=controller.catalog.tables,
-            now_ms=await reached_ms(lambda: controller.catalog.now_ms),
+            tables=controller.catalog.tables,  # Of now: before a first tick they may be those of an earlier run.
+            now_ms=now_ms,
             proposer=controller.proposer,
             cluster=controller.cluster,
             pin=spki_pin(controller.credentials.root.certificate_der),
