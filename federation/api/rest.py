@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from certs.core.verifier import Verifier
+from discovery.core.catalog import REQUEST_ID_CHARS_MAX
 from discovery.core.commands import Delete, Put
 from discovery.core.kinds import GROUP, KINDS, VERSION, Kind, decode_spec
 from discovery.core.model import FEDERATION_SCOPE, Resource, ResourceKey, unpack_resource
@@ -62,6 +63,9 @@ _REASONS = {
     503: "ServiceUnavailable",
     504: "Timeout",
 }
+
+# Of what is written, behind the id of a request.
+_DIGEST_CHARS = 32
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Who watches is judged again with the first event so long after the last time.
@@ -140,7 +144,12 @@ def _verbs(kind: Kind) -> list[str]:
 def _request_id(request: web.Request, put: Put) -> str:
     """Return under which id a write is proposed: the client's, for this very write; another one is no repetition."""
     given = request.query.get("requestId", "")
-    return f"{given}/{hashlib.sha256(msgspec.msgpack.encode(put)).hexdigest()[:32]}" if given else ""
+    if not given:
+        return ""
+    digest = hashlib.sha256(msgspec.msgpack.encode(put)).hexdigest()[:_DIGEST_CHARS]
+    if len(given) > (most := REQUEST_ID_CHARS_MAX - len("/") - len(digest)):
+        raise InvalidInputError(f"requestId has {len(given)} characters, at most {most} are allowed")
+    return f"{given}/{digest}"
 
 
 class ResourceApi:

@@ -1,6 +1,7 @@
 """Writes over HTTP to a real catalog: what is repeated, and what only looks as if it were."""
 
 import msgspec
+import pytest
 
 from federation.api.manifest import API_VERSION
 from tests.unit.api.test_rest_watch import POLICIES, serving
@@ -28,6 +29,21 @@ async def test_another_write_under_a_used_request_id_is_not_taken_for_the_first_
                 assert (answer.status, told["spec"]) == (200, body["spec"]), told
         async with session.get(f"{POLICIES}/a") as answer:
             assert (await answer.json())["metadata"]["generation"] == 2  # The repeated one took effect once.
+
+
+@pytest.mark.parametrize(("chars", "status"), [(95, 200), (96, 400)])
+async def test_a_request_id_that_is_too_long_is_refused_by_the_name_of_the_parameter(
+    chars: int, status: int
+) -> None:
+    path = f"{POLICIES}/a?requestId={'x' * chars}"
+    async with (
+        serving(founded()) as (_, _, session),
+        session.put(path, json=policy("a", "x")) as answer,
+    ):
+        told = await answer.json()
+        assert answer.status == status, told
+        if status != 200:
+            assert told["message"] == "requestId has 96 characters, at most 95 are allowed"
 
 
 async def test_a_watch_says_that_something_was_added_once() -> None:
