@@ -125,13 +125,15 @@ class ForwardService:
                 f"the forwarded command has {len(request.command)} bytes, at most {COMMAND_BYTES_MAX} are allowed"
             )
         command = decode_command(request.command)
+        self._fairness.count(
+            cluster, command.body
+        )  # Also what is refused: each refusal is a record of the audit trail.
         self._check_body(command)
         schema = self._schema()
         if command.schema > schema:
             raise PreconditionError(
                 f"the forwarded command has schema {command.schema}, every controller can apply {schema}"
             )
-        self._fairness.count(cluster, command.body)
         # Nothing that the state machine judges by is the mirror's own word: an older schema has weaker rules.
         stamped = msgspec.structs.replace(
             command, proposer=cluster, schema=schema, actor=_said(command.actor, self._peer())

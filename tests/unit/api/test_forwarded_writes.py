@@ -215,6 +215,17 @@ async def test_a_mirror_writes_nothing_that_members_sign_admit_or_remove_by(
     )
 
 
+async def test_what_is_refused_to_a_mirror_counts_for_its_rate_too() -> None:
+    member = Member(writesPerSecond=1, writesBurst=2)
+    codes = [
+        (await member.forward(RemoveCluster(cluster=f"c{number}", removed_by="me"))).code
+        for number in range(20)
+    ]
+    assert codes[0] == Code.PERMISSION_DENIED
+    assert Code.UNAVAILABLE in codes
+    assert len(member.trail.take()) == codes.count(Code.PERMISSION_DENIED)
+
+
 @pytest.mark.parametrize(
     "body",
     [
