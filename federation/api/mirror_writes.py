@@ -28,6 +28,8 @@ from federation.kernel.errors import NotAllowedError
 
 # Kinds that people do not write, and mirrors do: what fails for the callers that they serve.
 _REPORTED = frozenset({"DrainReport"})
+# Kinds that people may delete, and mirrors may not: with it goes what keeps a removed cluster's name and trust domain from others.
+_KEPT = frozenset({"RemovedCluster"})
 
 
 def check_mirror_body(body: Body, mirror: SystemIdentity, tables: Tables) -> None:
@@ -61,7 +63,8 @@ def _check_operation(operation: Operation, mirror: SystemIdentity, tables: Table
             if status is not None:
                 raise NotAllowedError(f"{key}: a mirror may not write the status of a resource")
         case Delete():
-            if not (kind.deletable or reported or _is_mirror(key, tables)):
+            deletable = kind.deletable and key.kind not in _KEPT
+            if not (deletable or reported or _is_mirror(key, tables)):
                 raise NotAllowedError(f"{key}: a mirror may not delete {kind.plural}: ask a member")
         case _:
             assert_never(operation)

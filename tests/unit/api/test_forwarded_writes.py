@@ -190,6 +190,7 @@ def own_record(cluster: str, id_: str = "m1", role: str = "mirror", **more: obje
         pytest.param(MIRROR, put(key("Cluster", "delta"), {"role": "remote", "trustDomain": "alpha.test", "home": "alpha", "ranges": ["0.0.0.0/0"]}), id="widen-its-ranges"),
         pytest.param(MIRROR, Delete(key=key("Cluster", "delta")), id="leave"),
         pytest.param(HOMES_MIRROR, Delete(key=key("Cluster", "beta")), id="remove-another-cluster"),
+        pytest.param(HOMES_MIRROR, Delete(key=key("RemovedCluster", "zeta")), id="forget-a-removed-cluster"),
         pytest.param(HOMES_MIRROR, Delete(key=key("Controller", "alpha-1")), id="remove-a-member"),
         pytest.param(HOMES_MIRROR, put(key("Member", "beta"), {"standing": "removed"}), id="take-anothers-vote"),
         pytest.param(HOMES_MIRROR, put(key("Observation", "beta", scope="alpha"), {"controlLost": True}), id="observe"),
