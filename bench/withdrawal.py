@@ -1,8 +1,6 @@
 """A cluster dies as a whole: until the others' DNS names it no more."""
 
 import asyncio
-import os
-import signal
 import time
 
 import dns.exception
@@ -14,6 +12,7 @@ from bench.asking import readiness
 from bench.declarer import declaring
 from bench.records import Figure, Measured, of_rounds
 from bench.session import Session
+from chaos.faults.processes import killed
 from chaos.lab.federation import Lab
 from chaos.lab.processes import LabError
 from chaos.lab.topology import NAMESPACE
@@ -54,16 +53,11 @@ def _round(lab: Lab, victim: str, asked: str) -> float:
     lab.isthmus("apply", "-f", str(policy), at=lab.clusters[victim])
     asyncio.run(_declare(lab, victim, service))  # Its lease outlasts this round by far.
     _until(lab, asked, service, "NOERROR")
-    victims = lab.of_cluster(victim)
     began_s = time.perf_counter()
-    for process in victims:  # All at one moment; `kill` waits for each.
-        os.killpg(process.pid, signal.SIGKILL)
-    for process in victims:
-        process.kill()
-    _until(lab, asked, service, "NXDOMAIN")
-    took_s = time.perf_counter() - began_s
-    for process in victims:
-        process.start()
+    # Started again also when this section fails: the next ones measure the same federation.
+    with killed(lab, [process.name for process in lab.of_cluster(victim)]):
+        _until(lab, asked, service, "NXDOMAIN")
+        took_s = time.perf_counter() - began_s
     lab.wait_recovered()
     return took_s
 
