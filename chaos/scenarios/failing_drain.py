@@ -52,7 +52,8 @@ def failing_drain(lab: Lab, say: Say, seconds: float) -> tuple[Result, list[Chec
             with _Calls(lab) as calls:
                 checks.append(_rolled_back(said.result()))
                 ended_s = stage.event(f"the drain of {VICTIM} is rolled back")
-                checks.append(_traffic_returns(lab, calls))
+                _wait_returned(lab, calls)
+            checks.append(_failed_meanwhile(calls))
             recovered_s = stage.event(f"{SERVICE} is answered by {VICTIM} alone again")
             checks.append(_told(lab))
             lab.isthmus("cluster", "undrain", VICTIM, at=lab.clusters[ASKED])
@@ -73,7 +74,9 @@ class _Calls:
         self._lab = lab
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="offers", daemon=True)
-        self.answered: Counter[tuple[int, str]] = Counter()  # By status and cluster.
+        self.answered: Counter[tuple[int, str]] = (
+            Counter()
+        )  # By status and cluster; to be read when it is over.
         self.good = 0  # In a row, until now, of the drained cluster.
 
     def __enter__(self) -> Self:
@@ -146,12 +149,15 @@ def _rolled_back(said: _Said) -> Check:
     )
 
 
-def _traffic_returns(lab: Lab, calls: _Calls) -> Check:
+def _wait_returned(lab: Lab, calls: _Calls) -> None:
     wait_until(
         lambda: calls.good >= CALLS_AFTER and _assigned(lab) == 100,
         f"{SERVICE}{BROKEN} is answered by {VICTIM} again",
         TIMEOUT_S,
     )
+
+
+def _failed_meanwhile(calls: _Calls) -> Check:
     failed = sum(count for (status, _), count in calls.answered.items() if status == BROKEN_STATUS)
     return Check(
         name=f"callers fail under the drain, and {CALLS_AFTER} times in a row not after it",
