@@ -179,8 +179,10 @@ def _done(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
 
 
 def _is_same(before: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether a write would change nothing: a spec is the same when it is written the same, in the same order."""
     labels = wanted["metadata"].get("labels") or {}
-    return bool(before["spec"] == wanted.get("spec", {}) and before["metadata"].get("labels", {}) == labels)
+    spec, spec_before = (msgspec.json.encode(one) for one in (wanted.get("spec", {}), before["spec"]))
+    return bool(spec == spec_before and before["metadata"].get("labels", {}) == labels)
 
 
 @click.command(epilog=f"{_KINDS_TEXT[:-1]}; or endpoints.")
