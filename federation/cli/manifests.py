@@ -83,6 +83,8 @@ def _files(filename: str) -> list[str]:
 def _read(filename: str) -> Iterator[Manifest]:
     if filename == "-":
         filename = "standard input"
+        if sys.stdin is None:
+            raise InvalidInputError(f"{filename} is closed, expected objects in it")
         text = text_of(sys.stdin.buffer, filename)
     else:
         text = read_text(Path(filename))

@@ -49,11 +49,14 @@ def test_a_list_means_its_items(tmp_path: Path) -> None:
     ]
 
 
-def test_standard_input_is_named_when_it_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_named_when_it_is_no_text_or_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO((GRANT % "a").encode())))
     assert labels("-") == ["grant/a"]
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"\xff")))
     with pytest.raises(InvalidInputError, match="standard input: not UTF-8 text"):
+        labels("-")
+    monkeypatch.setattr("sys.stdin", None)  # As after `<&-`.
+    with pytest.raises(InvalidInputError, match="standard input is closed"):
         labels("-")
 
 
