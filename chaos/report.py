@@ -29,7 +29,7 @@ _COLUMNS = (
 _WHOLE_MS_MIN = 10  # From here on tenths say nothing.
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What `--report` writes."""
 
     scenarios: tuple[Result, ...]

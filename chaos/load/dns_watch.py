@@ -21,7 +21,7 @@ FAILURES_SHOWN_MAX = 3
 WATCHED_SERVICE = "catalogue"
 
 
-class Check(Struct, frozen=True, kw_only=True):
+class Check(Struct, frozen=True, kw_only=True, rename="camel"):
     """Something that was shown beside the load."""
 
     name: str

@@ -98,7 +98,7 @@ class Event(Struct, frozen=True, kw_only=True):
     text: str
 
 
-class Retries(Struct, frozen=True, kw_only=True):
+class Retries(Struct, frozen=True, kw_only=True, rename="camel"):
     """What an Envoy counted as retries (upstream_rq_retry), until two moments."""
 
     proxy: str
@@ -120,7 +120,7 @@ class Record(Struct, frozen=True, kw_only=True):
     events: tuple[Event, ...]
 
 
-class Result(Struct, frozen=True, kw_only=True):
+class Result(Struct, frozen=True, kw_only=True, rename="camel"):
     """One scenario's figures. Quantiles, gaps and shift are those of single calls, where nothing else is said."""
 
     name: str

@@ -13,7 +13,7 @@ from federation.agent.identity import IdentityKeeper
 from federation.agent.registration import Registrar
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True):
+class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of the parts."""
 
 

@@ -25,7 +25,7 @@ TOKEN_KEPT_MS = 86_400_000
 TOKENS_COLLECTED_MAX = 32
 
 
-class TokenRequest(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TokenRequest(Message, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """POST /v1/tokens: what the operator wants to let in."""
 
     purpose: Literal["cluster", "agent", "gateway", "dns", "controller"]
@@ -36,7 +36,7 @@ class TokenRequest(Message, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ttl_ms: int = TTL_MS_DEFAULT
 
 
-class TokenReply(Message, frozen=True, kw_only=True):
+class TokenReply(Message, frozen=True, kw_only=True, rename="camel"):
     """The token, which nobody can read again, and the name by which it is listed."""
 
     token: str
@@ -56,12 +56,12 @@ def check_request(request: TokenRequest) -> None:
             )
         check_label(request.namespace, "namespace")
         if not request.workload_group:
-            check_label(request.service_account, "service_account")
+            check_label(request.service_account, "serviceAccount")
             return
         check_name(request.workload_group, "workload_group")
         if request.service_account:
             raise InvalidInputError(
-                f"service_account: {request.service_account!r} is given with workload group"
+                f"serviceAccount: {request.service_account!r} is given with workload group"
                 f" {request.workload_group}, which has its own: leave one of them out"
             )
     elif request.namespace or request.service_account or request.workload_group:

@@ -22,7 +22,7 @@ _REVISION_DIGITS_MAX = 18
 NAMES_MAX = 10
 
 
-class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """How the proxies of one cluster, those that the write concerns, took it. Durations in milliseconds."""
 
     cluster: str
@@ -33,7 +33,7 @@ class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
     last_ms: float | None = None  # ... and until the last answer so far.
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class Held(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A process that follows the catalog has the write, and serves by it."""
 
     cluster: str
@@ -41,7 +41,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     after_ms: float
 
 
-class Trace(msgspec.Struct, frozen=True, kw_only=True):
+class Trace(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What one controller knows of the way of one write."""
 
     revision: int

@@ -123,7 +123,7 @@ class DnsProcess:
             "missing": missing,
             "controller": status.source,
             "revision": status.revision,
-            "age_ms": status.age_ms,
+            "ageMs": status.age_ms,
             "error": status.last_error if not status.source else "",
         }
 

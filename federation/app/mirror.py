@@ -174,7 +174,7 @@ class Mirror:
             "role": "mirror",
             "member": status.source,
             "revision": status.revision,
-            "age_ms": status.age_ms,
+            "ageMs": status.age_ms,
             "error": status.last_error if not status.source else "",
             "missing": missing,
         }

@@ -38,7 +38,7 @@ _PREPARED_DIRECTORY = f"{RAFT_DIRECTORY}.founded"
 T = TypeVar("T")
 
 
-class Restored(msgspec.Struct, frozen=True, kw_only=True):
+class Restored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What became of it."""
 
     federation: str

@@ -152,21 +152,21 @@ def _trace_rows(one: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]
         }
         yield name, one["state"], "", "", texts[one["state"]]
         return
-    before = found["declared_ms_before"]
+    before = found["declaredMsBefore"]
     if before is not None:
         yield name, "declared", "", f"-{before:g} ms", "heard from its agent"
         for way in found["local"]:
-            yield name, "local", way["cluster"], _after(way["last_ms"], less_ms=before), _proxies_text(way)
-    at = datetime.fromtimestamp(found["committed_unix_ms"] / 1000, UTC).isoformat(timespec="milliseconds")
+            yield name, "local", way["cluster"], _after(way["lastMs"], less_ms=before), _proxies_text(way)
+    at = datetime.fromtimestamp(found["committedUnixMs"] / 1000, UTC).isoformat(timespec="milliseconds")
     yield name, "committed", "", "0 ms", at
     for way in found["proxies"]:
-        yield name, "compiled", way["cluster"], f"{way['compiled_ms']:g} ms", ""
+        yield name, "compiled", way["cluster"], f"{way['compiledMs']:g} ms", ""
         if way["acknowledged"] or way["waiting"] or way["gone"]:
-            yield name, "acknowledged", way["cluster"], _after(way["last_ms"]), _proxies_text(way)
+            yield name, "acknowledged", way["cluster"], _after(way["lastMs"]), _proxies_text(way)
     for held in found["held"]:
-        yield name, "held", held["cluster"], f"{held['after_ms']:g} ms", held["name"]
-    if found["held_more"]:
-        yield name, "held", "", "later", f"by {found['held_more']} more"
+        yield name, "held", held["cluster"], f"{held['afterMs']:g} ms", held["name"]
+    if found["heldMore"]:
+        yield name, "held", "", "later", f"by {found['heldMore']} more"
 
 
 def _after(last_ms: float | None, *, less_ms: float = 0.0) -> str:

@@ -205,7 +205,7 @@ async def test_an_agent_without_controllers_serves_from_disk_and_says_how_old_it
         await site.serving(again)
         shown = await site.ready_status()
         assert shown["proxy"]["controller"] == ""
-        assert shown["proxy"]["age_s"] > 0
+        assert shown["proxy"]["ageS"] > 0
         assert [one["connected"] for one in shown["controllers"]] == [False]
         await asyncio.to_thread(again.terminate, timeout_s=WAIT_S)
 

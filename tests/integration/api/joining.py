@@ -63,7 +63,7 @@ def enrolled(
     controller: Controller, folder: Path, name: str, *, purpose: str = "agent", cluster: str = "alpha"
 ) -> LeafIdentity:
     """Return the identity of a process that has just enrolled; agents are of namespace and account `shop`."""
-    workloads = {"namespace": "shop", "service_account": "shop"} if purpose == "agent" else {}
+    workloads = {"namespace": "shop", "serviceAccount": "shop"} if purpose == "agent" else {}
     token = make_token(controller, cluster=cluster, purpose=purpose, **workloads)
     leaf = LeafIdentity.load(folder)
     status, answer = enroll(controller, token, leaf.create_csr(), id=name)

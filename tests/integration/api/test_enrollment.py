@@ -15,7 +15,7 @@ from tests.integration.api.joining import csr_of, enroll, make_token
 from tests.integration.controller.installation import BASE, Caller, Controller
 from tests.support.wait import eventually
 
-AGENT = {"purpose": "agent", "namespace": "shop", "service_account": "shop"}
+AGENT = {"purpose": "agent", "namespace": "shop", "serviceAccount": "shop"}
 
 
 def test_an_agent_gets_its_identity_and_the_directory(controller: Controller, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_token_admits_one_key_and_the_same_key_may_repeat_a_lost_call(
 
 
 def test_an_expired_token_lets_nobody_in(controller: Controller, tmp_path: Path) -> None:
-    token = make_token(controller, cluster="alpha", ttl_ms=1_000, **AGENT)
+    token = make_token(controller, cluster="alpha", ttlMs=1_000, **AGENT)
     name = token_hash(token.secret)[:32]
     operator = controller.installation.operator()
     expires_ms = operator.ok("GET", f"{BASE}/jointokens/{name}")["spec"]["expiresMs"]
@@ -136,8 +136,8 @@ def test_strangers_cannot_send_garbage(controller: Controller, path: str, body: 
         pytest.param({"purpose": "dns", "cluster": "beta"}, 422, "enroll at a controller of beta", id="cluster-served-elsewhere"),
         pytest.param({"purpose": "king", "cluster": "alpha"}, 400, "purpose", id="unknown-purpose"),
         pytest.param({"purpose": "dns", "cluster": "Alpha"}, 400, "cluster: 'Alpha' is not a name", id="bad-name"),
-        pytest.param({"purpose": "dns", "cluster": "alpha", "ttl_ms": 999}, 400, "ttl: 999 ms", id="short"),
-        pytest.param({"purpose": "dns", "cluster": "alpha", "ttl_ms": 604_800_001}, 400, "outside 1s to 7d", id="long"),
+        pytest.param({"purpose": "dns", "cluster": "alpha", "ttlMs": 999}, 400, "ttl: 999 ms", id="short"),
+        pytest.param({"purpose": "dns", "cluster": "alpha", "ttlMs": 604_800_001}, 400, "outside 1s to 7d", id="long"),
         pytest.param({"purpose": "dns", "cluster": "alpha", "ttl": "10m"}, 400, "unknown field `ttl`", id="unknown-field"),
     ],
 )  # fmt: skip

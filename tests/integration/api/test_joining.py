@@ -154,7 +154,7 @@ def test_a_token_joins_one_root_only(controller: Controller) -> None:
 
 
 def test_an_agents_token_joins_no_cluster(controller: Controller) -> None:
-    token = make_token(controller, cluster="alpha", purpose="agent", namespace="a", service_account="b")
+    token = make_token(controller, cluster="alpha", purpose="agent", namespace="a", serviceAccount="b")
     request = primary_request(RootAuthority.create("alpha2.example"), token, "alpha")
     status, body = post_join(controller, request)
     assert status == 403

@@ -68,7 +68,7 @@ def endpoint(controller: Controller, identity: str, agent: str, key: EndpointKey
 
 
 def depot_agent(controller: Controller, folder: Path) -> LeafIdentity:
-    workloads = {"namespace": "depot", "service_account": "depot"}
+    workloads = {"namespace": "depot", "serviceAccount": "depot"}
     token = make_token(controller, cluster="alpha", purpose="agent", **workloads)
     leaf = LeafIdentity.load(folder)
     status, answer = enroll(controller, token, leaf.create_csr(), id="depot")
@@ -141,7 +141,7 @@ async def test_an_endpoint_is_explained_from_its_registration_to_its_withdrawal(
             "applied",
             ["endpoint alpha/depot/stock/stock-1"],
         )
-        assert way["trace"]["declared_ms_before"] > 0
+        assert way["trace"]["declaredMsBefore"] > 0
         assert [one["cluster"] for one in way["trace"]["local"]] == ["alpha"]
         await asyncio.to_thread(follow_page, controller)
         await send(agent, Declare(number=2, remove=((KEY, 1000, 2),)))

@@ -34,7 +34,7 @@ def test_a_machine_enrolls_into_a_group_and_is_listed_with_it(
     operator.ok("POST", GROUPS, group("machines"))
     assert operator.ok("GET", f"{GROUPS}/machines")["spec"] == SPEC
     token = make_token(
-        controller, cluster="alpha", purpose="agent", namespace="shop", workload_group="machines"
+        controller, cluster="alpha", purpose="agent", namespace="shop", workloadGroup="machines"
     )
     status, answer = enroll(controller, token, csr_of(tmp_path / "leaf"), id="machine-1")
     assert status == 200, answer.get("message", answer)
@@ -51,7 +51,7 @@ def test_a_group_that_was_deleted_lets_nobody_in_until_it_is_back(
 ) -> None:
     operator.ok("POST", GROUPS, group("fleeting"))
     token = make_token(
-        controller, cluster="alpha", purpose="agent", namespace="shop", workload_group="fleeting"
+        controller, cluster="alpha", purpose="agent", namespace="shop", workloadGroup="fleeting"
     )
     operator.ok("DELETE", f"{GROUPS}/fleeting")
     csr = csr_of(tmp_path / "leaf")
@@ -65,9 +65,9 @@ def test_a_group_that_was_deleted_lets_nobody_in_until_it_is_back(
 @pytest.mark.parametrize(
     ("wanted", "status", "message"),
     [
-        ({"workload_group": "nowhere"}, 404, "workload group shop/nowhere does not exist in cluster alpha"),
-        ({"workload_group": "x", "service_account": "y"}, 400, "service_account: 'y' is given with workload"),
-        ({"workload_group": "x", "purpose": "gateway"}, 400, "belong to agent tokens, not to gateway tokens"),
+        ({"workloadGroup": "nowhere"}, 404, "workload group shop/nowhere does not exist in cluster alpha"),
+        ({"workloadGroup": "x", "serviceAccount": "y"}, 400, "serviceAccount: 'y' is given with workload"),
+        ({"workloadGroup": "x", "purpose": "gateway"}, 400, "belong to agent tokens, not to gateway tokens"),
     ],
 )
 def test_a_token_of_no_group_is_not_made(

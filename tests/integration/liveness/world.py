@@ -127,7 +127,7 @@ class World:
     def start_parts(self, cluster: str, *purposes: str) -> None:
         """Start stand-ins for a gateway or an agent of a cluster; again after a kill: as who they were."""
         for purpose in purposes:
-            workload = {"namespace": "shop", "service_account": "shop"} if purpose == "agent" else {}
+            workload = {"namespace": "shop", "serviceAccount": "shop"} if purpose == "agent" else {}
             token = self.token(cluster, purpose, **workload)
             data_dir = self._folder / f"{cluster}-{purpose}"
             address = self.addresses[cluster].gateway

@@ -196,7 +196,7 @@ class Federation:
     async def agent(self, name: str, *, cluster: str = "alpha") -> Agent:
         """Return an agent that has just enrolled."""
         agent = Agent(self._folder / f"agent-{name}", name, cluster, self.host())
-        await agent.enroll(self.token("agent", cluster, namespace="shop", service_account="shop"))
+        await agent.enroll(self.token("agent", cluster, namespace="shop", serviceAccount="shop"))
         return agent
 
 

@@ -77,7 +77,7 @@ class World:
 
     def enroll(self, name: str, cluster: str) -> None:
         agent = Agent(self._folder / name, name, cluster, self._address(name))
-        token = self.token("agent", cluster, namespace="shop", service_account="shop")
+        token = self.token("agent", cluster, namespace="shop", serviceAccount="shop")
         with self._star.networks[AGENTS[name]].inside():
             asyncio.run(agent.enroll(token))
 

@@ -180,7 +180,7 @@ def test_dns_answers_from_its_disk_copy_when_it_starts_without_any_controller(
         status, body = await asyncio.to_thread(host.get, "/readyz")
         facts = json.loads(body)
         assert (status, facts["controller"]) == (200, "")
-        assert facts["age_ms"] > 0
+        assert facts["ageMs"] > 0
         assert facts["error"]
         metrics = (await asyncio.to_thread(host.get, "/metrics"))[1]
         assert 'isthmus_dns_replies_total{rcode="NOERROR",transport="udp"}' in metrics

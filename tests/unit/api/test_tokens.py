@@ -125,7 +125,7 @@ AGENT = {"purpose": "agent", "cluster": "alpha", "namespace": "shop", "service_a
         ({**AGENT, "namespace": ""}, InvalidInputError, "are missing: an agent token says who its workloads are"),
         ({**AGENT, "service_account": ""}, InvalidInputError, "service account and workload group, are missing"),
         ({**AGENT, "namespace": "S"}, InvalidInputError, "namespace: 'S' is not a name"),
-        ({**AGENT, "service_account": "a b"}, InvalidInputError, "service_account: 'a b' is not a name"),
+        ({**AGENT, "service_account": "a b"}, InvalidInputError, "serviceAccount: 'a b' is not a name"),
         ({**AGENT, "cluster": "nowhere"}, NotFoundError, "Cluster/nowhere does not exist"),
         ({**AGENT, "cluster": "beta"}, PreconditionError, "enroll at a controller of beta: create the token there"),
         ({**AGENT, "ttl_ms": 999}, InvalidInputError, "ttl: 999 ms is outside 1s to 7d"),

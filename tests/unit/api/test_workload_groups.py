@@ -113,7 +113,7 @@ async def test_the_service_account_of_a_token_is_its_groups(office: Office) -> N
         ({"cluster": "delta"}, NotFoundError, "workload group shop/machines does not exist in cluster delta"),
         ({"namespace": ""}, InvalidInputError, "an agent token says who its workloads are"),
         ({"workload_group": "A"}, InvalidInputError, "workload_group: 'A' is not a name"),
-        ({"service_account": "orders"}, InvalidInputError, "service_account: 'orders' is given with workload group"),
+        ({"service_account": "orders"}, InvalidInputError, "serviceAccount: 'orders' is given with workload group"),
         ({"purpose": "dns", "namespace": ""}, InvalidInputError, "workload group belong to agent tokens, not to dns"),
     ],
 )  # fmt: skip
