@@ -51,7 +51,7 @@ home = "alpha"
 
 ```sh
 # alpha
-isthmus token create --cluster delta > /etc/isthmus/delta.token
+(umask 077; isthmus token create --cluster delta > /etc/isthmus/delta.token)
 scp /etc/isthmus/delta.token delta:/etc/isthmus/join.token
 ```
 

@@ -402,3 +402,16 @@ def test_every_metric_is_documented_with_its_type(heading: str, collector: type[
     documented = {row[0].strip("`"): row[1] for row in rows(REFERENCE / "metrics.md", "## ")[heading]}
 
     assert documented == exposed(collector())
+
+
+@pytest.mark.parametrize(
+    "page", sorted((REPOSITORY / "docs" / "how-to").glob("*.md")), ids=lambda page: page.stem
+)
+def test_a_page_writes_secrets_to_files_of_their_users_alone(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    open_to_all = r"isthmus token create .*>|head -c \d+ /dev/urandom .*>"
+    assert [line for line in lines if re.match(open_to_all, line)] == []
+    for number, line in enumerate(lines):
+        if found := re.match(r"runuser -u (\S+) -- .*--token-file (\S+)", line):
+            block = max(start for start in range(number) if lines[start] == "```sh")
+            assert f"chown {found[1]} {found[2]}" in lines[block:number], f"root's file: {line}"
