@@ -7,6 +7,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
+# Each module is compiled once, also where the environment says that Python is to keep nothing (many an image does):
+# the tests start hundreds of processes, and compiling is a third of what it costs to start one.
+export PYTHONDONTWRITEBYTECODE :=
 
 BIN := .venv/bin
 SETUP := deploy/setup
