@@ -117,9 +117,7 @@ def test_where_a_controller_comes_to_listen_no_endpoint_is_served(address):
 def put_mirror(cluster: str, *places: str) -> Put:
     identity = f"spiffe://alpha.test/isthmus/{cluster}/controller/m1"
     spec = {"cluster": cluster, "role": "mirror", "identity": identity, "protocol": PROTOCOL_VERSION}
-    return put(
-        key("Controller", f"{cluster}-m1"), spec | dict(zip(("control", "api"), places, strict=False))
-    )
+    return put(key("Controller", f"{cluster}-m1"), spec | dict(zip(("control", "api"), places, strict=False)))
 
 
 def test_a_mirror_takes_nobodys_address_from_callers_by_what_it_says_of_itself():
