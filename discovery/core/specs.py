@@ -189,9 +189,8 @@ class RemovedClusterSpec(Spec, frozen=True, kw_only=True):
     removed_by: str  # SPIFFE ID of the operator.
     forced: bool = False  # It was not drained.
     swept: bool = False  # All its rows are deleted.
-    former_trust_domains: tuple[
-        str, ...
-    ] = ()  # Of those that had the name before it: Grants outlive them all.
+    # Of those that had the name before it: Grants outlive them all.
+    former_trust_domains: tuple[str, ...] = ()
 
 
 class ExportPolicySpec(Spec, frozen=True, kw_only=True):
@@ -402,9 +401,8 @@ class ExternalServiceStatus(Spec, frozen=True, kw_only=True):
 
     addresses: tuple[ExternalAddressStatus, ...] = ()
     flips: int = 0  # How often the state of an address changed.
-    conditions: tuple[
-        Condition, ...
-    ] = ()  # `Accepted`: whether all addresses are for its cluster to declare.
+    # `Accepted`: whether all addresses are for its cluster to declare.
+    conditions: tuple[Condition, ...] = ()
 
 
 class NamespaceQuota(Spec, frozen=True, kw_only=True):

@@ -100,7 +100,7 @@ def _parts_are_good(endpoint: Endpoint, cluster: str, spec: ClusterSpec, places:
 
 
 def is_good_address(address: str, ranges: tuple[str, ...]) -> bool:
-    """True only if an endpoint of a cluster with these ranges may have the address, other endpoints' places aside."""
+    """True only if an endpoint of a cluster with these ranges may have the address, where controllers listen aside."""
     block, _, last = address.rpartition(".")
     return (last in _OCTETS and _is_good_block(block, ranges)) or _is_good_address(address, ranges)
 
