@@ -44,6 +44,8 @@ MESSAGE_CHARS_MAX = 300
 # The same refusal again within this time is counted, not recorded: nobody can push others' records out.
 REPEATED_MS = 60_000
 REFUSALS_REMEMBERED_MAX = 1_000
+# Of one caller so many unlike ones are recorded in that time: what they are about is the caller's to choose.
+REFUSALS_EACH_MAX = 200
 
 Layer: TypeAlias = Literal["api", "agent", "mirror", "log"]
 
@@ -91,6 +93,7 @@ class AuditTrail:
         self._records: deque[AuditRecord] = deque()
         self._fences: dict[str, int] = {}
         self._refusals: OrderedDict[tuple[str, ...], tuple[int, int]] = OrderedDict()
+        self._callers: OrderedDict[tuple[str, ...], tuple[int, int]] = OrderedDict()
 
     def judged(self, entry: Judged) -> None:
         """Take what became of an entry of the log; called in the thread that applies it."""
@@ -171,8 +174,9 @@ class AuditTrail:
         with self._lock:
             self.refused[layer, reason] += 1
             repeated = self._repeated((layer, action, reason, proposer, actor, *objects[:1]), now_ms)
-        if repeated is None:
-            return
+            # Whom a mirror names as the actor is its own word; its cluster is not.
+            if repeated is None or self._has_enough((layer, proposer or actor), now_ms):
+                return
         self._add(
             AuditRecord(
                 unix_ms=now_ms,
@@ -200,6 +204,16 @@ class AuditTrail:
         if len(self._refusals) > REFUSALS_REMEMBERED_MAX:
             self._refusals.popitem(last=False)
         return repeated
+
+    def _has_enough(self, caller: tuple[str, ...], now_ms: int) -> bool:
+        """True for a caller of whom REFUSALS_EACH_MAX are recorded of late; counts one for any other."""
+        began_ms, count = self._callers.pop(caller, (now_ms, 0))
+        if not 0 <= now_ms - began_ms < REPEATED_MS:
+            began_ms, count = now_ms, 0
+        self._callers[caller] = (began_ms, min(count + 1, REFUSALS_EACH_MAX))
+        if len(self._callers) > REFUSALS_REMEMBERED_MAX:
+            self._callers.popitem(last=False)
+        return count >= REFUSALS_EACH_MAX
 
     def _changes_holder(self, body: Body, outcome: Outcome) -> bool:
         """True when a lease went to another holder: its extensions are no news."""

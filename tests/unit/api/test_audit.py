@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from discovery.core.commands import Command, PublishEndpoints, Write, encode_command
+from discovery.core.commands import Command, PublishEndpoints, RemoveCluster, Write, encode_command
 from federation.api import audit as audit_module
-from federation.api.audit import OBJECTS_NAMED_MAX, AuditRecord, AuditTrail
+from federation.api.audit import OBJECTS_NAMED_MAX, REFUSALS_EACH_MAX, REPEATED_MS, AuditRecord, AuditTrail
 from federation.app.audit_file import FILES_MAX, AuditFile
-from federation.kernel.errors import Code
+from federation.kernel.errors import Code, NotAllowedError
 from tests.unit.discovery.builders import Log, endpoint, founded, put_export, put_grant
 
 
@@ -124,6 +124,30 @@ def test_refusals_remembered_are_bounded(monkeypatch):
     for what in ("a", "b", "c", "a"):
         trail.refuse("agent", "declare", Code.PERMISSION_DENIED, "no", actor="alpha/a1", what=what)
     assert len(trail.take()) == 4  # The first was forgotten meanwhile.
+
+
+@pytest.mark.parametrize("proposer", ["", "delta"])
+def test_who_is_refused_ever_other_things_pushes_nobody_elses_records_out(proposer):
+    now_ms = 0
+    trail = AuditTrail(unix_ms=lambda: now_ms)
+    denied = NotAllowedError("no")
+
+    def refuse(number: int) -> None:
+        if proposer:  # Who asked is a mirror's own word.
+            body = RemoveCluster(cluster=f"c{number}", removed_by="me")
+            trail.refuse_body(body, denied, proposer=proposer, actor=f"operator {number}")
+        else:
+            trail.refuse("agent", "declare", denied.code, "no", actor="alpha/a1", what=f"e{number}")
+
+    for number in range(3 * REFUSALS_EACH_MAX):
+        refuse(number)
+    assert len(trail.take()) == REFUSALS_EACH_MAX
+    assert sum(trail.refused.values()) == 3 * REFUSALS_EACH_MAX
+    trail.refuse("agent", "declare", denied.code, "no", actor="alpha/a2", what="e1")
+    assert len(trail.take()) == 1
+    now_ms = REPEATED_MS
+    refuse(0)
+    assert len(trail.take()) == 1
 
 
 # -- on disk ------------------------------------------------------------------------------------------------
