@@ -44,9 +44,16 @@ def leave_quietly() -> NoReturn:
     sys.exit(EXIT_FAILED)
 
 
+def plain(text: str) -> str:
+    """Return a text with what does not show escaped: agents and mirrors write some of it, and must not command a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def say(text: str) -> None:
     """Tell the operator something that is not data."""
-    click.echo(text, err=True)
+    click.echo("\n".join(map(plain, text.split("\n"))), err=True)
 
 
 @contextmanager
@@ -69,11 +76,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column.upper(), no_wrap=True, overflow="ignore")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+    shown = [[plain(str(cell)) for cell in row] for row in rows]
+    for row in shown:
+        table.add_row(*row)
     # Piped into a program there is no width to fit into; a narrow terminal wraps by itself. Each column
     # is as wide as its widest cell, which may stand in another row than that of the next column.
-    width = sum(max(map(cell_len, map(str, column))) + 3 for column in zip(columns, *rows, strict=True))
+    width = sum(max(map(cell_len, column)) + 3 for column in zip(columns, *shown, strict=True))
     # What a cell holds is text: brackets and colons in it mean nothing to rich.
     console = Console(
         file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from federation.cli import main as command
 from federation.cli.main import cli, main
 from federation.cli.manifests import ITEMS_MAX, SIZE_MAX
-from federation.cli.output import exit_code, print_json, print_table
+from federation.cli.output import exit_code, print_json, print_table, say
 from federation.cli.resource_commands import kind_named, path_of
 from federation.kernel import errors
 from federation.kernel.errors import IsthmusError, NotFoundError
@@ -297,6 +297,31 @@ def test_no_column_is_cut_although_the_widest_cells_stand_in_different_rows(
     print_table(("revision", "what", "fields"), rows)
 
     assert [tuple(line.split()) for line in capsys.readouterr().out.splitlines()[1:]] == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("rejected \x1b]0;title\x07\x1b[2J", r"rejected \x1b]0;title\x07\x1b[2J", id="escape-sequences"),
+        pytest.param("a\x9b31m", r"a\x9b31m", id="in-one-character"),
+        pytest.param("a\rb", r"a\rb", id="over-what-was-said"),
+        pytest.param("a\u202eb", r"a\u202eb", id="from-right-to-left"),
+        pytest.param("Zürich 日本 🙂", "Zürich 日本 🙂", id="what-people-read"),
+    ],
+)  # fmt: skip
+def test_what_others_wrote_commands_no_terminal(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as the error of a proxy, or the version of a mirror, which are in other hands."""
+    print_table(("proxy", "error"), [("a1", text), ("a2", "")])
+    assert capsys.readouterr().out.splitlines()[1].rstrip().split(maxsplit=1) == ["a1", shown]
+    say(f"one line\n{text}")
+    assert capsys.readouterr().err == f"one line\n{shown}\n"
+
+
+def test_a_row_of_a_table_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("proxy", "error"), [("a1", "first\nsecond"), ("a2", "")])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a1", r"first\nsecond"]
 
 
 def _interrupted() -> None:
