@@ -15,7 +15,7 @@ class ExternalPart(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoints: tuple[Endpoint, ...]  # Sorted by key; ready unless the federation holds them to be unhealthy.
     suspects: tuple[str, ...] = ()  # Names of those that some checker misses: called when no other is left.
-    withheld: tuple[Endpoint, ...] = ()  # Those that the rules of now refuse: nobody is sent there.
+    unserved: tuple[Endpoint, ...] = ()  # Those that the rules of now refuse: nobody is sent there.
 
 
 def external_part(row: Resource, spec: ExternalServiceSpec, served: ServedAddresses) -> ExternalPart:
@@ -41,12 +41,12 @@ def external_part(row: Resource, spec: ExternalServiceSpec, served: ServedAddres
         for address in spec.addresses
     ]
     found.sort(key=lambda endpoint: endpoint.key)
-    withheld = tuple(one for one in found if outside_refusal(one, served))
-    found = [one for one in found if one not in withheld]
+    unserved = tuple(one for one in found if outside_refusal(one, served))
+    found = [one for one in found if one not in unserved]
     return ExternalPart(
         endpoints=tuple(found),
         suspects=tuple(one.key.name for one in found if states.get(one.address) == "degraded"),
-        withheld=withheld,
+        unserved=unserved,
     )
 
 

@@ -31,7 +31,7 @@ from gateways.core.explain_sent import (
     hidden_endpoints,
     seen_endpoints,
 )
-from gateways.core.explain_withheld import NOTHING_SERVED, withheld_endpoints, withheld_outside
+from gateways.core.explain_unserved import NOTHING_SERVED, unserved_endpoints, unserved_outside
 from gateways.core.explained import ConflictFact, EndpointFact, Explanation, OwnerFact, Withdrawn
 
 # Of one owner; its counts are of all.
@@ -148,11 +148,11 @@ def _owners(reasons: Reasons, tables: Tables, service: Service | None) -> Iterat
         parts.add((owner.cluster, owner.external))
         if owner.external:
             part = reasons.policies.external_parts(service.called_as)[owner.cluster]
-            facts = chain(external_endpoints(tables, service, owner), withheld_outside(served, part))
+            facts = chain(external_endpoints(tables, service, owner), unserved_outside(served, part))
             fact = replace(_external(reasons, owner.cluster, owner.endpoints, facts), direct=True)
         else:
             rows = tables.list_endpoints(service.called_as, owner.cluster)
-            facts = chain(seen_endpoints(service, owner), withheld_endpoints(served, rows))
+            facts = chain(seen_endpoints(service, owner), unserved_endpoints(served, rows))
             fact = _owner(reasons, owner.cluster, owner.endpoints, facts)
             fact = replace(fact, direct=owner.direct, gateways=gateway_facts(service, owner))
         yield replace(fact, visible=True, order=order)
@@ -177,14 +177,14 @@ def _hidden(reasons: Reasons, tables: Tables, seen: set[tuple[str, bool]]) -> It
         if (cluster, False) not in seen:
             left = [one for one in endpoints if served.serves(one)]
             facts = chain(
-                hidden_endpoints(left, reasons.visibility(cluster)), withheld_endpoints(served, endpoints)
+                hidden_endpoints(left, reasons.visibility(cluster)), unserved_endpoints(served, endpoints)
             )
             fact = _owner(reasons, cluster, left, facts)
             yield fact if left else replace(fact, why=NOTHING_SERVED)
     for cluster, part in sorted(reasons.policies.external_parts(reasons.key).items()):
         if (cluster, True) not in seen:
             facts = chain(
-                hidden_endpoints(part.endpoints, reasons.visibility(cluster)), withheld_outside(served, part)
+                hidden_endpoints(part.endpoints, reasons.visibility(cluster)), unserved_outside(served, part)
             )
             fact = _external(reasons, cluster, part.endpoints, facts)
             yield fact if part.endpoints else replace(fact, why=NOTHING_SERVED)

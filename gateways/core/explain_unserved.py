@@ -11,14 +11,14 @@ from gateways.core.explained import EndpointFact
 NOTHING_SERVED = "nobody is sent to any of its addresses: see there"
 
 
-def withheld_endpoints(served: ServedAddresses, endpoints: Iterable[Endpoint]) -> Iterator[EndpointFact]:
+def unserved_endpoints(served: ServedAddresses, endpoints: Iterable[Endpoint]) -> Iterator[EndpointFact]:
     """Yield each port of those of these endpoints of agents that are not served."""
     for endpoint in endpoints:
         if reason := served.refusal(endpoint):
             yield from hidden_endpoints([endpoint], f"not served: {reason}")
 
 
-def withheld_outside(served: ServedAddresses, part: ExternalPart) -> Iterator[EndpointFact]:
+def unserved_outside(served: ServedAddresses, part: ExternalPart) -> Iterator[EndpointFact]:
     """The same of the addresses of an external service."""
-    for endpoint in part.withheld:
+    for endpoint in part.unserved:
         yield from hidden_endpoints([endpoint], f"not served: {outside_refusal(endpoint, served)}")
