@@ -11,8 +11,8 @@ from tests.simulation.federation.world import run
 
 
 def seeds_of(bug: Bug) -> Iterator[int]:
-    """The seeds within which a bug must show: of one in moves those with a cluster that moves."""
-    fitting = (seed for seed in count(bug.first) if draw_plan(seed).remote or not bug.moves)
+    """The seeds within which a bug must show."""
+    fitting = (seed for seed in count(bug.first) if bug.fits(draw_plan(seed)))
     return islice(fitting, bug.seeds)
 
 
