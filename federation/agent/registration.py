@@ -15,7 +15,7 @@ from discovery.core.model import Endpoint, EndpointKey
 from federation.agent import declarations as said
 from federation.agent.backoff import Backoff
 from federation.agent.control import RegisterCall, open_channel, receive, register, send
-from federation.agent.directory import DirectoryStore, own_controllers, preferred_controllers
+from federation.agent.directory import DirectoryStore, members_preferred, own_controllers
 from federation.agent.gateway_watch import GatewayWatch, sightings
 from federation.api.messages import (
     AgentHeartbeat,
@@ -104,7 +104,7 @@ class Registrar:
                 await self._directory.newer_than(directory.revision)
 
     async def _ask_elsewhere(self) -> None:
-        """While none of its controllers answers, ask those of other clusters where they are now, one after the other.
+        """While none of its controllers answers, ask members of other clusters where they are now, one after the other.
 
         What is known of them is what they said last: they may have another address, or the cluster another home.
         """
@@ -117,7 +117,8 @@ class Registrar:
                 continue
             directory = self._directory.current
             own = own_controllers(directory, self._cluster)
-            others = [one for one in preferred_controllers(directory, self._cluster) if one not in own]
+            # Not mirrors: they are in other hands, and whom they name would sign for this agent.
+            others = [one for one in members_preferred(directory, self._cluster) if one not in own]
             if others:
                 try:
                     await self._ask(others[asked % len(others)])

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from discovery.core.model import Endpoint, EndpointKey, EndpointPort
 from discovery.core.specs import ServiceTraffic
@@ -376,9 +377,12 @@ async def test_an_agent_whose_only_controller_has_another_address_by_now_is_told
     monkeypatch.setattr(registration, "ELSEWHERE_FIRST_S", 0.2)
     block = loopback()
     before, after = (FakeController(domain, "alpha", block.host(number)) for number in (1, 2))
-    async with FakeController(domain, "beta", block.host(3)) as other, after:
-        other.serves = False
-        store = store_of(directory_of(before, other))  # Nobody listens where it was.
+    mirror = FakeController(domain, "beta", block.host(4), id="m1")
+    mirror.named = replace(mirror.named, spec=replace(mirror.named.spec, role="mirror"))
+    async with FakeController(domain, "beta", block.host(3)) as other, mirror, after:
+        other.serves = mirror.serves = False
+        mirror.directory = directory_of(mirror, other, revision=1_000)  # It lies.
+        store = store_of(directory_of(before, mirror, other))  # Nobody listens where it was.
         async with running(registrar(domain, store, ONE)) as agent:
             await eventually_async(
                 lambda: len(other.callers) > 1, timeout_s=WAIT_S
@@ -388,6 +392,7 @@ async def test_an_agent_whose_only_controller_has_another_address_by_now_is_told
             agent.set_ready({ONE.key: True})
             await eventually_async(lambda: agent.level(ONE.key) == "global", timeout_s=WAIT_S)
     assert other.declared == []
+    assert mirror.callers == []
 
 
 async def test_an_agent_that_was_off_while_its_cluster_moved_finds_the_new_home_although_the_old_one_is_gone(
