@@ -93,7 +93,7 @@ class Registrar:
                 for controller in running.keys() - wanted if wanted else ():
                     running.pop(controller).cancel()
                     self.streams.pop(controller.name, None)
-                    if self.watch is not None and controller.name not in {one.name for one in wanted}:
+                    if self.watch is not None and not _observes(controller, wanted):
                         self.watch.forget(controller.name)
                 for controller in sorted(wanted - running.keys(), key=lambda one: one.name):
                     stream = ControllerStream(
@@ -225,6 +225,11 @@ class Registrar:
         except TimeoutError:
             return False
         return any(stream.connected for stream in self.streams.values())
+
+
+def _observes(controller: NamedController, wanted: Iterable[NamedController]) -> bool:
+    """True while one of its name goes on to say whom gateways are to look at: a mirror, which it may have become, does not."""
+    return any(one.name == controller.name and one.spec.role == "member" for one in wanted)
 
 
 class ControllerStream:
