@@ -151,7 +151,7 @@ def outside(tables: Tables, key: ServiceKey) -> list[Endpoint]:
     view = ViewIndex("alpha")
     view.reset(tables)
     parts = view.policies.external_parts(key)
-    return [row for part in parts.values() for row in (*part.endpoints, *part.withheld)]
+    return [row for part in parts.values() for row in (*part.endpoints, *part.unserved)]
 
 
 def check_envoy(found: Explanation, compiler: ViewCompiler, tables: Tables, key: ServiceKey) -> None:
