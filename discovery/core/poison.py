@@ -31,6 +31,8 @@ from federation.kernel.errors import InvalidInputError, IsthmusError, LimitExcee
 from federation.kernel.limits import NAME_BYTES_MAX
 from federation.kernel.names import check_label, check_name
 
+# Judged one by one, as those of IPv6. A view asks for each of its rows: what is judged anew each time costs 30 times a look.
+ADDRESSES_REMEMBERED = 32_768
 LABELS_MAX = 64
 LABEL_NAME_CHARS_MAX = 253
 LABEL_VALUE_CHARS_MAX = 63
@@ -150,7 +152,7 @@ def is_a_place(address: str, port: int, places: Places) -> bool:
     return ":" in address and any((meant, port) in places for meant in stands_for(address))
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
 def stands_for(address: str) -> tuple[str, ...]:
     """The IPv4 addresses that translators would make of an IPv6 address."""
     return tuple(map(str, _embedded(ipaddress.ip_address(address))))

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from discovery.core.model import SYSTEM_NAMESPACE, Endpoint, EndpointPort, pack
 from discovery.core.poison import (
+    ADDRESSES_REMEMBERED,
     BOUNDARIES,
     Places,
     address_refusal,
@@ -36,7 +37,7 @@ from discovery.core.specs import ClusterSpec
 from federation.kernel.errors import IsthmusError
 from federation.kernel.limits import NAME_BYTES_MAX
 
-BLOCKS_REMEMBERED = 8_192  # Of 256 addresses: all of eight private networks of 16 bits.
+BLOCKS_REMEMBERED = 65_536  # Of 256 addresses: all of 10.0.0.0/8.
 PARTS_REMEMBERED = 4_096  # Of each other part of a row.
 
 # What `names.check_label` takes, and `poison.check_plain` too; a cluster's name was judged when it joined.
@@ -128,7 +129,7 @@ def _is_good_block(block: str, ranges: tuple[str, ...]) -> bool:
     return _is_good_address(f"{block}.0", ranges)
 
 
-@lru_cache(maxsize=PARTS_REMEMBERED)
+@lru_cache(maxsize=ADDRESSES_REMEMBERED)
 def _is_good_address(address: str, ranges: tuple[str, ...]) -> bool:
     try:
         check_address(address, ranges, "")
