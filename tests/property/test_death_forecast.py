@@ -50,7 +50,9 @@ def founded(clusters: dict[str, ClusterSpec]) -> Log:
     return log
 
 
-observations = st.builds(ObservationSpec, control_lost=st.booleans(), data_lost=st.booleans())
+observations = st.builds(
+    ObservationSpec, control_lost=st.booleans(), data_lost=st.booleans(), member_lost=st.booleans()
+)
 
 
 @settings(max_examples=100, deadline=None)
