@@ -37,10 +37,10 @@ from discovery.core.opinion import (
     wanted_observation,
 )
 from discovery.core.ownership import cluster_key
-from discovery.core.poison import controller_places
+from discovery.core.poison import ControllerPlaces, controller_places
 from discovery.core.served import ServedAddresses
 from discovery.core.specs import ClusterSpec, ObservationSpec
-from discovery.core.tables import Tables
+from discovery.core.tables import Table
 from discovery.core.view import Gateway
 from federation.agent.directory import DirectoryStore
 from federation.agent.gateway_probe import GatewaysProbe
@@ -122,6 +122,7 @@ class Observer:
         self._clock = clock
         self._strain = Strain(clock)
         self._known: tuple[Directory, dict[str, tuple[NamedController, ...]]] | None = None
+        self._places: tuple[Table, ControllerPlaces] | None = None  # Of that version of the resources.
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
         self._news = asyncio.Event()
         self._own_data: dict[str, Opinion] = {}  # What this process itself sees of the gateways of each.
@@ -258,7 +259,7 @@ class Observer:
 
     async def _reaches(self, subject: str, spec: ClusterSpec, probe: GatewaysProbe) -> bool | None:
         """Whether a gateway of a cluster answers; None: it has none."""
-        gateways = _gateways(self._catalog.tables, subject, spec)
+        gateways = self._gateways(subject, spec)
         self._eyes.aim(
             ProbeTarget(
                 cluster=subject,
@@ -284,6 +285,28 @@ class Observer:
                     by_cluster[one.spec.cluster] = (*by_cluster.get(one.spec.cluster, ()), one)
             self._known = (directory, by_cluster)
         return self._known[1].get(subject, ())
+
+    def _gateways(self, subject: str, spec: ClusterSpec) -> tuple[Gateway, ...]:
+        """Those of a cluster by which callers go: see `discovery.core.served`."""
+        served = ServedAddresses({subject: spec}, self._controller_places())
+        return tuple(
+            Gateway(
+                name=endpoint.key.name,
+                address=endpoint.address,
+                port=endpoint.ports[0].listen_port,
+                identity=endpoint.identity,
+                ready=endpoint.ready,
+            )
+            for endpoint in self._catalog.tables.list_endpoints(_GATEWAYS, subject)
+            if endpoint.ports and served.serves(endpoint)
+        )
+
+    def _controller_places(self) -> ControllerPlaces:
+        """Where controllers listen: found out for each version of the resources, not for each look at each cluster."""
+        tables = self._catalog.tables
+        if self._places is None or self._places[0] is not tables.resources:
+            self._places = (tables.resources, controller_places(tables))
+        return self._places[1]
 
     # -- saying ------------------------------------------------------------------------------------
 
@@ -331,19 +354,3 @@ class Observer:
 
 def _sights(mind: Mind) -> dict[str, str]:
     return {"control": mind.control.sight, "data": mind.data.sight, "member": mind.member.sight}
-
-
-def _gateways(tables: Tables, cluster: str, spec: ClusterSpec) -> tuple[Gateway, ...]:
-    """Those by which callers go: see `discovery.core.served`."""
-    served = ServedAddresses({cluster: spec}, controller_places(tables))
-    return tuple(
-        Gateway(
-            name=endpoint.key.name,
-            address=endpoint.address,
-            port=endpoint.ports[0].listen_port,
-            identity=endpoint.identity,
-            ready=endpoint.ready,
-        )
-        for endpoint in tables.list_endpoints(_GATEWAYS, cluster)
-        if endpoint.ports and served.serves(endpoint)
-    )

@@ -7,13 +7,15 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from discovery.core.commands import Delete, Put
+from discovery.core.model import GATEWAY_SERVICE, SYSTEM_NAMESPACE
 from discovery.core.opinion import Mind, Opinion
 from discovery.core.specs import ControllerSpec
 from federation.api.gateway_eyes import GatewayEyes
 from federation.api.messages import NamedController, ProbeTarget, Sightings
 from federation.app.liveness_metrics import LivenessCollector
 from federation.app.observer import Observer
-from tests.unit.discovery.builders import Log, key, put_drain
+from federation.kernel.versions import PROTOCOL_VERSION
+from tests.unit.discovery.builders import Log, endpoint, key, put, put_drain
 from tests.unit.discovery.test_verdicts import four, observe, state, three
 
 HEARD, LOST, UNKNOWN = Opinion(sight="heard"), Opinion(sight="lost"), Opinion()
@@ -176,3 +178,35 @@ def test_verdicts_and_sights_are_figures():
         'isthmus_external_addresses{state="unknown"} 0.0',
     ):
         assert line in lines
+
+
+def test_where_controllers_listen_is_found_out_once_for_each_version_of_the_resources():
+    log = three()
+    one = observer(log)
+    spec = log.catalog.tables.cluster("beta")
+    assert spec is not None
+    gateway = endpoint(
+        "beta",
+        "gw",
+        namespace=SYSTEM_NAMESPACE,
+        service=GATEWAY_SERVICE,
+        agent="gateway.gw",
+        address="10.2.0.1",
+        identity="spiffe://beta.test/isthmus/beta/gateway/gw",
+    )
+    assert log.publish("beta", gateway).code == 0
+    assert [found.name for found in one._gateways("beta", spec)] == ["gw"]
+    places = one._controller_places()
+    assert one._controller_places() is places
+    here = f"10.2.0.1:{gateway.ports[0].listen_port}"
+    identity = "spiffe://gamma.test/isthmus/gamma/controller/9"
+    comes = {
+        "cluster": "gamma",
+        "role": "member",
+        "identity": identity,
+        "control": here,
+        "protocol": PROTOCOL_VERSION,
+    }
+    log.accept("gamma", put(key("Controller", "gamma-9"), comes))
+    assert one._controller_places() is not places
+    assert one._gateways("beta", spec) == ()
