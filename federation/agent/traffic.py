@@ -17,7 +17,7 @@ from gateways.core.traffic import NOTHING, Counted, Reading, read_counters
 
 WATCH_S = 1.0
 IDLE_S = 10.0
-# What failed before a drain is what failed within the last IDLE_S times this.
+# What failed before a drain is what failed within the last IDLE_S times this, or IDLE_MAX_S where readings take long.
 READINGS_KEPT = 6
 # Of so many drains, the newest, it is remembered what they are compared with: who loses its controllers during one and
 # finds them again must not take what failed meanwhile for usual.
