@@ -74,7 +74,6 @@ def drain(
         raise InvalidInputError(f"--min-capacity is {min_capacity}, expected 0 to 100")
     if not 0 <= max_error_rate <= 100:
         raise InvalidInputError(f"--max-error-rate is {max_error_rate:g}, expected 0 to 100")
-    session = Session(context_directory)
     path = f"/v1/clusters/{quote(name, safe='')}/drain"
     wanted = DrainRequest(
         step_percent=step,
@@ -83,6 +82,7 @@ def drain(
         min_capacity=min_capacity,
         max_error_rate=max_error_rate,
     )
+    session = Session(context_directory)
     answer = session.send("POST", path, wanted)
     if wait:
         with only_watching(f"the drain goes on: isthmus cluster undrain {name} takes it back"):

@@ -91,6 +91,7 @@ def test_every_command_explains_itself(arguments: tuple[str, ...]) -> None:
         (("controller", "run", "--config", "no-file.toml"), 3, "no-file.toml: No such file or directory"),
         (("init", "--config", __file__, "--name", "x"), 2, "not a TOML file"),
         (("apply", "-f", "no-file.yaml"), 3, "no-file.yaml: No such file or directory"),
+        (("cluster", "drain", "beta", "--every", "1x"), 2, "--every: '1x' is not a duration"),
         (("get", "pods"), 3, "no kind 'pods': expected one of agents, "),
         (("get", "gratns"), 3, "no kind 'gratns': did you mean grants? expected one of"),
         (("get", "endpionts"), 3, "did you mean endpoints?"),
