@@ -124,6 +124,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         self._SyncObj__votedForNodeId = store.journal.voted_for
         self._SyncObj__raftCommitIndex = store.journal.commit_index
         self._SyncObj__raftLastApplied = store.applied_index
+        if not others:  # Nobody else can lead: there is nobody to wait for.
+            self._SyncObj__raftElectionDeadline = clock.now_s()
 
     # What the engine reads.
 
@@ -328,9 +330,8 @@ class HardenedRaft(SyncObj):  # type: ignore[misc] # the library has no types
         if message.term != self.term or sender in self._votes or not is_voter:
             return
         self._votes.add(sender)
-        SyncObj._SyncObj__onMessageReceived(  # noqa: SLF001 # the library's own count, kept
-            self, Peer(sender), {"type": "response_vote", "term": message.term}
-        )
+        vote = {"type": "response_vote", "term": message.term}
+        SyncObj._SyncObj__onMessageReceived(self, Peer(sender), vote)  # noqa: SLF001 # the library's own count, kept
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802 # the library's name
         """Return a random election timeout in seconds."""

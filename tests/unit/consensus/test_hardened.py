@@ -455,6 +455,12 @@ def test_what_others_promised_is_remembered_after_a_restart_and_told_to_follower
     assert again.peers.take(Forgotten) == [("gamma", Forgotten(incarnation="c1", term=1, index=7, run=2))]
 
 
+def test_who_alone_votes_leads_at_once(tmp_path: Path) -> None:
+    alone = Alpha(tmp_path, (ALPHA,))
+    alone.cycle()
+    assert alone.raft.is_leader
+
+
 def test_a_member_outside_the_voters_never_campaigns(tmp_path: Path) -> None:
     outsider = Alpha(tmp_path, (BETA, GAMMA))
     for _ in range(3):
