@@ -377,7 +377,7 @@ class ClusterRegistry:
 
     def _tell_again(self, agents: Iterable[str]) -> None:
         """What these agents may not publish, or nobody is sent to, is not what they heard last."""
-        for agent in agents:
+        for agent in sorted(agents):  # A set has another order in each process.
             found = self.unpublished.of(agent)
             for key, reason in islice(found.items(), UNPUBLISHED_LOGGED_MAX):
                 _log.warning("endpoint_not_published", endpoint=str(key), agent=agent, reason=reason)

@@ -432,3 +432,26 @@ def test_a_cluster_that_is_served_no_longer_sends_its_agents_away() -> None:
     world.registry.retire()
     assert world.registry.retired
     assert (changed.dismissed, late.dismissed) == (1, 1)
+
+
+def test_who_is_told_again_is_told_in_the_same_order_in_every_process() -> None:
+    told: list[str] = []
+
+    class Session:
+        def __init__(self, agent: str) -> None:
+            self._agent = agent
+
+        def acknowledge_again(self) -> None:
+            told.append(self._agent)
+
+    world = World()
+    names = [f"a{number:02}" for number in range(20)]
+    for name in names:
+        session = Session(name)
+        world.registry.open(name, 1, session)
+        row = endpoint(name=name, agent=name)
+        said = Declaration(agent=name, incarnation=1, sequence=1, put=(row,), complete=True)
+        assert world.registry.declare(said, session).refused == ()
+    refused = [(endpoint(name=name).key, "no") for name in names]
+    world.registry.published(1, 7, refused)
+    assert told == names
