@@ -96,7 +96,8 @@ def check_service(
     ):
         raise LimitExceededError(f"{key}: {key.scope} has {EXTERNAL_SERVICES_MAX} external services already")
     own, places = joined[key.scope].ranges, draft.places.of(key.scope)
-    ranges = _owners(joined)
+    ranges, row = _owners(joined), draft.resource(key)
+    before = frozenset() if row is None else frozenset(_spec(row).addresses)
     for position, address in enumerate(spec.addresses):
         where = f"{key}: spec.addresses[{position}]: {address}"
         if (reason := address_refusal(address, own)) is not None:
@@ -104,7 +105,8 @@ def check_service(
         for port in spec.ports:
             if is_a_place(address, port.target_port or port.port, places):
                 raise NotAllowedError(f"{where}:{port.target_port or port.port} is a controller's own")
-        if (claim := ranges.claim(key.scope, address)) is not None:
+        # Who declared it before others had the range keeps it.
+        if address not in before and (claim := ranges.claim(key.scope, address)) is not None:
             raise NotAllowedError(f"{where} {claim.refusal}")
 
 
@@ -247,7 +249,9 @@ def _settle_one(
         now = _after(known, address, missed_by, voters, now_ms=draft.now_ms, lease_ms=lease_ms)
         flips += known is not None and known.state != now.state
         addresses.append(now)
-    told = merge(status.conditions, _taken(row, spec, ranges), generation=row.generation, now_ms=draft.now_ms)
+    told = merge(
+        status.conditions, _overlaps(row, spec, ranges), generation=row.generation, now_ms=draft.now_ms
+    )
     now_held = ExternalServiceStatus(addresses=tuple(addresses), flips=flips, conditions=told)
     raw = msgspec.json.encode(now_held)
     if raw != row.status:
@@ -258,16 +262,16 @@ def _owners(joined: Mapping[str, ClusterSpec]) -> RangeOwners:
     return RangeOwners({name: spec.ranges for name, spec in joined.items()})
 
 
-def _taken(row: Resource, spec: ExternalServiceSpec, ranges: RangeOwners) -> Iterator[Condition]:
-    """Say which addresses other clusters have come to own: `discovery.core.served` sends nobody there."""
+def _overlaps(row: Resource, spec: ExternalServiceSpec, ranges: RangeOwners) -> Iterator[Condition]:
+    """Say which addresses lie in ranges that other clusters got later: they stay where they were declared."""
     problems = [
-        f"address {address} {claim.refusal}"
+        f"address {address} {claim.where}"
         for address in spec.addresses
         if (claim := ranges.claim(row.key.scope, address)) is not None
     ]
     if problems:
-        message = f"not served: {listed(problems)}"
-        yield Condition(type="Accepted", status="False", reason="AddressTaken", message=message)
+        message = f"{listed(problems)}: served until the service gives it up"
+        yield Condition(type="Conflict", status="True", reason="RangeOverlap", message=message)
 
 
 def _after(

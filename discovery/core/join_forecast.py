@@ -76,7 +76,7 @@ def foresee_join(
         conflicts=tuple(dict.fromkeys(conflicts)),
         warnings=(
             *_overlaps(policies, newcomer),
-            *_taken_from_outside(policies, newcomer),
+            *_overlaps_outside(policies, newcomer),
             *_merges(tables, policies, newcomer),
         ),
     )
@@ -149,16 +149,16 @@ def _overlap(one: str, other: str) -> bool:
     return first.version == second.version and first.overlaps(second)
 
 
-def _taken_from_outside(policies: Policies, newcomer: Newcomer) -> Iterator[str]:
-    """External services lose the addresses that lie in the newcomer's ranges: see `discovery.core.served`."""
-    owners = RangeOwners({newcomer.cluster: newcomer.spec.ranges})
+def _overlaps_outside(policies: Policies, newcomer: Newcomer) -> Iterator[str]:
+    """External services keep the addresses that lie in the newcomer's ranges: see `discovery.core.range_owners`."""
+    ranges = {name: spec.ranges for name, spec in policies.clusters.items()}
+    owners = RangeOwners(ranges | {newcomer.cluster: newcomer.spec.ranges})
     found = [
-        f"range {claim.range} contains {one.address} of external service {key} of cluster {cluster}: callers are sent there"
-        " no longer"
+        f"range {claim.range} contains {one.address} of external service {key} of cluster {cluster}, which keeps it"
         for key in sorted(policies.external_services())
         for cluster, part in policies.external_parts(key).items()
         for one in part.endpoints
-        if (claim := owners.claim(cluster, one.address)) is not None
+        if (claim := owners.claim(cluster, one.address)) is not None and claim.cluster == newcomer.cluster
     ]
     yield from found[:EXTERNAL_NAMED_MAX]
     if len(found) > EXTERNAL_NAMED_MAX:

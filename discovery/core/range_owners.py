@@ -1,7 +1,7 @@
 """Whose an address is: the ranges of all clusters, to be asked for many addresses.
 
-An address outside of all clusters (`discovery.core.external`) must lie in no range of another cluster than the one that
-declares it: who owns a range decides what is published in it.
+Nobody declares an address outside of all clusters (`discovery.core.external`) that lies in the range of another one. Who did
+so before that had the range keeps it: a join takes nothing from anybody.
 """
 
 import ipaddress
@@ -22,8 +22,13 @@ class Claim(NamedTuple):
 
     @property
     def refusal(self) -> str:
-        """Why nobody else publishes an address in it: what follows after the address."""
-        return f"lies in {self.range}, a range of cluster {self.cluster}: only that may publish it"
+        """Why nobody else declares an address in it: what follows after the address."""
+        return f"{self.where}: only that may publish it"
+
+    @property
+    def where(self) -> str:
+        """Where the address is: what follows after it."""
+        return f"lies in {self.range}, a range of cluster {self.cluster}"
 
 
 class RangeOwners:
@@ -39,7 +44,7 @@ class RangeOwners:
         self._lengths = sorted(self._claims, reverse=True)
 
     def claim(self, owner: str, address: str) -> Claim | None:
-        """The narrowest range of a cluster other than `owner` that contains the address, or what it stands for.
+        """The narrowest range that contains the address, or what it stands for, if `owner` has none as narrow.
 
         Among equals that of the first cluster by name. Cost: a look for each length that ranges have.
         """
@@ -51,7 +56,8 @@ class RangeOwners:
                 if version != meant.version:
                     continue
                 found = self._claims[version, length].get(int(meant) >> (_BITS[version] - length), ())
-                for claim in found:
-                    if claim.cluster != owner:
-                        return claim
+                if any(claim.cluster == owner for claim in found):
+                    break
+                if found:
+                    return found[0]
         return None

@@ -1,17 +1,14 @@
 """Which addresses of the catalog are served: those that the rules of now would still let in.
 
 A row is judged when it is written (`discovery.core.vetting`, `discovery.core.external`). The ranges of its cluster may change
-later, those of another cluster may come to contain an address outside, and a controller may come to listen where it points.
-Then the row stays where it is, and nobody is sent there: no view has it, whoever looks. When the rules allow it again it is
+later, and a controller may come to listen where it points. Then the row stays where it is, and nobody is sent there: no view has it, whoever looks. When the rules allow it again it is
 there again, without anybody writing it.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 
 from discovery.core.model import Endpoint, EndpointKey, ServiceKey
 from discovery.core.poison import ControllerPlaces, address_refusal, is_a_place
-from discovery.core.range_owners import RangeOwners
 from discovery.core.specs import ClusterSpec
 from discovery.core.vetting import is_good_address, place_refusal
 
@@ -51,17 +48,10 @@ class ServedAddresses:
         reason = address_refusal(address, self.ranges.get(owner, ()))
         if reason is not None:
             return f"address {address} {reason}"
-        claim = self._owners.claim(owner, address)
-        if claim is not None:
-            return f"address {address} {claim.refusal}"
         for port in ports:
             if is_a_place(address, port, self.places.of(owner)):
                 return f"address {address}:{port} is a controller's own"
         return ""
-
-    @cached_property
-    def _owners(self) -> RangeOwners:
-        return RangeOwners(self.ranges)
 
     def moved_since(self, earlier: "ServedAddresses") -> tuple[frozenset[tuple[str, int]], set[str]]:
         """Return where members came to listen, or left, since these `earlier` rules, and the clusters whose mirrors did."""

@@ -401,7 +401,7 @@ class ExternalServiceStatus(Spec, frozen=True, kw_only=True):
 
     addresses: tuple[ExternalAddressStatus, ...] = ()
     flips: int = 0  # How often the state of an address changed.
-    # `Accepted`: whether all addresses are for its cluster to declare.
+    # `Conflict`: whether addresses lie in ranges that other clusters got later.
     conditions: tuple[Condition, ...] = ()
 
 

@@ -36,13 +36,13 @@ def _findings(tables: Tables) -> Iterator[Finding]:
             status = read_status(row)
             addresses = status.addresses
             for one in status.conditions:
-                if one.type == "Accepted" and one.status == "False":
-                    yield _untaken(row.key, one.message)
+                if one.type == "Conflict" and one.status == "True":
+                    yield _overlap(row.key, one.message)
             if any(one.state != "ok" for one in addresses):
                 yield _finding(row.key, addresses)
 
 
-def _untaken(key: ResourceKey, message: str) -> Finding:
+def _overlap(key: ResourceKey, message: str) -> Finding:
     name = f"{key.name}.{key.namespace} of cluster {key.scope}"
     return Finding(
         check=CHECK,

@@ -93,14 +93,6 @@ class Oracle:
         ranges = self.clusters.get(row.key.cluster, {}).get("ranges", [])
         return not ranges or any(ip_address(row.address) in ip_network(one) for one in ranges)
 
-    def is_anothers(self, row: Endpoint) -> bool:
-        return any(
-            ip_address(row.address) in ip_network(one)
-            for name, spec in self.clusters.items()
-            if name != row.key.cluster
-            for one in spec.get("ranges", [])
-        )
-
     def policies(self, kind: str, owner: str, key: ServiceKey) -> list[dict[str, Any]]:
         return [
             spec
@@ -264,7 +256,7 @@ class Oracle:
             )
             for address in sorted(spec["addresses"])
         ]
-        rows = [row for row in rows if self.is_served(row) and not self.is_anothers(row)]
+        rows = [row for row in rows if self.is_served(row)]
         theirs = self.clusters[name]
         return Owner(
             cluster=name,

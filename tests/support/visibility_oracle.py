@@ -71,15 +71,6 @@ class VisibilityOracle:
             for spec in self.of_kind("Controller")
         )
 
-    def is_anothers(self, address: str, owner: str) -> bool:
-        """Whether an address outside lies in a range of a cluster other than the one that declared it."""
-        return any(
-            ip_address(address) in ip_network(one)
-            for name, spec in self.clusters().items()
-            if name != owner
-            for one in spec.get("ranges", [])
-        )
-
     # -- the rules ---------------------------------------------------------------------------------
 
     def exporting(self, owner: str, name: Name) -> list[dict[str, Any]]:
@@ -173,7 +164,6 @@ class VisibilityOracle:
                 self.is_a_controllers(address, port.get("targetPort") or port["port"], key.scope)
                 for port in spec["ports"]
             )
-            and not self.is_anothers(address, key.scope)
         }
 
     # -- the answers -------------------------------------------------------------------------------

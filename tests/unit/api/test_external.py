@@ -41,18 +41,18 @@ def test_a_service_with_nothing_left_is_a_problem_and_a_missed_address_a_warning
     assert said in finding.message
 
 
-def test_an_address_that_another_cluster_owns_by_now_is_a_warning():
+def test_an_address_in_a_range_that_another_cluster_got_later_is_a_warning():
     row = declared()
-    untaken = Condition(
-        type="Accepted", status="False", reason="AddressTaken", message="not served: 203.0.113.5"
+    overlap = Condition(
+        type="Conflict", status="True", reason="RangeOverlap", message="address 203.0.113.5 lies in it"
     )
     status = msgspec.json.decode(row.status, type=ExternalServiceStatus)
-    (finding,) = found(replace(row, status=msgspec.json.encode(replace(status, conditions=(untaken,)))))
+    (finding,) = found(replace(row, status=msgspec.json.encode(replace(status, conditions=(overlap,)))))
     assert (finding.level, finding.message) == (
         "warning",
-        "external service orders.shop of cluster beta: not served: 203.0.113.5",
+        "external service orders.shop of cluster beta: address 203.0.113.5 lies in it",
     )
-    healed = replace(untaken, status="True", message="")
+    healed = replace(overlap, status="False", message="")
     (finding,) = found(replace(row, status=msgspec.json.encode(replace(status, conditions=(healed,)))))
     assert finding.level == "ok"
 

@@ -139,8 +139,8 @@ def test_external_addresses_within_the_ranges_are_a_warning_and_nothing_in_the_w
     )
     assert found.conflicts == ()
     assert found.warnings == tuple(
-        f"range 203.0.113.0/24 contains 203.0.113.{last} of external service shop/db of cluster alpha: callers are"
-        " sent there no longer"
+        f"range 203.0.113.0/24 contains 203.0.113.{last} of external service shop/db of cluster alpha, which"
+        " keeps it"
         for last in (5, 6)
     )
 

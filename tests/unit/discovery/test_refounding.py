@@ -72,7 +72,7 @@ def test_what_checkers_said_is_forgotten_and_whose_an_address_is_stays() -> None
     before, after = (read_status(one.catalog.tables.resource(name)) for one in (log, running(anew(log))))
     assert before.addresses
     assert after == ExternalServiceStatus(conditions=before.conditions)
-    assert [one.status for one in after.conditions] == ["False"]
+    assert [one.status for one in after.conditions] == ["True"]
 
 
 def test_two_restores_of_one_backup_are_two_incarnations() -> None:
