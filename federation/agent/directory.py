@@ -129,15 +129,20 @@ def members_preferred(directory: Directory, cluster: str) -> tuple[NamedControll
 
 
 def preferred_controllers(directory: Directory, cluster: str) -> tuple[NamedController, ...]:
-    """Return every controller that can serve catalog and xDS, most preferred first.
+    """Return the controllers that catalog and xDS of this cluster may come from, most preferred first.
 
-    The cluster's own, then its home's, then any other, each group by name.
+    The cluster's own, then its home's, then any other member, each group by name. Not others' mirrors: those are in other
+    hands, and whoever follows one believes what it says of all, of the controllers too.
     """
     home = directory.homes.get(cluster, "")
     near = (*_controllers_of(directory, cluster), *_controllers_of(directory, home))
     names = {controller.name for controller in near}
     others = sorted(
-        (one for one in directory.controllers if one.spec.control and one.name not in names),
+        (
+            one
+            for one in directory.controllers
+            if one.spec.control and one.spec.role == "member" and one.name not in names
+        ),
         key=lambda one: one.name,
     )
     return (*near, *others)

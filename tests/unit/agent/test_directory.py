@@ -1,6 +1,7 @@
 """Whom a process believes: the newest directory, on disk, in order of preference."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -17,14 +18,16 @@ from federation.api.messages import Directory, NamedController
 from federation.kernel.errors import CorruptError, InvalidInputError, NotFoundError, PreconditionError
 
 
-def controller(name: str, cluster: str, *, witness: bool = False) -> NamedController:
+def controller(
+    name: str, cluster: str, role: Literal["member", "mirror", "witness"] = "member"
+) -> NamedController:
     return NamedController(
         name=name,
         spec=ControllerSpec(
             cluster=cluster,
-            role="witness" if witness else "member",
+            role=role,
             identity=f"spiffe://{cluster}.example/isthmus/{cluster}/controller/c1",
-            control="" if witness else "127.106.0.1:7444",
+            control="" if role == "witness" else "127.106.0.1:7444",
         ),
     )
 
@@ -37,10 +40,12 @@ DIRECTORY = Directory(
         controller("beta-c1", "beta"),
         controller("alpha-c2", "alpha"),
         controller("alpha-c1", "alpha"),
-        controller("witness-c1", "witness", witness=True),
+        controller("witness-c1", "witness", "witness"),
+        controller("alpha-m1", "alpha", "mirror"),
+        controller("epsilon-m1", "epsilon", "mirror"),
     ),
     bundles={},
-    homes={"delta": "alpha"},
+    homes={"delta": "alpha", "epsilon": "gamma"},
 )
 
 
@@ -52,16 +57,28 @@ def names(controllers: tuple[NamedController, ...]) -> list[str]:
     ("cluster", "preferred", "own"),
     [
         pytest.param(
-            "alpha", ["alpha-c1", "alpha-c2", "beta-c1", "gamma-c1"], ["alpha-c1", "alpha-c2"], id="own-first"
+            "alpha",
+            ["alpha-c1", "alpha-c2", "alpha-m1", "beta-c1", "gamma-c1"],
+            ["alpha-c1", "alpha-c2", "alpha-m1"],
+            id="own-first",
         ),
         pytest.param(
-            "gamma", ["gamma-c1", "alpha-c1", "alpha-c2", "beta-c1"], ["gamma-c1"], id="then-any-other"
+            "gamma",
+            ["gamma-c1", "alpha-c1", "alpha-c2", "beta-c1"],
+            ["gamma-c1"],
+            id="then-any-other-member",
         ),
         pytest.param(
             "delta",
-            ["alpha-c1", "alpha-c2", "beta-c1", "gamma-c1"],
-            ["alpha-c1", "alpha-c2"],
+            ["alpha-c1", "alpha-c2", "alpha-m1", "beta-c1", "gamma-c1"],
+            ["alpha-c1", "alpha-c2", "alpha-m1"],
             id="remote-uses-its-home",
+        ),
+        pytest.param(
+            "epsilon",
+            ["epsilon-m1", "gamma-c1", "alpha-c1", "alpha-c2", "beta-c1"],
+            ["epsilon-m1", "gamma-c1"],
+            id="a-mirror-of-its-own-goes-before-its-home",
         ),
         pytest.param(
             "witness", ["alpha-c1", "alpha-c2", "beta-c1", "gamma-c1"], [], id="a-witness-serves-nobody"
