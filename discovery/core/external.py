@@ -169,11 +169,11 @@ def _changed_ranges(changes: Iterable[Change], before: Iterable[bytes | None]) -
 
 
 def _declared_within(draft: Draft, ranges: Mapping[str, tuple[str, ...]]) -> Iterator[ResourceKey]:
-    """Yield the services of others with an address in one of these ranges."""
+    """Yield the services with an address in one of these ranges, whoever has them."""
     owners = RangeOwners(ranges)
     for name in clusters(draft):
         for row in draft.list_resources(name, KIND):
-            if any(owners.claim(name, address) for address in _spec(row).addresses):
+            if any(owners.claim("", address) for address in _spec(row).addresses):
                 yield row.key
 
 

@@ -263,6 +263,17 @@ def test_an_address_outside_is_for_whoever_has_the_narrowest_range_around_it(own
         assert f"10.7.0.1 lies in {others[0]}, a range of cluster alpha" in outcome.message
 
 
+def test_an_overlap_is_over_when_the_own_range_is_as_narrow_and_back_when_it_is_not():
+    log = founded()
+    log.accept("beta", put_external("beta"))
+    log.accept("alpha", put_cluster("alpha", ranges=["203.0.113.0/24"]))
+    seen = []
+    for own in (["203.0.113.0/28"], [], ["203.0.113.0/24"], ["203.0.0.0/16"]):
+        log.accept("beta", put_cluster("beta", ranges=own))
+        seen.append(condition(log)["status"])
+    assert seen == ["False", "True", "False", "True"]
+
+
 def test_who_joins_is_in_nobodys_way_and_leaves_nothing_behind():
     log = founded()
     log.accept("beta", put_external("beta"))
