@@ -24,7 +24,7 @@ from discovery.core.writes import write
 from federation.kernel.errors import IsthmusError
 from federation.kernel.versions import SCHEMA_VERSION
 
-EXTERNAL_NAMED_MAX = 20  # Addresses of external services that a join would take.
+EXTERNAL_NAMED_MAX = 20  # Addresses of external services in the newcomer's ranges.
 
 
 class ExpectedService(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """Which addresses of the catalog are served: those that the rules of now would still let in.
 
 A row is judged when it is written (`discovery.core.vetting`, `discovery.core.external`). The ranges of its cluster may change
-later, and a controller may come to listen where it points. Then the row stays where it is, and nobody is sent there: no view has it, whoever looks. When the rules allow it again it is
-there again, without anybody writing it.
+later, and a controller may come to listen where it points. Then the row stays where it is, and nobody is sent there: no view
+has it, whoever looks. When the rules allow it again it is there again, without anybody writing it.
 """
 
 from collections.abc import Iterable, Mapping
