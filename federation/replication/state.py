@@ -20,6 +20,7 @@ from discovery.core.model import (
     EndpointKey,
     TableName,
     unpack_endpoint,
+    unpack_origin,
 )
 from discovery.core.tables import EMPTY_TABLES, Table, Tables
 from federation.kernel.errors import InvalidInputError, PreconditionError
@@ -297,7 +298,9 @@ class FollowerState:
     def _is_own(self, key: bytes) -> bool:
         return EndpointKey.decode(key).cluster == self.cluster
 
-    def _own_changed(self, changes: tuple[Change, ...]) -> Update:
+    def _own_changed(self, said: tuple[Change, ...]) -> Update:
+        """Take what a controller says; who was cut off from an agent may know less than the one that was followed before."""
+        changes = tuple(change for change in said if not _is_older(change.value, self.own.get(change.key)))
         self._set_own(changes)
         return Update(revision=self.revision, own=changes if self.complete else ())
 
@@ -307,6 +310,14 @@ class FollowerState:
 
     def _table(self, name: TableName) -> Table:
         return self.tables.resources if name == "resources" else self.tables.endpoints
+
+
+def _is_older(said: bytes | None, held: bytes | None) -> bool:
+    """True for a row of the same agent as the one that is held, of an earlier version."""
+    if said is None or held is None:
+        return False
+    theirs, ours = unpack_origin(said), unpack_origin(held)
+    return theirs.agent == ours.agent and theirs.version < ours.version
 
 
 def _puts(table: TableName, rows: Iterable[Row]) -> Iterator[Change]:

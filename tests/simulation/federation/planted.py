@@ -158,6 +158,14 @@ class MergesOlderRows(FollowerState):
         yield from changes
 
 
+class BelievesWhoKnowsLess(FollowerState):
+    """Whatever a controller of its own lists is the newest."""
+
+    def _own_changed(self, said: tuple[Change, ...]) -> Update:
+        self._set_own(said)
+        return Update(revision=self.revision, own=said if self.complete else ())
+
+
 class LosesADelta(FollowerState):
     """Each seventh revision is counted and not applied."""
 
@@ -230,6 +238,9 @@ BUGS: dict[str, Bug] = {
     ),
     "merges older rows": Bug(
         parts=Parts(follower=MergesOlderRows), rules=(rules.NEWER, rules.REASON), seeds=60, first=79
+    ),
+    "believes a controller that knows less": Bug(
+        parts=Parts(follower=BelievesWhoKnowsLess), rules=(rules.NEWER,), seeds=1, first=70367
     ),
     "hands over what a cluster alone serves": Bug(
         parts=Parts(desk=AsksNobody), rules=(lifecycle_rules.ALONE,), first=6, fits=with_services_of_one

@@ -18,10 +18,11 @@ from discovery.core.model import Change, Endpoint, EndpointKey, EndpointPort, Re
 from discovery.core.publishing import publish_lease
 from discovery.core.tables import Table
 from federation.replication.messages import LocalRows, Resumed
-from federation.replication.state import FollowerState, Image
+from federation.replication.state import Image
 from tests.simulation.federation.founding import belongings, founding, joining, put
 from tests.simulation.federation.lifecycle_rules import ALONE, ALONE_MAX_S
 from tests.simulation.federation.parts import Parts
+from tests.simulation.federation.planted import BelievesWhoKnowsLess
 from tests.simulation.federation.rules import NEWER, REASON, Rules, WatchedCopy, WatchedRegistry
 
 CLUSTERS = ("alpha", "beta")
@@ -125,7 +126,7 @@ class FollowedController:
         self.agent = SimpleNamespace(declared=None, withdrawn={})
         rules.agents = {"alpha-a0": self.agent}  # type: ignore[dict-item] # what is asked of an agent
         self.start("alpha-1")
-        state = FollowerState("alpha")
+        state = BelievesWhoKnowsLess("alpha")  # The product's own would not take what is to be found wrong.
         self.copy = WatchedCopy("alpha-dns", state, rules)
         image = Image(
             history="f1", cluster="alpha", tables=rules.truth.tables, own=_own(new), synced_unix_ms=0

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
-from discovery.core.model import Change
+from discovery.core.model import Change, pack, unpack_endpoint
 from discovery.core.tables import EMPTY_TABLES, Table
 from federation.kernel.errors import InvalidInputError, IsthmusError, PreconditionError
 from federation.replication import incoming
@@ -145,6 +146,25 @@ class TestLocalList:
         assert update.own == ()
         assert state.own.get(A.key) == endpoint("a", sequence=3).value
         assert state.tables.endpoints.get(A.key) == endpoint("a", sequence=2).value
+
+    def test_a_controller_that_knows_less_of_an_agent_takes_nothing_back(self) -> None:
+        """It was cut off from the agent, which told the controller that was followed before more."""
+        state = following(local_list(endpoint("a", sequence=6)))
+        state.apply(Resumed(history=HISTORY, revision=5))
+        for answer in (
+            local_list(endpoint("a", sequence=4)),
+            LocalRows(changes=(endpoint("a", sequence=5),)),
+        ):
+            assert state.apply(answer).own == ()
+            assert state.own.get(A.key) == endpoint("a", sequence=6).value
+        newer = endpoint("a", sequence=7)
+        assert state.apply(LocalRows(changes=(newer,))).own == (newer,)
+
+    def test_a_row_that_another_agent_has_now_is_taken_whatever_its_version(self) -> None:
+        state = following(local_list(endpoint("a", sequence=6)))
+        assert A.value is not None
+        another = Change("endpoints", A.key, pack(replace(unpack_endpoint(A.value), agent="another")))
+        assert state.apply(local_list(another)).own == (another,)
 
     def test_rows_that_come_before_the_first_snapshot_are_told_with_it(self) -> None:
         state = FollowerState("alpha")
